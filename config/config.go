@@ -1,0 +1,297 @@
+// Package config is what an operator may say: the types of the configuration file, how a file and the environment become one Config,
+// and every check that needs nothing but the text itself.
+//
+// The story is Load: defaults, then the file (strictly: an unknown key is an error), then the environment, then Validate. All problems
+// are reported at once, each with its place and a hint. The block `authentication` is the one of Omnia's Helm values, so that a values
+// file can be given as it is.
+//
+// The package is plain data and imports nothing of ours. Other packages compile their own section once, in their constructors.
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is the whole configuration. Its zero value is not usable: Default gives the documented defaults, Load reads a file over them.
+// A Config is not changed after Load and may be shared.
+type Config struct {
+	// Listen is the public address, host:port. Empty means :8443 with TLS and :8080 without.
+	Listen string `yaml:"listen" env:"LISTEN"`
+	// TLS terminates wss:// on the public listener. Without a certificate the listener speaks plain HTTP.
+	TLS TLS `yaml:"tls" envPrefix:"TLS_"`
+	// Admin is the listener of operators: health, metrics, sessions.
+	Admin Admin `yaml:"admin" envPrefix:"ADMIN_"`
+	// Routes say which agent a request goes to. At least one is needed. Order does not matter: the most exact host and path win.
+	Routes Routes `yaml:"routes" env:"ROUTES"`
+	// TrustedProxies are the networks whose X-Forwarded-* headers are believed. Empty: nobody's are.
+	TrustedProxies []netip.Prefix `yaml:"trustedProxies" env:"TRUSTED_PROXIES"`
+	// Authentication says who is let in. It is the block of the same name in Omnia's Helm values.
+	Authentication Authentication `yaml:"authentication"`
+	// Session says how long a connection lives.
+	Session Session `yaml:"session" envPrefix:"SESSION_"`
+	// Limits bound what a client may use.
+	Limits Limits `yaml:"limits" envPrefix:"LIMITS_"`
+	// Log says what is written to standard error, and how.
+	Log Log `yaml:"log" envPrefix:"LOG_"`
+
+	// Notes are what Load found that an operator should know and that is no mistake: one line each, to be logged at start.
+	Notes []string `yaml:"-"`
+}
+
+// TLS is the certificate of the public listener.
+type TLS struct {
+	// CertFile is the PEM file of the certificate chain. It is read again when it changes, also through a symlink swap.
+	CertFile string `yaml:"certFile" env:"CERT_FILE"`
+	// KeyFile is the PEM file of the private key, read together with CertFile.
+	KeyFile string `yaml:"keyFile" env:"KEY_FILE"`
+	// MinVersion is the lowest TLS version spoken: "1.2" (the default) or "1.3".
+	MinVersion string `yaml:"minVersion" env:"MIN_VERSION"`
+	// ClientCAFile, when set, asks every client for a certificate that one of the authorities in this PEM file has signed.
+	ClientCAFile string `yaml:"clientCAFile" env:"CLIENT_CA_FILE"`
+}
+
+// Enabled says whether the public listener speaks TLS.
+func (t TLS) Enabled() bool { return t.CertFile != "" || t.KeyFile != "" }
+
+// Admin is the listener of operators.
+type Admin struct {
+	// Listen is its address, host:port; loopback by default, as nothing there asks who is calling.
+	Listen string `yaml:"listen" env:"LISTEN"`
+}
+
+// Route sends requests of one host and path prefix to one agent.
+type Route struct {
+	// Path is a prefix of whole segments made of letters, digits and - . _ ~; one segment may be {agent}, which takes any one DNS label.
+	Path string `yaml:"path"`
+	// Upstream is the agent's address, http:// or https://; {agent} in its host is replaced by the label of the path.
+	Upstream string `yaml:"upstream"`
+	// Upstreams are several addresses instead of one. Not supported yet.
+	Upstreams []string `yaml:"upstreams"`
+	// StripPrefix takes the prefix away before the agent sees the request. Default true.
+	StripPrefix bool `yaml:"stripPrefix"`
+	// Host limits the route to one host name, or to the subdomains of one: *.agents.example.com. Empty: any host.
+	Host string `yaml:"host"`
+	// Public lets requests in without a token. Identity headers are removed all the same.
+	Public bool `yaml:"public"`
+	// Query says what the client may not choose in the query string.
+	Query Query `yaml:"query"`
+	// RequiredClaims are asked in addition to those of authentication.authorization; {agent} stands for the label of the path.
+	RequiredClaims RequiredClaims `yaml:"requiredClaims"`
+	// AllowedOrigins are the exact origins (scheme://host[:port]) from which a browser may come. Empty: any.
+	AllowedOrigins []string `yaml:"allowedOrigins"`
+}
+
+// Query says what of the query string the client may not choose.
+type Query struct {
+	// Set replaces every copy of a parameter by this value; {agent} stands for the label of the path.
+	Set map[string]string `yaml:"set"`
+	// Drop removes every copy of a parameter.
+	Drop []string `yaml:"drop"`
+}
+
+// Authentication says who is let in.
+type Authentication struct {
+	// Enabled false lets everybody in. Identity headers are removed all the same. Default true.
+	Enabled bool `yaml:"enabled" env:"AUTHENTICATION_ENABLED"`
+	// JWT is the issuer of the tokens.
+	JWT JWT `yaml:"jwt"`
+	// JWTRules are further issuers, each with keys, audiences and headers of its own.
+	JWTRules JWTRules `yaml:"jwtRules" env:"JWT_RULES"`
+	// Authorization says what a verified caller must bring.
+	Authorization Authorization `yaml:"authorization"`
+	// EdgeTrust says which headers of the client are removed because agents believe them.
+	EdgeTrust EdgeTrust `yaml:"edgeTrust" envPrefix:"EDGE_TRUST_"`
+}
+
+// Issuers are all issuers, JWT first.
+func (a Authentication) Issuers() []JWT { return append([]JWT{a.JWT}, a.JWTRules...) }
+
+// JWT is one issuer of tokens and what is asked of them.
+type JWT struct {
+	// Issuer is compared with the claim iss, exactly.
+	Issuer string `yaml:"issuer" env:"JWT_ISSUER"`
+	// JWKSURI is where its keys are. Empty: OIDC discovery, then <issuer>/.well-known/jwks.json.
+	JWKSURI string `yaml:"jwksUri" env:"JWT_JWKS_URI"`
+	// Audiences: the claim aud must hold one of them. Empty: not looked at.
+	Audiences []string `yaml:"audiences" env:"JWT_AUDIENCES"`
+	// ForwardOriginalToken gives the agent the token as Authorization: Bearer. Default true.
+	ForwardOriginalToken bool `yaml:"forwardOriginalToken" env:"JWT_FORWARD_ORIGINAL_TOKEN"`
+	// OutputClaimToHeaders are the identity headers the agent gets.
+	OutputClaimToHeaders ClaimHeaders `yaml:"outputClaimToHeaders" env:"OUTPUT_CLAIM_TO_HEADERS"`
+	// FromHeaders are the headers in which a token may sit. This list and the next three stand alone: each replaces its own default, and
+	// an empty one switches its place off.
+	FromHeaders HeaderSources `yaml:"fromHeaders" env:"JWT_FROM_HEADERS"`
+	// FromParams are the query parameters in which a token may sit.
+	FromParams []string `yaml:"fromParams" env:"JWT_FROM_PARAMS"`
+	// FromCookies are the cookies in which a token may sit. Default none: browsers send cookies from any page.
+	FromCookies []string `yaml:"fromCookies" env:"JWT_FROM_COOKIES"`
+	// FromSubprotocols are the forms in which Sec-WebSocket-Protocol may hold a token: bearer (the entry after it is the token) and
+	// base64url.bearer.authorization.k8s.io (the token follows a dot, in base64url).
+	FromSubprotocols []string `yaml:"fromSubprotocols" env:"JWT_FROM_SUBPROTOCOLS"`
+	// ClockSkew is by how much clocks may differ, both ways. Default 60s, at most 10m.
+	ClockSkew time.Duration `yaml:"clockSkew" env:"JWT_CLOCK_SKEW"`
+	// RequireExpiration refuses tokens without exp. Default true.
+	RequireExpiration bool `yaml:"requireExpiration" env:"JWT_REQUIRE_EXPIRATION"`
+	// InsecureHTTP allows http:// in issuer and jwksUri beyond loopback.
+	InsecureHTTP bool `yaml:"insecureHTTP" env:"JWT_INSECURE_HTTP"`
+	// Algorithms are those accepted; the default is all that are supported.
+	Algorithms []string `yaml:"algorithms" env:"JWT_ALGORITHMS"`
+}
+
+// ClaimHeader maps one claim to one header.
+type ClaimHeader struct {
+	// Header is its name.
+	Header string `yaml:"header"`
+	// Claim is the claim's name; dots are a path, then the literal name.
+	Claim string `yaml:"claim"`
+	// Format of lists and objects: "" (lists joined by commas), json, base64json or first.
+	Format string `yaml:"format"`
+}
+
+// HeaderSource is a request header in which a token may sit.
+type HeaderSource struct {
+	// Name of the header.
+	Name string `yaml:"name"`
+	// Prefix before the token. One that ends in a space is a scheme (RFC 9110 §11.4) and is compared case-insensitively. Empty: the whole
+	// value is the token.
+	Prefix string `yaml:"prefix"`
+}
+
+// Authorization says what a verified caller must bring.
+type Authorization struct {
+	// RequiredClaims must all be fulfilled.
+	RequiredClaims RequiredClaims `yaml:"requiredClaims" env:"REQUIRED_CLAIMS"`
+	// ExcludePaths need no token: /x exactly, /x* a prefix, *x a suffix, * everything, {*} one segment, {**} the rest.
+	// Only a missing key means the default list; an empty list excludes nothing.
+	ExcludePaths []string `yaml:"excludePaths" env:"EXCLUDE_PATHS"`
+}
+
+// RequiredClaim asks one claim for one of several values.
+type RequiredClaim struct {
+	// Claim is the claim's name, literally; else dots are a path.
+	Claim string `yaml:"claim"`
+	// Values of which one must match: exact, * (present), abc* (prefix) or *abc (suffix).
+	Values []string `yaml:"values"`
+}
+
+// EdgeTrust says which request headers are removed because agents believe them. Headers of OutputClaimToHeaders are removed in any case.
+type EdgeTrust struct {
+	// StripInboundClaimHeaders false keeps the headers of the two lists below. Default true.
+	StripInboundClaimHeaders bool `yaml:"stripInboundClaimHeaders" env:"STRIP_INBOUND_CLAIM_HEADERS"`
+	// AdditionalStripHeaders are removed beside the default ones.
+	AdditionalStripHeaders []string `yaml:"additionalStripHeaders" env:"ADDITIONAL_STRIP_HEADERS"`
+	// DefaultStripHeaders are x-user-id, x-user-roles and x-user-email.
+	DefaultStripHeaders []string `yaml:"defaultStripHeaders" env:"DEFAULT_STRIP_HEADERS"`
+}
+
+// Session says how long a connection lives.
+type Session struct {
+	// CloseOnTokenExpiry ends a connection at exp + clockSkew + ExpiryGrace, with close code 3000. Default true.
+	CloseOnTokenExpiry bool `yaml:"closeOnTokenExpiry" env:"CLOSE_ON_TOKEN_EXPIRY"`
+	// ExpiryGrace is added to a token's life while a connection is open.
+	ExpiryGrace time.Duration `yaml:"expiryGrace" env:"EXPIRY_GRACE"`
+	// DrainTimeout is how long SIGTERM may take: Close 1001 to everybody, spread over it. Default 30s.
+	DrainTimeout time.Duration `yaml:"drainTimeout" env:"DRAIN_TIMEOUT"`
+	// PingInterval is how long a side may be silent before it gets a Ping; silent for as long again, it is given up. 0: no Ping. Default 30s.
+	PingInterval time.Duration `yaml:"pingInterval" env:"PING_INTERVAL"`
+	// IdleTimeout ends a connection on which no message was seen for so long. 0: never.
+	IdleTimeout time.Duration `yaml:"idleTimeout" env:"IDLE_TIMEOUT"`
+}
+
+// Limits bound what clients may use. 0 is no limit, where the default is 0.
+type Limits struct {
+	// MaxConnections is how many WebSocket connections may be open.
+	MaxConnections int `yaml:"maxConnections" env:"MAX_CONNECTIONS"`
+	// MaxConnectionsPerUser is the same for one issuer and subject.
+	MaxConnectionsPerUser int `yaml:"maxConnectionsPerUser" env:"MAX_CONNECTIONS_PER_USER"`
+	// MaxConnectionsPerIP is the same for one client address (the trusted proxies' word counts).
+	MaxConnectionsPerIP int `yaml:"maxConnectionsPerIP" env:"MAX_CONNECTIONS_PER_IP"`
+	// MaxMessageBytes is the size of a message, over all its fragments, either way. Default 16777216.
+	MaxMessageBytes int64 `yaml:"maxMessageBytes" env:"MAX_MESSAGE_BYTES"`
+	// MessagesPerSecond slows a sender down. Not supported yet.
+	MessagesPerSecond float64 `yaml:"messagesPerSecond" env:"MESSAGES_PER_SECOND"`
+	// HandshakeTimeout bounds TLS handshake and request head together, and likewise the agent's answer. Default 10s.
+	HandshakeTimeout time.Duration `yaml:"handshakeTimeout" env:"HANDSHAKE_TIMEOUT"`
+	// MaxHeaderBytes bounds the request head. Default 32768; at least 8192, as tokens are long.
+	MaxHeaderBytes int `yaml:"maxHeaderBytes" env:"MAX_HEADER_BYTES"`
+}
+
+// Log says what is written to standard error, and how.
+type Log struct {
+	// Format is json (the default) or text.
+	Format string `yaml:"format" env:"FORMAT"`
+	// Level is debug, info (the default), warn or error.
+	Level string `yaml:"level" env:"LEVEL"`
+}
+
+// The list types have names of their own so that each can say how it is written in an environment variable.
+type (
+	// Routes in the environment: /my-agent=http://my-agent:8080;/other=http://other:8080
+	Routes []Route
+	// JWTRules in the environment: the list as YAML or JSON.
+	JWTRules []JWT
+	// ClaimHeaders in the environment: x-user-id=sub,x-user-roles=roles:json
+	ClaimHeaders []ClaimHeader
+	// HeaderSources in the environment: Authorization=Bearer,X-Token
+	HeaderSources []HeaderSource
+	// RequiredClaims in the environment: scope=agents:access;role=user|admin
+	RequiredClaims []RequiredClaim
+)
+
+// Algorithms are the signature algorithms that can be accepted (RFC 7518 §3.1, RFC 8037 §3.1): asymmetric ones only, as a key set is public.
+var Algorithms = [...]string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+
+// Default is the configuration in which nothing was said.
+func Default() Config {
+	return Config{
+		TLS:            TLS{MinVersion: "1.2"},
+		Admin:          Admin{Listen: "127.0.0.1:9090"},
+		Authentication: DefaultAuthentication(),
+		Session: Session{
+			CloseOnTokenExpiry: true,
+			DrainTimeout:       30 * time.Second,
+			PingInterval:       30 * time.Second,
+		},
+		Limits: Limits{
+			MaxMessageBytes:  16 << 20,
+			HandshakeTimeout: 10 * time.Second,
+			MaxHeaderBytes:   32 << 10,
+		},
+		Log: Log{Format: "json", Level: "info"},
+	}
+}
+
+// DefaultAuthentication is the block authentication in which nothing was said.
+func DefaultAuthentication() Authentication {
+	return Authentication{
+		Enabled:       true,
+		JWT:           DefaultJWT(),
+		Authorization: Authorization{ExcludePaths: []string{"/healthz", "/readyz", "/metrics"}},
+		EdgeTrust: EdgeTrust{
+			StripInboundClaimHeaders: true,
+			DefaultStripHeaders:      []string{"x-user-id", "x-user-roles", "x-user-email"},
+		},
+	}
+}
+
+// DefaultJWT is an issuer of which nothing was said; each element of jwtRules starts from it too.
+func DefaultJWT() JWT {
+	return JWT{
+		ForwardOriginalToken: true,
+		OutputClaimToHeaders: ClaimHeaders{
+			{Header: "x-user-id", Claim: "sub"},
+			{Header: "x-user-email", Claim: "email"},
+			{Header: "x-user-roles", Claim: "roles"},
+		},
+		FromHeaders:       HeaderSources{{Name: "Authorization", Prefix: "Bearer "}},
+		FromParams:        []string{"access_token"},
+		FromSubprotocols:  []string{"bearer", "base64url.bearer.authorization.k8s.io"},
+		ClockSkew:         60 * time.Second,
+		RequireExpiration: true,
+		Algorithms:        append([]string(nil), Algorithms[:]...),
+	}
+}
+
+// DefaultRoute is a route of which nothing was said.
+func DefaultRoute() Route { return Route{StripPrefix: true} }

@@ -1,0 +1,207 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/caarlos0/env/v11"
+)
+
+const variablePrefix = "OMNIA_GATEWAY_"
+
+// variable is one environment variable and the key that it replaces.
+type variable struct{ name, key string }
+
+// variables are all there are, in the order of the types.
+func variables() []variable { return variablesOf(reflect.TypeFor[Config](), variablePrefix, "") }
+
+func variablesOf(t reflect.Type, prefix, key string) (all []variable) {
+	for f := range t.Fields() {
+		k := join(key, f.Tag.Get("yaml"))
+		if name := f.Tag.Get("env"); name != "" {
+			all = append(all, variable{prefix + name, k})
+		} else if f.Type.Kind() == reflect.Struct {
+			all = append(all, variablesOf(f.Type, prefix+f.Tag.Get("envPrefix"), k)...)
+		}
+	}
+	return all
+}
+
+// ofKubernetes are the variables that Kubernetes makes for a Service called omnia-gateway, or omnia-gateway-admin: nobody's mistake.
+var ofKubernetes = regexp.MustCompile(`^([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+
+// readEnvironment puts the variables over c. Each is given to the library alone, as its errors do not say which variable they are about.
+func (l *loader) readEnvironment(c *Config, environ []string) {
+	given := map[string]string{}
+	for _, e := range environ {
+		if name, value, ok := strings.Cut(e, "="); ok && strings.HasPrefix(name, variablePrefix) {
+			given[name] = value
+		}
+	}
+	for _, v := range variables() {
+		value, ok := given[v.name]
+		if !ok {
+			continue
+		}
+		delete(given, v.name)
+		l.variable = v.name
+		if strings.TrimSpace(value) == "" {
+			// An empty value is what a template leaves behind when something is missing, and would silently switch a check off.
+			l.problem(Place{Name: v.name}, v.key, "empty", "unset it, or write [] for an empty list")
+			continue
+		}
+		l.forget(v.key)
+		l.places[v.key] = Place{Name: v.name}
+		before := len(l.problems)
+		err := env.ParseWithOptions(c, env.Options{
+			Environment: map[string]string{v.name: value},
+			Prefix:      variablePrefix,
+			FuncMap:     l.parsers(v.key),
+		})
+		if err != nil && len(l.problems) == before { // never the library's words: they repeat the value
+			l.problem(Place{Name: v.name}, v.key, "not readable", "see docs/configuration.md for how it is written")
+		}
+	}
+	l.noteUnknown(given)
+}
+
+// noteUnknown tells of variables with our prefix that mean nothing. They are no error: others may put them there.
+func (l *loader) noteUnknown(given map[string]string) {
+	var names []string
+	for _, v := range variables() {
+		names = append(names, strings.TrimPrefix(v.name, variablePrefix))
+	}
+	var unknown []string
+	for name := range given {
+		if !ofKubernetes.MatchString(strings.TrimPrefix(name, variablePrefix)) {
+			unknown = append(unknown, name)
+		}
+	}
+	slices.Sort(unknown)
+	for _, name := range unknown {
+		note := fmt.Sprintf("%s: unknown variable, ignored", join("", name))
+		if near := nearest(strings.TrimPrefix(name, variablePrefix), names); near != "" {
+			note += "; did you mean " + variablePrefix + near + "?"
+		}
+		l.notes = append(l.notes, note)
+	}
+}
+
+// errReported ends the library's work on a variable of which the problem is known already.
+var errReported = errors.New("reported")
+
+// parsers read the variable of key, whatever type it has, by the rules of the file.
+func (l *loader) parsers(key string) map[reflect.Type]env.ParserFunc {
+	parsers := map[reflect.Type]env.ParserFunc{}
+	var add func(t reflect.Type)
+	add = func(t reflect.Type) {
+		for f := range t.Fields() {
+			if f.Tag.Get("env") == "" {
+				if f.Type.Kind() == reflect.Struct {
+					add(f.Type)
+				}
+				continue
+			}
+			parsers[f.Type] = func(text string) (any, error) {
+				v := reflect.New(f.Type).Elem()
+				if !l.decodeVariable(strings.TrimSpace(text), v, key) {
+					return nil, errReported
+				}
+				return v.Interface(), nil
+			}
+		}
+	}
+	add(reflect.TypeFor[Config]())
+	return parsers
+}
+
+// decodeVariable reads the text of the variable into v: a scalar, a list as YAML or JSON when it begins with a bracket, else a
+// list in the short form of its type.
+func (l *loader) decodeVariable(text string, v reflect.Value, key string) bool {
+	at := Place{Name: l.variable}
+	if isScalar(v.Type()) {
+		if !parseScalar(v, text) {
+			l.problem(at, key, "not "+wanted(v.Type()), exampleOf(v.Type()))
+			return false
+		}
+		return true
+	}
+	if strings.HasPrefix(text, "[") {
+		root, ok := parseYAML(text, func(int, int, string, string) {
+			// The parser's words may repeat the value.
+			l.problem(at, key, "not a list in YAML or JSON", "look at its quotes and brackets")
+		})
+		return ok && l.decode(root, at, v, key)
+	}
+	switch list := v.Addr().Interface().(type) {
+	case *[]string:
+		return decodeItems(l, list, key, text, ",", "a,b", func(item string) (string, bool) { return item, true })
+	case *[]netip.Prefix:
+		return decodeItems(l, list, key, text, ",", "10.0.0.0/8,192.0.2.1/32", func(item string) (netip.Prefix, bool) {
+			p, err := netip.ParsePrefix(item)
+			return p, err == nil
+		})
+	case *Routes:
+		return decodeItems(l, list, key, text, ";", "/my-agent=http://my-agent:8080;/other=http://other:8080", func(item string) (Route, bool) {
+			r, ok := DefaultRoute(), false
+			r.Path, r.Upstream, ok = cutTrimmed(item, "=")
+			return r, ok
+		})
+	case *ClaimHeaders:
+		return decodeItems(l, list, key, text, ",", "x-user-id=sub,x-user-roles=roles:json", func(item string) (ClaimHeader, bool) {
+			header, claim, ok := cutTrimmed(item, "=")
+			h := ClaimHeader{Header: header, Claim: claim}
+			// A claim may be a URL, so only a format that exists is one.
+			if i := strings.LastIndexByte(claim, ':'); i >= 0 && slices.Contains(claimFormats, claim[i+1:]) {
+				h.Claim, h.Format = claim[:i], claim[i+1:]
+			}
+			return h, ok
+		})
+	case *HeaderSources:
+		return decodeItems(l, list, key, text, ",", "Authorization=Bearer,X-Token", func(item string) (HeaderSource, bool) {
+			name, scheme, ok := cutTrimmed(item, "=")
+			if ok {
+				scheme += " "
+			}
+			return HeaderSource{Name: name, Prefix: scheme}, true
+		})
+	case *RequiredClaims:
+		return decodeItems(l, list, key, text, ";", "scope=agents:access;role=user|admin", func(item string) (RequiredClaim, bool) {
+			claim, values, ok := cutTrimmed(item, "=")
+			c := RequiredClaim{Claim: claim}
+			for value := range strings.SplitSeq(values, "|") {
+				c.Values = append(c.Values, strings.TrimSpace(value))
+			}
+			return c, ok
+		})
+	}
+	l.problem(at, key, "not a list in YAML or JSON", `write it like [{"issuer": "https://other.example.com", "audiences": ["agents"]}]`)
+	return false
+}
+
+// decodeItems reads a list in its short form.
+func decodeItems[E any, L ~[]E](l *loader, list *L, key, text, separator, example string, read func(item string) (E, bool)) bool {
+	*list = nil
+	good := true
+	for item := range strings.SplitSeq(text, separator) {
+		item = strings.TrimSpace(item)
+		e, ok := read(item)
+		if item == "" || !ok {
+			l.problem(Place{Name: l.variable}, fmt.Sprintf("%s[%d]", key, len(*list)), "not readable", "write the list like "+example)
+			l.bad[key] = true
+			good = false
+		}
+		*list = append(*list, e)
+	}
+	return good
+}
+
+func cutTrimmed(s, sep string) (before, after string, found bool) {
+	before, after, found = strings.Cut(s, sep)
+	return strings.TrimSpace(before), strings.TrimSpace(after), found
+}

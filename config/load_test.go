@@ -1,0 +1,355 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "write the expected problems and the table of docs/configuration.md anew")
+
+// oneRoute is what a container gives to a file that has none.
+const oneRoute = "OMNIA_GATEWAY_ROUTES=/my-agent=http://my-agent:8080"
+
+// load writes text to a file called gateway.yaml and loads it.
+func load(t *testing.T, text string, environ ...string) (*Config, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "gateway.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return Load(file, environ)
+}
+
+// mustLoad loads a file that has nothing to do with what is tested but for text.
+func mustLoad(t *testing.T, text string, environ ...string) *Config {
+	t.Helper()
+	c, err := load(t, text, append([]string{oneRoute, "OMNIA_GATEWAY_JWT_ISSUER=https://issuer.example.com"}, environ...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func TestGoodFilesLoad(t *testing.T) {
+	files, _ := filepath.Glob("testdata/good/*.yaml")
+	if len(files) < 7 {
+		t.Fatalf("found only %d files", len(files))
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var environ []string
+			if !bytes.Contains(text, []byte("\nroutes:")) {
+				environ = append(environ, oneRoute)
+			}
+			if !bytes.Contains(text, []byte("issuer:")) {
+				environ = append(environ, "OMNIA_GATEWAY_JWT_ISSUER=https://issuer.example.com")
+			}
+			if _, err := Load(file, environ); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestBadFilesAreRefused compares every line of the error with the comment lines at the top of each file.
+func TestBadFilesAreRefused(t *testing.T) {
+	files, _ := filepath.Glob("testdata/bad/*.yaml")
+	if len(files) < 10 {
+		t.Fatalf("found only %d files", len(files))
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			if *update {
+				writeExpected(t, file)
+			}
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want, _ := splitComments(string(text))
+			problems := problemsOf(t, file)
+			for _, p := range problems {
+				if p.Hint == "" {
+					t.Errorf("no hint: %v", p)
+				}
+			}
+			got := strings.ReplaceAll(problems.Error(), file, filepath.Base(file))
+			if got != want {
+				t.Errorf("got\n%s\nwant\n%s", got, want)
+			}
+			if strings.Contains(got, "secret") {
+				t.Error("a value of the file is repeated")
+			}
+		})
+	}
+}
+
+func problemsOf(t *testing.T, file string) Problems {
+	t.Helper()
+	_, err := Load(file, nil)
+	problems, ok := err.(Problems)
+	if !ok {
+		t.Fatalf("%s: error is a %T: %v", file, err, err)
+	}
+	return problems
+}
+
+// writeExpected puts the comment lines above a file: first as many as there will be, as they move what is below them.
+func writeExpected(t *testing.T, file string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, body := splitComments(string(text))
+	comments := strings.Repeat("# \n", len(problemsOf(t, file)))
+	for range 2 {
+		if err := os.WriteFile(file, []byte(comments+body), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		got := strings.ReplaceAll(problemsOf(t, file).Error(), file, filepath.Base(file))
+		comments = "# " + strings.ReplaceAll(got, "\n", "\n# ") + "\n"
+	}
+}
+
+// splitComments parts a file in the text of the comment lines at its top and the rest.
+func splitComments(text string) (comments, rest string) {
+	var lines []string
+	for strings.HasPrefix(text, "# ") {
+		line, tail, _ := strings.Cut(text, "\n")
+		lines, text = append(lines, line[2:]), tail
+	}
+	return strings.Join(lines, "\n"), text
+}
+
+func TestTenMistakesGiveTenLines(t *testing.T) {
+	if n := len(problemsOf(t, "testdata/bad/ten.yaml")); n != 10 {
+		t.Errorf("%d problems", n)
+	}
+}
+
+func TestUnreadableFilesAreProblems(t *testing.T) {
+	big := filepath.Join(t.TempDir(), "big.yaml")
+	if err := os.WriteFile(big, bytes.Repeat([]byte("# \n"), maxFileBytes), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for file, want := range map[string]string{
+		"testdata/none.yaml": "testdata/none.yaml: read the file: no such file or directory; ",
+		"testdata":           "testdata: read the file: is a directory; ",
+		big:                  big + ": read the file: too large; ",
+	} {
+		_, err := Load(file, nil)
+		var problems Problems
+		if !errors.As(err, &problems) || len(problems) != 1 || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v", file, err)
+		}
+	}
+}
+
+func TestExampleHasEveryKey(t *testing.T) {
+	text, err := os.ReadFile("example.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load("example.yaml", nil); err != nil {
+		t.Error(err)
+	}
+	var walk func(reflect.Type)
+	walk = func(typ reflect.Type) {
+		for f := range typ.Fields() {
+			name := f.Tag.Get("yaml")
+			if name == "-" {
+				continue
+			}
+			if !bytes.Contains(text, []byte(name+":")) {
+				t.Errorf("%s.%s: key %s is not in example.yaml", typ.Name(), f.Name, name)
+			}
+			if f.Type.Kind() == reflect.Struct {
+				walk(f.Type)
+			} else if hasKeys(f.Type) {
+				walk(f.Type.Elem())
+			}
+		}
+	}
+	walk(reflect.TypeFor[Config]())
+}
+
+// TestExampleShowsTheDefaults takes out what has no default; the rest must be what Default says.
+func TestExampleShowsTheDefaults(t *testing.T) {
+	c, err := Load("example.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Listen, want.TLS.CertFile, want.TLS.KeyFile, want.Routes = c.Listen, c.TLS.CertFile, c.TLS.KeyFile, c.Routes
+	want.Authentication.JWT.Issuer, want.Authentication.JWT.Audiences = c.Authentication.JWT.Issuer, c.Authentication.JWT.Audiences
+	want.Authentication.Authorization.RequiredClaims = c.Authentication.Authorization.RequiredClaims
+	want.Notes = c.Notes
+	// An empty list is the same as none, where none is the default.
+	c.TrustedProxies, c.Authentication.JWTRules = nil, nil
+	c.Authentication.JWT.FromCookies, c.Authentication.EdgeTrust.AdditionalStripHeaders = nil, nil
+	if !reflect.DeepEqual(*c, want) {
+		t.Errorf("got  %+v\nwant %+v", *c, want)
+	}
+}
+
+func TestListenDependsOnTLS(t *testing.T) {
+	if c := mustLoad(t, ""); c.Listen != ":8080" {
+		t.Errorf("without TLS: %s", c.Listen)
+	}
+	if c := mustLoad(t, "tls: { certFile: c, keyFile: k }"); c.Listen != ":8443" {
+		t.Errorf("with TLS: %s", c.Listen)
+	}
+	if c := mustLoad(t, "listen: localhost:1234"); c.Listen != "localhost:1234" {
+		t.Errorf("given: %s", c.Listen)
+	}
+}
+
+func TestEachListReplacesItsDefault(t *testing.T) {
+	c := mustLoad(t, `
+authentication:
+  jwt: { fromParams: [], outputClaimToHeaders: [{ header: x-tenant, claim: tenant }] }
+  authorization: { excludePaths: [] }
+`)
+	jwt := c.Authentication.JWT
+	if len(jwt.FromParams) != 0 || !slices.Equal(jwt.OutputClaimToHeaders, ClaimHeaders{{Header: "x-tenant", Claim: "tenant"}}) {
+		t.Errorf("lists: %+v", jwt)
+	}
+	if !slices.Equal(jwt.FromHeaders, DefaultJWT().FromHeaders) {
+		t.Errorf("a list of which nothing was said: %v", jwt.FromHeaders)
+	}
+	if got := c.Authentication.Authorization.ExcludePaths; got == nil || len(got) != 0 {
+		t.Errorf("excludePaths: []: %#v", got)
+	}
+	if got := mustLoad(t, "authentication: { authorization: {} }").Authentication.Authorization.ExcludePaths; len(got) != 3 {
+		t.Errorf("excludePaths missing: %v", got)
+	}
+}
+
+func TestElementsStartFromTheirDefaults(t *testing.T) {
+	c := mustLoad(t, "authentication: { jwtRules: [{ issuer: https://b.example.com, clockSkew: 0 }] }")
+	want := DefaultJWT()
+	want.Issuer, want.ClockSkew = "https://b.example.com", 0
+	if !reflect.DeepEqual(c.Authentication.JWTRules[0], want) {
+		t.Errorf("got %+v", c.Authentication.JWTRules[0])
+	}
+	if !c.Routes[0].StripPrefix {
+		t.Error("stripPrefix of a route is false")
+	}
+}
+
+func TestDurationsAreGoDurations(t *testing.T) {
+	c := mustLoad(t, "session: { expiryGrace: 0, pingInterval: 1m30s, idleTimeout: \"24h\" }")
+	if s := c.Session; s.ExpiryGrace != 0 || s.PingInterval != 90*time.Second || s.IdleTimeout != 24*time.Hour {
+		t.Errorf("%+v", s)
+	}
+}
+
+func TestByteOrderMarkAndCarriageReturnsAreNoMistake(t *testing.T) {
+	c := mustLoad(t, "\ufefflog:\r\n  level: debug\r\n  format: text\r\n")
+	if c.Log != (Log{Format: "text", Level: "debug"}) {
+		t.Errorf("%+v", c.Log)
+	}
+}
+
+func TestNotes(t *testing.T) {
+	for _, test := range []struct {
+		name, text string
+		environ    []string
+		want       []string
+	}{
+		{name: "chart keys", text: "istio: { x: [] }\ngateway:\n", want: []string{"istio, gateway of the Helm chart ignored"}},
+		{name: "no TLS", want: []string{"plain HTTP"}},
+		{name: "no audiences", want: []string{"authentication.jwt.audiences is empty"}},
+		{name: "disabled", text: "authentication: { enabled: false }", want: []string{"everybody is let in"}},
+		{
+			name: "all excluded", text: "authentication: { authorization: { excludePaths: [/a, '/*'] } }",
+			want: []string{"excludePaths[1] excludes every path"},
+		},
+		{
+			name: "unknown variable", environ: []string{"OMNIA_GATEWAY_JWT_ISUER=secret"},
+			want: []string{"OMNIA_GATEWAY_JWT_ISUER: unknown variable, ignored; did you mean OMNIA_GATEWAY_JWT_ISSUER?"},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			notes := strings.Join(mustLoad(t, test.text, test.environ...).Notes, "\n")
+			for _, want := range test.want {
+				if !strings.Contains(notes, want) {
+					t.Errorf("no %q in\n%s", want, notes)
+				}
+			}
+			if strings.Contains(notes, "secret") {
+				t.Errorf("a value is repeated:\n%s", notes)
+			}
+		})
+	}
+	quiet := mustLoad(t, "tls: { certFile: c, keyFile: k }\nauthentication: { jwt: { audiences: [a] } }",
+		"OMNIA_GATEWAY_SERVICE_HOST=10.0.0.1", "OMNIA_GATEWAY_SERVICE_PORT=80", "OMNIA_GATEWAY_SERVICE_PORT_HTTPS=80",
+		"OMNIA_GATEWAY_PORT=tcp://10.0.0.1:80", "OMNIA_GATEWAY_PORT_80_TCP=x", "OMNIA_GATEWAY_PORT_80_TCP_ADDR=x",
+		"OMNIA_GATEWAY_ADMIN_PORT_9090_TCP_PROTO=tcp", "OMNIA_GATEWAY_ADMIN_SERVICE_HOST=x")
+	if len(quiet.Notes) > 0 {
+		t.Errorf("notes about nothing: %q", quiet.Notes)
+	}
+}
+
+func TestDefaultsAreValidButForWhatHasNone(t *testing.T) {
+	c := Default()
+	keys := map[string]bool{}
+	for _, p := range c.Validate() {
+		keys[p.Key] = true
+	}
+	if want := map[string]bool{"routes": true, "authentication.jwt.issuer": true}; !maps.Equal(keys, want) {
+		t.Errorf("problems of %v", keys)
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	for _, pattern := range []string{"testdata/good/*.yaml", "testdata/bad/*.yaml", "example.yaml"} {
+		files, _ := filepath.Glob(pattern)
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(string(text), "[{issuer: a}]")
+		}
+	}
+	f.Add("a: {b: [c", "/a=http://b;/c")
+	file := filepath.Join(f.TempDir(), "gateway.yaml")
+	names := variables()
+	f.Fuzz(func(t *testing.T, text, value string) {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		v := names[len(value)%len(names)]
+		c, err := Load(file, []string{v.name + "=" + value, oneRoute})
+		if err == nil {
+			if problems := c.Validate(); len(problems) > 0 {
+				t.Errorf("loaded, and then %v", problems)
+			}
+			return
+		}
+		problems, ok := err.(Problems)
+		if !ok || len(problems) == 0 {
+			t.Fatalf("error is %T %v", err, err)
+		}
+		for _, p := range problems {
+			if p.Text == "" || p.Place.Name == "" || strings.ContainsFunc(p.String(), isControl) {
+				t.Errorf("problem %q", p)
+			}
+		}
+	})
+}

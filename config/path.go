@@ -1,0 +1,101 @@
+package config
+
+import (
+	"errors"
+	"strings"
+)
+
+// The ways in which a path is not in its one spelling.
+var (
+	errPathRelative = errors.New("path does not begin with /")
+	errPathRaw      = errors.New("control character, space, backslash, ? or # in the path")
+	errPathEscape   = errors.New("broken percent-escape in the path")
+	errPathEncoded  = errors.New("encoded slash, backslash or control character in the path")
+	errPathDots     = errors.New("dot segment in the path")
+	errPathSlashes  = errors.New("doubled slash in the path")
+)
+
+// CleanPath gives the one spelling of a path, as it is matched, authorised and forwarded: escapes of unreserved characters are decoded,
+// once (RFC 3986 §6.2.2.2), all else keeps its bytes. A path on which two servers may disagree is refused instead of resolved: dot segments
+// (plain, encoded, with ;parameters), doubled slashes, encoded slashes and backslashes, raw backslashes, control characters in either form,
+// broken escapes. The same rule serves requests and the paths of the configuration. Cleaning twice changes nothing. Errors never repeat the path.
+func CleanPath(raw string) (string, error) {
+	if !strings.HasPrefix(raw, "/") {
+		return "", errPathRelative
+	}
+	for i := range len(raw) {
+		if c := raw[i]; c <= ' ' || c == 0x7f || c == '\\' || c == '?' || c == '#' {
+			return "", errPathRaw
+		}
+	}
+	path, err := decodeUnreserved(raw)
+	if err != nil {
+		return "", err
+	}
+	for rest, more := path[1:], true; more; {
+		var segment string
+		segment, rest, more = strings.Cut(rest, "/")
+		switch name := withoutParameters(segment); {
+		case segment == "" && more:
+			return "", errPathSlashes
+		case name == ".", name == "..":
+			return "", errPathDots
+		}
+	}
+	return path, nil
+}
+
+// decodeUnreserved decodes the escapes that mean the same as the character itself and refuses those that could become path syntax later.
+func decodeUnreserved(raw string) (string, error) {
+	if !strings.Contains(raw, "%") {
+		return raw, nil
+	}
+	out := make([]byte, 0, len(raw))
+	for i := 0; i < len(raw); i++ {
+		if raw[i] != '%' {
+			out = append(out, raw[i])
+			continue
+		}
+		if i+2 >= len(raw) || !isHex(raw[i+1]) || !isHex(raw[i+2]) {
+			return "", errPathEscape
+		}
+		switch c := unhex(raw[i+1])<<4 | unhex(raw[i+2]); {
+		case c < ' ', c == 0x7f, c == '/', c == '\\':
+			return "", errPathEncoded
+		case isUnreserved(c):
+			out = append(out, c)
+		default:
+			out = append(out, raw[i:i+3]...)
+		}
+		i += 2
+	}
+	return string(out), nil
+}
+
+// withoutParameters is what some servers make of a segment: they cut it at its first semicolon before they look for dots.
+func withoutParameters(segment string) string {
+	for i := range len(segment) {
+		if segment[i] == ';' || len(segment) >= i+3 && strings.EqualFold(segment[i:i+3], "%3B") {
+			return segment[:i]
+		}
+	}
+	return segment
+}
+
+// isUnreserved is RFC 3986 §2.3.
+func isUnreserved(c byte) bool {
+	return isAlphanumeric(c) || c == '-' || c == '.' || c == '_' || c == '~'
+}
+
+func isAlphanumeric(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+func isHex(c byte) bool { return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F' }
+
+func unhex(c byte) byte {
+	if c <= '9' {
+		return c - '0'
+	}
+	return c&^0x20 - 'A' + 10
+}

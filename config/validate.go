@@ -1,0 +1,605 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// agentLabel is the one template there is: in a route's path, its upstream's host, its query values and its claim values.
+const agentLabel = "{agent}"
+
+// claimFormats are the formats of ClaimHeader that have a name.
+var claimFormats = []string{"json", "base64json", "first"}
+
+// minHeaderBytes is room for a token and a browser's own headers; net/http cannot be told less than 4 KiB.
+const minHeaderBytes = 8192
+
+// maxClockSkew is more than clocks differ; beyond it somebody meant another key, or a unit.
+const maxClockSkew = 10 * time.Minute
+
+// Validate finds everything wrong in a configuration that can be seen without looking at anything else: no file, no network. It is the only
+// such check; constructors trust it. The problems have no place. A configuration in which Listen is empty may be valid.
+func (c *Config) Validate() Problems {
+	var k checker
+	k.listeners(c)
+	k.routes(c.Routes)
+	for i, p := range c.TrustedProxies {
+		if key := index("trustedProxies", i); !p.IsValid() {
+			k.add(key, "not a network", "write address/bits, such as 10.0.0.0/8")
+		} else if p.Addr().Is4In6() {
+			k.add(key, "an IPv4 network written as IPv6", "write it as IPv4, such as 10.0.0.0/8")
+		}
+	}
+	k.authentication(c.Authentication)
+	k.session(c.Session)
+	k.limits(c.Limits)
+	k.oneOf("log.format", c.Log.Format, "json", "text")
+	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
+	return k.problems
+}
+
+// checker collects problems.
+type checker struct{ problems Problems }
+
+func (k *checker) add(key, text, hint string) {
+	k.problems = append(k.problems, Problem{Key: key, Text: text, Hint: hint})
+}
+
+func index(key string, i int) string { return fmt.Sprintf("%s[%d]", key, i) }
+
+func (k *checker) oneOf(key, value string, allowed ...string) {
+	if !slices.Contains(allowed, value) {
+		k.add(key, "unknown value", "one of "+strings.Join(allowed, ", "))
+	}
+}
+
+func (k *checker) listeners(c *Config) {
+	if c.Listen != "" {
+		k.address("listen", c.Listen)
+	}
+	k.address("admin.listen", c.Admin.Listen)
+	if c.Listen == c.Admin.Listen && !strings.HasSuffix(c.Listen, ":0") {
+		k.add("admin.listen", "the same address as listen", "give operators a port of their own, such as 127.0.0.1:9090")
+	}
+	switch t := c.TLS; {
+	case t.CertFile != "" && t.KeyFile == "":
+		k.add("tls.keyFile", "missing beside certFile", "name the PEM file of the certificate's private key")
+	case t.CertFile == "" && t.KeyFile != "":
+		k.add("tls.certFile", "missing beside keyFile", "name the PEM file of the certificate chain")
+	case t.ClientCAFile != "" && !t.Enabled():
+		k.add("tls.clientCAFile", "clients cannot be asked for certificates without TLS", "set tls.certFile and tls.keyFile as well")
+	}
+	k.oneOf("tls.minVersion", c.TLS.MinVersion, "1.2", "1.3")
+}
+
+func (k *checker) address(key, value string) {
+	host, port, err := net.SplitHostPort(value)
+	n, perr := strconv.ParseUint(port, 10, 16)
+	_, ierr := netip.ParseAddr(host)
+	if err != nil || perr != nil || strconv.FormatUint(n, 10) != port || host != "" && ierr != nil && !isHostName(strings.ToLower(host)) {
+		k.add(key, "not an address", "write host:port, or :port for all interfaces, such as :8443 or 127.0.0.1:9090")
+	}
+}
+
+func (k *checker) routes(routes Routes) {
+	if len(routes) == 0 {
+		k.add("routes", "no routes", "say where requests go: routes: [{path: /my-agent, upstream: http://my-agent:8080}]")
+	}
+	seen := map[string]int{}
+	for i, r := range routes {
+		key := index("routes", i)
+		k.routePath(key+".path", r.Path)
+		id := strings.ToLower(r.Host) + " " + strings.TrimSuffix(r.Path, "/")
+		if first, twice := seen[id]; twice && r.Path != "" {
+			k.add(key+".path", fmt.Sprintf("the same host and path as routes[%d]", first), "keep one of the two, or give one of them a host")
+		}
+		seen[id] = i
+		hasAgent := strings.Contains(r.Path, agentLabel)
+		k.upstream(key+".upstream", r.Upstream, hasAgent)
+		if len(r.Upstreams) > 0 {
+			k.add(key+".upstreams", "not supported yet", "name one address as upstream")
+		}
+		if host := strings.TrimPrefix(r.Host, "*."); r.Host != "" && !isHostName(strings.ToLower(host)) {
+			k.add(key+".host", "not a host name", "write it without scheme and port: agents.example.com or *.agents.example.com")
+		}
+		k.query(key+".query", r.Query, hasAgent)
+		k.requiredClaims(key+".requiredClaims", r.RequiredClaims)
+		if r.Public && len(r.RequiredClaims) > 0 {
+			k.add(key+".requiredClaims", "never asked, as the route is public", "remove them, or public: true")
+		}
+		for j, claim := range r.RequiredClaims {
+			for n, value := range claim.Values {
+				k.agentIn(index(index(key+".requiredClaims", j)+".values", n), value, hasAgent)
+			}
+		}
+		for j, origin := range r.AllowedOrigins {
+			k.origin(index(key+".allowedOrigins", j), origin)
+		}
+	}
+}
+
+func (k *checker) routePath(key, path string) {
+	const hint = "write whole segments, such as /my-agent, /my-agent/v2 or /{agent}"
+	if path == "" {
+		k.add(key, "missing", hint)
+		return
+	}
+	plain := strings.ReplaceAll(path, agentLabel, "agent")
+	if clean, err := CleanPath(plain); err != nil {
+		k.add(key, err.Error(), hint)
+		return
+	} else if clean != plain {
+		k.add(key, "not in its one spelling", "write characters that need no percent-escape as they are")
+		return
+	}
+	templates := 0
+	for segment := range strings.SplitSeq(path, "/") {
+		switch {
+		case segment == agentLabel:
+			templates++
+		case strings.Contains(segment, agentLabel):
+			k.add(key, "{agent} beside other text in its segment", "give it a segment of its own, such as /agents/{agent}")
+			return
+		case strings.ContainsAny(segment, "{}"):
+			k.add(key, "unknown template", "the only one is {agent}")
+			return
+		case strings.Contains(segment, "*"):
+			k.add(key, "* in the path of a route", "a route takes all that is below its path anyway")
+			return
+		case strings.ContainsFunc(segment, func(c rune) bool { return c > 0x7f || !isUnreserved(byte(c)) }):
+			// Anything else has two spellings, plain and escaped, which an agent may take as one: the route's rules could be walked around.
+			k.add(key, "a character that has several spellings", "use letters, digits and - . _ ~ only")
+			return
+		}
+	}
+	if templates > 1 {
+		k.add(key, "{agent} more than once", "keep one: it stands for one label")
+	}
+}
+
+// agentIn says that {agent} stands for nothing where the route's path does not have it.
+func (k *checker) agentIn(key, value string, hasAgent bool) {
+	if strings.Contains(value, agentLabel) && !hasAgent {
+		k.add(key, "{agent} stands for nothing here", "put {agent} into the route's path as well, or write the name out")
+	}
+}
+
+func (k *checker) upstream(key, value string, hasAgent bool) {
+	const hint = "write scheme and host, such as http://my-agent:8080"
+	if value == "" {
+		k.add(key, "missing", hint)
+		return
+	}
+	u, err := url.Parse(strings.ReplaceAll(value, agentLabel, "agent"))
+	_, path, _ := strings.Cut(value, "://")
+	_, path, _ = strings.Cut(path, "/")
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || !isURLHost(u):
+		k.add(key, "not an http:// or https:// URL with a host", hint)
+	case u.User != nil:
+		k.add(key, "user information in the URL", "agents are not logged in to; "+hint)
+	case u.RawQuery != "" || u.ForceQuery || strings.Contains(value, "#"):
+		k.add(key, "query or fragment in the URL", "use query.set for parameters")
+	case strings.Contains(path, agentLabel):
+		k.add(key, "{agent} in the path of the URL", "only its host may have it, such as http://{agent}.agents:8080")
+	default:
+		if u.Path != "" {
+			if clean, err := CleanPath(u.EscapedPath()); err != nil {
+				k.add(key, err.Error(), "write a plain path, or none")
+			} else if clean != u.EscapedPath() {
+				k.add(key, "its path is not in its one spelling", "write characters that need no percent-escape as they are")
+			}
+		}
+		k.agentIn(key, value, hasAgent)
+	}
+}
+
+func (k *checker) query(key string, q Query, hasAgent bool) {
+	for name, value := range q.Set {
+		if name == "" {
+			k.add(key+".set", "empty parameter name", `write name: value, such as agent: "{agent}"`)
+		}
+		k.agentIn(join(key+".set", name), value, hasAgent)
+	}
+	for i, name := range q.Drop {
+		if name == "" {
+			k.add(index(key+".drop", i), "empty parameter name", "name the parameter that is to be removed, such as namespace")
+		}
+	}
+}
+
+func (k *checker) origin(key, value string) {
+	const hint = "write it as browsers do: scheme://host[:port], lower case, nothing behind, such as https://app.example.com"
+	u, err := url.Parse(value)
+	switch {
+	case value == "*":
+		k.add(key, "not an origin", "leave the list out to allow every origin")
+	case err != nil || u.Scheme == "" || !isURLHost(u) || u.Scheme+"://"+u.Host != value || strings.ToLower(value) != value:
+		k.add(key, "not an origin", hint)
+	case u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80":
+		k.add(key, "the scheme's own port", "leave it out, as browsers do")
+	}
+}
+
+func (k *checker) authentication(a Authentication) {
+	const key = "authentication"
+	seen := map[string]string{}
+	for i, jwt := range a.Issuers() {
+		key := key + ".jwt"
+		if i > 0 {
+			key = index("authentication.jwtRules", i-1)
+		}
+		k.jwt(key, jwt, a.Enabled)
+		if first, twice := seen[jwt.Issuer]; twice && jwt.Issuer != "" {
+			k.add(key+".issuer", "the same issuer as "+first, "keep one of the two: an issuer has one set of rules")
+		} else {
+			seen[jwt.Issuer] = key
+		}
+	}
+	k.requiredClaims(key+".authorization.requiredClaims", a.Authorization.RequiredClaims)
+	for i, pattern := range a.Authorization.ExcludePaths {
+		k.exclusion(index(key+".authorization.excludePaths", i), pattern)
+	}
+	for i, name := range a.EdgeTrust.AdditionalStripHeaders {
+		k.headerName(index(key+".edgeTrust.additionalStripHeaders", i), name)
+	}
+	for i, name := range a.EdgeTrust.DefaultStripHeaders {
+		k.headerName(index(key+".edgeTrust.defaultStripHeaders", i), name)
+	}
+}
+
+func (k *checker) jwt(key string, j JWT, enabled bool) {
+	k.issuer(key, j, enabled)
+	for i, audience := range j.Audiences {
+		if strings.TrimSpace(audience) == "" {
+			k.add(index(key+".audiences", i), "empty audience", "name one, or write audiences: [] if aud is not to be checked")
+		}
+	}
+	k.claimHeaders(key+".outputClaimToHeaders", j.OutputClaimToHeaders)
+
+	var names []string
+	for i, source := range j.FromHeaders {
+		at := index(key+".fromHeaders", i)
+		if k.headerName(at+".name", source.Name) && notForTokens[fold(source.Name)] {
+			k.add(at+".name", "this header cannot hold a token", "name another, such as X-Token; cookies and subprotocols have lists of their own")
+		}
+		if strings.ContainsFunc(source.Prefix, isControl) {
+			k.add(at+".prefix", "control character", `write the scheme and a space: "Bearer "`)
+		}
+		names = append(names, fold(source.Name))
+	}
+	k.unique(key+".fromHeaders", names)
+	for i, name := range j.FromParams {
+		if name == "" {
+			k.add(index(key+".fromParams", i), "empty parameter name", "name one such as access_token, or write fromParams: []")
+		}
+	}
+	k.unique(key+".fromParams", j.FromParams)
+	for i, name := range j.FromCookies {
+		if !isToken(name) {
+			k.add(index(key+".fromCookies", i), "not a cookie name", "use letters, digits, - and _ (RFC 6265 §4.1.1)")
+		}
+	}
+	k.unique(key+".fromCookies", j.FromCookies)
+	for i, name := range j.FromSubprotocols {
+		k.oneOf(index(key+".fromSubprotocols", i), name, "bearer", "base64url.bearer.authorization.k8s.io")
+	}
+	k.unique(key+".fromSubprotocols", j.FromSubprotocols)
+
+	if k.notNegative(key+".clockSkew", j.ClockSkew); j.ClockSkew > maxClockSkew {
+		k.add(key+".clockSkew", "more than clocks differ", "at most 10m; session.expiryGrace lets open connections live longer")
+	}
+	if len(j.Algorithms) == 0 {
+		k.add(key+".algorithms", "no algorithm", "leave the key out to accept all that are supported")
+	}
+	for i, name := range j.Algorithms {
+		k.oneOf(index(key+".algorithms", i), name, Algorithms[:]...)
+	}
+	k.unique(key+".algorithms", j.Algorithms)
+}
+
+// unique says that an element of a list was given before. Empty elements have a problem of their own.
+func (k *checker) unique(key string, list []string) {
+	for i, s := range list {
+		if first := slices.Index(list, s); first < i && s != "" {
+			k.add(index(key, i), fmt.Sprintf("the same as %s", index(key[strings.LastIndexByte(key, '.')+1:], first)), "keep one of the two")
+		}
+	}
+}
+
+// issuer checks the two addresses of an issuer. Keys that came over plain HTTP could be anybody's.
+func (k *checker) issuer(key string, j JWT, enabled bool) {
+	const insecure = "use https://, or set insecureHTTP: true where the network is your own"
+	issuer, isURL := httpURL(j.Issuer)
+	switch {
+	case j.Issuer == "" && !enabled:
+	case strings.TrimSpace(j.Issuer) == "":
+		k.add(key+".issuer", "missing", "write it exactly as in the claim iss, such as https://issuer.example.com, trailing slash included")
+	case strings.ContainsFunc(j.Issuer, func(c rune) bool { return isControl(c) || c == ' ' }):
+		k.add(key+".issuer", "space or control character", "write it exactly as in the claim iss")
+	case !isURL && j.JWKSURI == "":
+		k.add(key+".issuer", "not an http:// or https:// URL, so its keys cannot be found", "set jwksUri as well")
+	case !isURL:
+	case issuer.User != nil:
+		k.add(key+".issuer", "user information in the URL", "remove it: the address is public")
+	case j.JWKSURI == "" && (issuer.RawQuery != "" || issuer.ForceQuery || strings.Contains(j.Issuer, "#")):
+		k.add(key+".issuer", "query or fragment in the URL, so its keys cannot be found", "set jwksUri as well")
+	case issuer.Scheme == "http" && !isLoopback(issuer) && !j.InsecureHTTP:
+		k.add(key+".issuer", "http:// beyond loopback", insecure)
+	}
+	if j.JWKSURI == "" {
+		return
+	}
+	keys, isURL := httpURL(j.JWKSURI)
+	switch {
+	case !isURL:
+		k.add(key+".jwksUri", "not an http:// or https:// URL with a host",
+			"write it like https://issuer.example.com/.well-known/jwks.json, or leave it out for discovery")
+	case keys.User != nil:
+		k.add(key+".jwksUri", "user information in the URL", "remove it: a key set is public")
+	case strings.Contains(j.JWKSURI, "#"):
+		k.add(key+".jwksUri", "fragment in the URL", "remove it: it is never sent")
+	case keys.Scheme == "http" && !isLoopback(keys) && !j.InsecureHTTP:
+		k.add(key+".jwksUri", "http:// beyond loopback", insecure)
+	}
+}
+
+func (k *checker) claimHeaders(key string, mappings ClaimHeaders) {
+	seen := map[string]int{}
+	for i, m := range mappings {
+		at := index(key, i)
+		name := fold(m.Header)
+		if k.headerName(at+".header", m.Header) && isReserved(name) {
+			k.add(at+".header", "reserved: this header has a meaning of its own", "choose another name, such as x-user-id")
+		}
+		if first, twice := seen[name]; twice && name != "" {
+			k.add(at+".header", fmt.Sprintf("the same header as %s", index("outputClaimToHeaders", first)),
+				"keep one of the two: servers make one name of upper and lower case, _ and -")
+		} else {
+			seen[name] = i
+		}
+		if m.Claim == "" {
+			k.add(at+".claim", "missing", "name the claim, such as sub, email or realm_access.roles")
+		}
+		if m.Format != "" {
+			k.oneOf(at+".format", m.Format, claimFormats...)
+		}
+	}
+}
+
+func (k *checker) requiredClaims(key string, claims RequiredClaims) {
+	for i, c := range claims {
+		at := index(key, i)
+		if c.Claim == "" {
+			k.add(at+".claim", "missing", "name the claim, such as scope or realm_access.roles")
+		}
+		if len(c.Values) == 0 {
+			k.add(at+".values", "empty: nobody could get in", `list at least one value; "*" asks only that the claim is there`)
+		}
+		for j, value := range c.Values {
+			if value == "" {
+				k.add(index(at+".values", j), "empty value", `write a value; "*" asks only that the claim is there`)
+			} else if _, ok := withoutStar(value); !ok {
+				k.add(index(at+".values", j), "* is understood at one end only", `write "abc*", "*abc", "*", or a value without *`)
+			}
+		}
+	}
+}
+
+// withoutStar takes the star from one end of a pattern and says whether no other is left.
+func withoutStar(s string) (string, bool) {
+	if t, ok := strings.CutSuffix(s, "*"); ok {
+		s = t
+	} else {
+		s = strings.TrimPrefix(s, "*")
+	}
+	return s, !strings.Contains(s, "*")
+}
+
+func (k *checker) exclusion(key, pattern string) {
+	if pattern == "" {
+		k.add(key, "empty path", "name a path such as /healthz, or write excludePaths: []")
+		return
+	}
+	if strings.ContainsAny(pattern, "{}") {
+		k.template(key, pattern)
+		return
+	}
+	path, ok := withoutStar(pattern)
+	switch {
+	case !ok:
+		k.add(key, "* is understood at one end only", "write /x*, *x, *, or {*} for one segment")
+	case strings.HasPrefix(pattern, "*"):
+		k.spelling(key, "/x"+path) // the end of some path
+	case !strings.HasPrefix(pattern, "/"):
+		k.add(key, "path does not begin with /", "write /x, or *x for every path that ends in it")
+	case path != pattern:
+		k.spelling(key, path+"x") // the beginning of some path
+	default:
+		k.spelling(key, path)
+	}
+}
+
+// template checks a pattern with {*} or {**}.
+func (k *checker) template(key, pattern string) {
+	segments := strings.Split(pattern, "/")
+	for i, segment := range segments {
+		switch {
+		case segment == "{*}", segment == "{**}" && i == len(segments)-1:
+			segments[i] = "x"
+		case segment == "{**}":
+			k.add(key, "{**} before other segments", "it takes all the rest: put it at the end")
+			return
+		case strings.ContainsAny(segment, "{}*"):
+			k.add(key, "unsupported template", "{*} is one whole segment and {**} the rest, as in /a/{*}/b or /a/{**}")
+			return
+		}
+	}
+	k.spelling(key, strings.Join(segments, "/"))
+}
+
+func (k *checker) spelling(key, path string) {
+	if clean, err := CleanPath(path); err != nil {
+		k.add(key, err.Error(), "such a request is refused anyway; write the path plainly, without query")
+	} else if clean != path {
+		k.add(key, "not in its one spelling", "write characters that need no percent-escape as they are")
+	}
+}
+
+// headerName says whether name can be one, and adds a problem if not.
+func (k *checker) headerName(key, name string) bool {
+	if name == "" {
+		k.add(key, "missing", "name the header, such as x-user-id")
+		return false
+	}
+	if strings.ContainsFunc(name, func(c rune) bool { return c > 0x7f || !isAlphanumeric(byte(c)) && c != '-' && c != '_' }) {
+		k.add(key, "not a header name", "use letters, digits, - and _, such as x-user-id")
+		return false
+	}
+	return true
+}
+
+func (k *checker) session(s Session) {
+	k.notNegative("session.expiryGrace", s.ExpiryGrace)
+	k.notNegative("session.drainTimeout", s.DrainTimeout)
+	k.notNegative("session.pingInterval", s.PingInterval)
+	k.notNegative("session.idleTimeout", s.IdleTimeout)
+}
+
+func (k *checker) notNegative(key string, d time.Duration) {
+	if d < 0 {
+		k.add(key, "negative", "write a duration such as 30s, or 0s")
+	}
+}
+
+func (k *checker) limits(l Limits) {
+	for _, n := range []struct {
+		key   string
+		value int
+	}{
+		{"limits.maxConnections", l.MaxConnections},
+		{"limits.maxConnectionsPerUser", l.MaxConnectionsPerUser},
+		{"limits.maxConnectionsPerIP", l.MaxConnectionsPerIP},
+	} {
+		if n.value < 0 {
+			k.add(n.key, "negative", "write 0 for no limit")
+		}
+	}
+	if l.MaxMessageBytes <= 0 {
+		k.add("limits.maxMessageBytes", "0 or less", "messages must be bounded; the default is 16777216")
+	}
+	if l.MessagesPerSecond != 0 {
+		k.add("limits.messagesPerSecond", "not supported yet", "leave the key out")
+	}
+	if l.HandshakeTimeout <= 0 {
+		k.add("limits.handshakeTimeout", "0 or less", "handshakes must be bounded; the default is 10s")
+	}
+	if l.MaxHeaderBytes < minHeaderBytes {
+		k.add("limits.maxHeaderBytes", "too little for a token and other headers", fmt.Sprintf("at least %d; the default is 32768", minHeaderBytes))
+	}
+}
+
+// remarks are what is allowed and an operator should know all the same.
+func (c *Config) remarks() (notes []string) {
+	if !c.TLS.Enabled() {
+		notes = append(notes, "tls is not configured: the public listener speaks plain HTTP")
+	}
+	a := c.Authentication
+	if !a.Enabled {
+		return append(notes, "authentication.enabled is false: everybody is let in")
+	}
+	for i, jwt := range a.Issuers() {
+		if len(jwt.Audiences) == 0 {
+			key := "authentication.jwt"
+			if i > 0 {
+				key = index("authentication.jwtRules", i-1)
+			}
+			notes = append(notes, key+".audiences is empty: tokens that this issuer made for others are accepted")
+		}
+	}
+	for i, pattern := range a.Authorization.ExcludePaths {
+		if slices.Contains([]string{"*", "/*", "/{**}"}, pattern) {
+			notes = append(notes, index("authentication.authorization.excludePaths", i)+" excludes every path: everybody is let in")
+		}
+	}
+	return notes
+}
+
+// fold is the form in which header names are compared: servers after CGI (RFC 3875 §4.1.18) make one name of X-User-Id and x_user_id.
+func fold(name string) string { return strings.ReplaceAll(strings.ToLower(name), "_", "-") }
+
+// reserved are headers that claims may not become, folded: credentials, framing, and what describes the connection.
+var reserved = []string{
+	"authorization", "cookie", "set-cookie", "host", "origin", "content-length", "content-type", "content-encoding",
+	"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade",
+	"http2-settings", "expect", "forwarded", "x-real-ip", "true-client-ip", "x-original-url", "x-rewrite-url",
+}
+
+func isReserved(folded string) bool {
+	return slices.Contains(reserved, folded) || strings.HasPrefix(folded, "x-forwarded-") || strings.HasPrefix(folded, "sec-websocket-")
+}
+
+// notForTokens are headers in which no token can be looked for, folded: they are taken apart in their own way.
+var notForTokens = map[string]bool{
+	"cookie": true, "host": true, "connection": true, "upgrade": true, "te": true, "trailer": true, "transfer-encoding": true,
+	"content-length": true, "sec-websocket-protocol": true, "sec-websocket-key": true, "sec-websocket-version": true, "sec-websocket-extensions": true,
+}
+
+// httpURL is s as a URL and whether it is one with http or https and a host.
+func httpURL(s string) (*url.URL, bool) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return nil, false
+	}
+	return u, (u.Scheme == "http" || u.Scheme == "https") && isURLHost(u)
+}
+
+// isURLHost says whether the host of a URL is one that can be dialled.
+func isURLHost(u *url.URL) bool {
+	if port := u.Port(); port == "" && strings.HasSuffix(u.Host, ":") || port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return false
+		}
+	}
+	_, err := netip.ParseAddr(u.Hostname())
+	return err == nil || isHostName(strings.ToLower(u.Hostname()))
+}
+
+func isLoopback(u *url.URL) bool {
+	if strings.EqualFold(u.Hostname(), "localhost") {
+		return true
+	}
+	addr, err := netip.ParseAddr(u.Hostname())
+	return err == nil && addr.Unmap().IsLoopback()
+}
+
+// isHostName says whether s is labels of letters, digits, inner hyphens, and the underscores that compose files are fond of.
+func isHostName(s string) bool {
+	if len(s) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(s, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		if strings.ContainsFunc(label, func(c rune) bool { return c > 0x7f || !isAlphanumeric(byte(c)) && c != '-' && c != '_' }) {
+			return false
+		}
+	}
+	return true
+}
+
+// isToken is RFC 9110 §5.6.2.
+func isToken(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(c rune) bool {
+		return c > 0x7f || !isAlphanumeric(byte(c)) && !strings.ContainsRune("!#$%&'*+-.^_`|~", c)
+	})
+}
+
+func isControl(c rune) bool { return c < ' ' || c == 0x7f }
