@@ -1,0 +1,171 @@
+package auth
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode"
+)
+
+// maxDigits is how long a number may be when it is written out: 1e999999999 is eleven bytes in a token.
+const maxDigits = 1024
+
+// HeaderValue is one header that an agent is told.
+type HeaderValue struct{ Name, Value string }
+
+// Headers are what the agent is told about id: the claims that its issuer maps to headers, in the order of the configuration, one value
+// for each. A claim that is missing, null, "" or an empty list gives no header. The error is a *Refusal with ClaimNotRepresentable for
+// the first claim whose text cannot be a header; those that can be are given all the same, for paths on which no token is asked for.
+func (a *Authenticator) Headers(id *Identity) ([]HeaderValue, error) {
+	var told []HeaderValue
+	var refused error
+	for _, m := range id.issuer.OutputClaimToHeaders {
+		value := nested(id.Claims, m.Claim)
+		if value == nil {
+			value = id.Claims[m.Claim]
+		}
+		text, err := headerText(value, m.Format)
+		if err != nil {
+			if refused == nil {
+				refused = &Refusal{ClaimNotRepresentable, fmt.Sprintf("claim %s for header %s: %v", clip(m.Claim), m.Header, err)}
+			}
+			continue
+		}
+		if text != "" {
+			told = append(told, HeaderValue{m.Header, text})
+		}
+	}
+	return told, refused
+}
+
+// headerText is a claim's text for a header, or "" when there is none to set.
+func headerText(value any, format string) (string, error) {
+	text, err := claimText(value, format)
+	if err != nil {
+		return "", err
+	}
+	if strings.ContainsFunc(text, unicode.IsControl) {
+		return "", errors.New("a control character")
+	}
+	if strings.TrimSpace(text) != text {
+		return "", errors.New("white space at an end, which a receiver would trim")
+	}
+	return text, nil
+}
+
+// claimText writes a claim out. The format is for lists and objects; a scalar is always plain.
+func claimText(value any, format string) (string, error) {
+	switch v := value.(type) {
+	case nil:
+		return "", nil
+	case string:
+		return v, nil
+	case bool:
+		return strconv.FormatBool(v), nil
+	case json.Number:
+		return plainNumber(v.String())
+	case []any:
+		if len(v) == 0 {
+			return "", nil
+		}
+		switch format {
+		case "first":
+			return claimText(v[0], "")
+		case "":
+			return joined(v)
+		}
+	case map[string]any:
+		if format == "first" { // the members of an object have no order
+			return "", nil
+		}
+	}
+	text, err := compactJSON(value)
+	if err == nil && format == "base64json" {
+		text = base64.StdEncoding.EncodeToString([]byte(text))
+	}
+	return text, err
+}
+
+// joined is a list of scalars with commas between them; any other list, and one in which a comma would not be a separator, is JSON.
+func joined(list []any) (string, error) {
+	parts := make([]string, len(list))
+	for n, e := range list {
+		switch e.(type) {
+		case string, bool, json.Number:
+		default:
+			return compactJSON(list)
+		}
+		text, err := claimText(e, "")
+		if err != nil {
+			return "", err
+		}
+		if strings.Contains(text, ",") {
+			return compactJSON(list)
+		}
+		parts[n] = text
+	}
+	return strings.Join(parts, ","), nil
+}
+
+// compactJSON is the JSON text of a value in one line: keys sorted, numbers as the token has them, and every control character escaped.
+func compactJSON(value any) (string, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(value); err != nil {
+		return "", err
+	}
+	var out strings.Builder
+	for _, r := range strings.TrimSuffix(b.String(), "\n") {
+		if unicode.IsControl(r) { // U+007F to U+009F, which JSON leaves alone
+			fmt.Fprintf(&out, `\u%04x`, r)
+		} else {
+			out.WriteRune(r)
+		}
+	}
+	return out.String(), nil
+}
+
+// plainNumber writes a JSON number without an exponent and without zeros that mean nothing, and with every digit that it has.
+func plainNumber(n string) (string, error) {
+	unsigned, negative := strings.CutPrefix(n, "-")
+	mantissa, exponent := unsigned, ""
+	if i := strings.IndexAny(unsigned, "eE"); i >= 0 {
+		mantissa, exponent = unsigned[:i], unsigned[i+1:]
+	}
+	whole, fraction, _ := strings.Cut(mantissa, ".")
+	point := len(whole) // how many of the digits stand before the point
+	digits := whole + fraction
+	significant := strings.TrimLeft(digits, "0")
+	point -= len(digits) - len(significant)
+	if significant = strings.TrimRight(significant, "0"); significant == "" {
+		return "0", nil
+	}
+	if exponent != "" {
+		shift, err := strconv.Atoi(exponent)
+		if err != nil || shift > maxDigits || shift < -maxDigits {
+			return "", errors.New("a number with too many digits")
+		}
+		point += shift
+	}
+	if point > maxDigits || len(significant)-point > maxDigits {
+		return "", errors.New("a number with too many digits")
+	}
+	var out string
+	switch {
+	case point <= 0:
+		out = "0." + strings.Repeat("0", -point) + significant
+	case point >= len(significant):
+		out = significant + strings.Repeat("0", point-len(significant))
+	default:
+		out = significant[:point] + "." + significant[point:]
+	}
+	if negative {
+		out = "-" + out
+	}
+	return out, nil
+}

@@ -1,0 +1,487 @@
+package auth
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/config"
+)
+
+func TestBrokenKeysAreSkippedAndTheRestWorks(t *testing.T) {
+	rsa1 := func(changes object) object { return published("rsa1", changes) }
+	odd := func(bits int) string { // a modulus that nobody has the factors of
+		n := new(big.Int).Lsh(big.NewInt(1), uint(bits-1))
+		return encode(n.Add(n, big.NewInt(1)).Bytes())
+	}
+	for name, key := range map[string]any{
+		"string":                  "rsa",
+		"number":                  5,
+		"null":                    nil,
+		"empty":                   object{},
+		"no parameters":           object{"kty": "RSA", "kid": "broken"},
+		"oct":                     object{"kty": "oct", "k": "c2VjcmV0", "kid": "o", "alg": "HS256"},
+		"unknown kty":             object{"kty": "AKP", "kid": "pq", "alg": "ML-DSA-44", "pub": "AA"},
+		"kty in other case":       rsa1(object{"kty": "rsa"}),
+		"x5c only":                object{"kty": "RSA", "x5c": []string{"AAAA"}},
+		"numeric kid":             rsa1(object{"kid": 7}),
+		"numeric alg":             rsa1(object{"alg": 256}),
+		"use enc":                 rsa1(object{"use": "enc"}),
+		"use tls":                 rsa1(object{"use": "tls"}),
+		"key_ops sign":            rsa1(object{"key_ops": []string{"sign"}}),
+		"key_ops no list":         rsa1(object{"key_ops": "verify"}),
+		"exponent 1":              rsa1(object{"e": "AQ"}),
+		"exponent even":           rsa1(object{"e": "AQAA"}),
+		"exponent of 65 bits":     rsa1(object{"e": "AQAAAAAAAQAB"}),
+		"exponent no base64":      rsa1(object{"e": "!"}),
+		"modulus of 8193 bits":    rsa1(object{"n": odd(8193)}),
+		"point off the curve":     published("ec256", object{"y": published("ec256", nil)["x"]}),
+		"point of another curve":  published("ec256", object{"crv": "P-384"}),
+		"x longer than the curve": published("ec256", object{"x": encode(bytes.Repeat([]byte{0xff}, 200))}),
+		"secp256k1":               published("ec256", object{"crv": "secp256k1"}),
+		"Ed25519 too short":       published("ed25519", object{"x": "AAAA"}),
+		"X25519":                  published("ed25519", object{"crv": "X25519"}),
+	} {
+		text := string(must(json.Marshal(object{"keys": []any{key, published("rsa2", nil)}})))
+		set, skipped, err := parseKeys([]byte(text))
+		if err != nil || len(set.keys) != 1 || skipped != 1 {
+			t.Errorf("%s: %d skipped, %v", name, skipped, err)
+			continue
+		}
+		if keys, refusal := set.find("RS256", "rsa2"); refusal != nil || len(keys) != 1 {
+			t.Errorf("%s: the good key is gone: %v", name, refusal)
+		}
+	}
+}
+
+func TestGoodKeysAreTakenWithWhateverStandsBesideThem(t *testing.T) {
+	for name, changes := range map[string]object{
+		"nothing":             {},
+		"broken x5c":          {"x5c": []string{"!"}},
+		"x5u":                 {"x5u": "http://evil.example/x"},
+		"private parts":       {"d": "AAAA", "p": "AA"},
+		"key_ops verify":      {"key_ops": []string{"sign", "verify"}},
+		"unknown members":     {"exp": 5, "ext": true},
+		"8192 bits":           {"n": encode(append([]byte{0x80}, bytes.Repeat([]byte{1}, 1023)...))},
+		"exponent with zeros": {"e": "AAEAAQ"},
+	} {
+		if _, err := parseKey(must(json.Marshal(published("rsa1", changes)))); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := parseKey([]byte(strings.Replace(string(must(json.Marshal(published("rsa1", nil)))), `"kid":"rsa1"`, `"kid":null`, 1))); err != nil {
+		t.Errorf("null: %v", err)
+	}
+}
+
+func TestSetIsNoSet(t *testing.T) {
+	for _, text := range []string{
+		``, `null`, `[]`, `5`, `{}`, `{"keys":null}`, `{"keys":[]}`, `{"keys":{}}`, `{"keys":"x"}`, `{"error":"x"}`, `{"KEYS":[{}]}`,
+		`<html>login</html>`, `{"keys":[{}]`, `{"keys":[{}]} x`,
+	} {
+		if _, _, err := parseKeys([]byte(text)); err == nil {
+			t.Errorf("%s: no error", text)
+		}
+	}
+}
+
+func TestNoMoreThanHundredKeys(t *testing.T) {
+	var keys []any
+	for n := range 150 {
+		keys = append(keys, published("rsa1", object{"kid": fmt.Sprint(n)}))
+	}
+	set, skipped, err := parseKeys([]byte(set(keys...)))
+	if err != nil || len(set.keys) != 100 || skipped != 50 {
+		t.Errorf("%d keys, %d skipped, %v", len(set.keys), skipped, err)
+	}
+}
+
+// site is an issuer on a real socket: documents by path.
+type site struct {
+	*httptest.Server
+	mu    sync.Mutex
+	docs  map[string]string
+	asked []string
+}
+
+func newSite(t *testing.T) *site {
+	s := &site{docs: map[string]string{}}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.asked = append(s.asked, r.URL.Path)
+		doc, ok := s.docs[r.URL.Path]
+		if target, redirect := strings.CutPrefix(doc, "→"); redirect {
+			http.Redirect(w, r, target, http.StatusFound)
+		} else if !ok {
+			http.NotFound(w, r)
+		} else {
+			fmt.Fprint(w, doc)
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// authenticator has an issuer at s with this path, found by discovery.
+func (s *site) authenticator(t *testing.T, path string) (*Authenticator, string) {
+	name := s.URL + path
+	a, err := New(settings(func(c *config.Authentication) { c.JWT.Issuer, c.JWT.JWKSURI = name, "" }), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.now = func() time.Time { return now }
+	return a, name
+}
+
+func TestDiscovery(t *testing.T) {
+	const openid, fallback = "/.well-known/openid-configuration", "/.well-known/jwks.json"
+	document := func(issuer, keys string) string {
+		return string(must(json.Marshal(object{"issuer": issuer, "jwks_uri": keys})))
+	}
+	for _, c := range []struct {
+		name, path string
+		docs       func(base, issuer string) map[string]string
+		good       bool
+		url        string // path of the keys
+	}{
+		{"document", "", func(b, i string) map[string]string {
+			return map[string]string{openid: document(i, b+"/k"), "/k": allKeys()}
+		}, true, "/k"},
+		{"issuer with a path", "/realms/x", func(b, i string) map[string]string {
+			return map[string]string{"/realms/x" + openid: document(i, b+"/k"), "/k": allKeys()}
+		}, true, "/k"},
+		{"issuer with a slash", "/", func(b, i string) map[string]string {
+			return map[string]string{openid: document(i, b+"/k"), "/k": allKeys()}
+		}, true, "/k"},
+		{"issuer with a slash, document without", "/", func(b, i string) map[string]string {
+			return map[string]string{openid: document(b, b+"/k"), "/k": allKeys()}
+		}, false, fallback},
+		{"fallback", "", func(b, i string) map[string]string { return map[string]string{fallback: allKeys()} }, true, fallback},
+		{"another issuer", "", func(b, i string) map[string]string {
+			return map[string]string{openid: document("https://evil.example", b+"/k"), "/k": allKeys()}
+		}, false, fallback},
+		{"no keys address", "", func(b, i string) map[string]string { return map[string]string{openid: `{"issuer":"` + i + `"}`} }, false, fallback},
+		{"keys over plain http elsewhere", "", func(b, i string) map[string]string {
+			return map[string]string{openid: document(i, "http://keys.example/k")}
+		}, false, "/k"},
+		{"keys in a file", "", func(b, i string) map[string]string {
+			return map[string]string{openid: document(i, "file:///etc/passwd")}
+		}, false, "/etc/passwd"},
+		{"HTML", "", func(b, i string) map[string]string { return map[string]string{openid: "<html>", fallback: "<html>"} }, false, fallback},
+		{"redirect of the keys", "", func(b, i string) map[string]string {
+			return map[string]string{openid: document(i, b+"/r"), "/r": "→/k", "/k": allKeys()}
+		}, false, "/r"},
+		{"redirect of the document", "", func(b, i string) map[string]string {
+			return map[string]string{openid: "→/d", "/d": document(i, b+"/k"), "/k": allKeys()}
+		}, false, fallback},
+		{"5 MB", "", func(b, i string) map[string]string {
+			return map[string]string{openid: document(i, b+"/k"), "/k": allKeys() + strings.Repeat(" ", 5<<20)}
+		}, false, "/k"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			a, name := s.authenticator(t, c.path)
+			s.docs = c.docs(s.URL, name)
+			err := a.Refresh(t.Context())
+			state := a.Issuers()[0]
+			if (err == nil) != c.good || a.Ready() != c.good || (state.LastError == "") != c.good || (state.Keys == 6) != c.good {
+				t.Errorf("%v, %+v", err, state)
+			}
+			if !strings.HasSuffix(state.KeysURL, c.url) {
+				t.Errorf("keys from %s", state.KeysURL)
+			}
+			want := JWKSUnavailable
+			if c.good {
+				want = ""
+			}
+			if got := reason(a, good("rsa1", object{"iss": name})); got != want {
+				t.Errorf("got %q, expected %q", got, want)
+			}
+		})
+	}
+}
+
+func TestKeysComeOverHTTPSOnlyBeyondThisMachine(t *testing.T) {
+	for uri, want := range map[string]bool{
+		"https://idp/keys": true, "http://127.0.0.1:1/keys": true, "http://[::1]:1/keys": true, "http://localhost/keys": true, "http://LOCALHOST/keys": true,
+		"http://idp/keys": false, "http://localhost.evil/keys": false, "http://127.0.0.1.evil/keys": false, "http://[::ffff:127.0.0.1]/keys": true,
+		"ftp://idp/keys": false, "file:///keys": false, "//idp/keys": false, "keys": false,
+	} {
+		for _, insecure := range []bool{false, true} {
+			_, err := New(settings(func(c *config.Authentication) { c.JWT.JWKSURI, c.JWT.InsecureHTTP = uri, insecure }), Options{})
+			if ok := want || insecure && strings.HasPrefix(uri, "http:"); (err == nil) != ok {
+				t.Errorf("%s, insecure %v: %v", uri, insecure, err)
+			}
+		}
+	}
+}
+
+func TestFirstSetWithNothingUsableCountsAsFetched(t *testing.T) {
+	a := ready(t, set(object{"kty": "oct", "k": "AA"}, published("rsa1", object{"use": "enc"})), nil)
+	if state := a.Issuers()[0]; !a.Ready() || state.Keys != 0 || state.Skipped != 2 || state.Fetched.IsZero() {
+		t.Errorf("%+v", state)
+	}
+	if got := reason(a, good("rsa1", nil)); got != UnknownKey {
+		t.Error(got)
+	}
+}
+
+// idp is an issuer without a network, for tests in which time is simulated.
+type idp struct {
+	mu      sync.Mutex
+	status  int
+	body    string
+	delay   time.Duration
+	fetches int
+}
+
+func (i *idp) answer(status int, body string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.status, i.body = status, body
+}
+
+func (i *idp) count() int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.fetches
+}
+
+func (i *idp) roundTrip(r *http.Request) (*http.Response, error) {
+	i.mu.Lock()
+	i.fetches++
+	delay := i.delay
+	i.mu.Unlock()
+	select {
+	case <-time.After(delay):
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.status == 0 {
+		return nil, errors.New("connection refused")
+	}
+	return respond(i.status, i.body)
+}
+
+// journal is a log that can be read while it is written.
+type journal struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(b)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
+// simulate runs an Authenticator of this issuer in simulated time.
+func (i *idp) simulate(t *testing.T, story func(t *testing.T, a *Authenticator, log *journal)) {
+	ring() // is made outside, in real time
+	synctest.Test(t, func(t *testing.T) {
+		log := &journal{}
+		a, err := New(settings(nil), Options{Transport: roundTrip(i.roundTrip), Log: slog.New(slog.NewTextHandler(log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.now = func() time.Time { return now }
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { a.Run(ctx) })
+		synctest.Wait()
+		story(t, a, log)
+		cancel()
+		wg.Wait() // Run leaves nothing behind: the bubble would not end
+	})
+}
+
+func TestIssuerDownAtStartIsFoundSoonAfterItComesUp(t *testing.T) {
+	i := &idp{}
+	i.simulate(t, func(t *testing.T, a *Authenticator, log *journal) {
+		if a.Ready() || reason(a, good("rsa1", nil)) != JWKSUnavailable {
+			t.Error("ready without keys")
+		}
+		time.Sleep(5 * time.Minute)
+		if n := i.count(); n < 20 || n > 40 {
+			t.Errorf("asked %d times in 5 minutes", n)
+		}
+		i.answer(200, allKeys())
+		time.Sleep(lastRetry)
+		if !a.Ready() || reason(a, good("rsa1", nil)) != "" {
+			t.Error("not ready although the issuer is up")
+		}
+		if w, n := strings.Count(log.String(), "level=WARN"), strings.Count(log.String(), "level=INFO"); w != 1 || n != 1 {
+			t.Errorf("%d warnings, %d notes:\n%s", w, n, log)
+		}
+	})
+}
+
+func TestIssuerUpShortlyAfterStartIsFoundWithinASecond(t *testing.T) {
+	i := &idp{}
+	i.simulate(t, func(t *testing.T, a *Authenticator, _ *journal) {
+		time.Sleep(700 * time.Millisecond)
+		i.answer(200, allKeys())
+		time.Sleep(time.Second)
+		if !a.Ready() {
+			t.Error("not ready")
+		}
+	})
+}
+
+func TestSlowIssuerIsOneThatIsDown(t *testing.T) {
+	i := &idp{status: 200, body: allKeys(), delay: fetchLimit + time.Second}
+	i.simulate(t, func(t *testing.T, a *Authenticator, _ *journal) {
+		time.Sleep(fetchLimit + time.Millisecond)
+		if state := a.Issuers()[0]; a.Ready() || !strings.Contains(state.LastError, "no whole answer within 10s") {
+			t.Errorf("%+v", state)
+		}
+		i.mu.Lock()
+		i.delay = fetchLimit - time.Second
+		i.mu.Unlock()
+		time.Sleep(2 * fetchLimit)
+		if !a.Ready() {
+			t.Error("9 s are not too slow")
+		}
+	})
+}
+
+func TestKeysAreRefreshedEveryTenMinutes(t *testing.T) {
+	i := &idp{status: 200, body: allKeys()}
+	i.simulate(t, func(t *testing.T, a *Authenticator, log *journal) {
+		time.Sleep(time.Hour)
+		if n := i.count(); n < 7 || n > 8 {
+			t.Errorf("asked %d times in an hour", n)
+		}
+		if n := strings.Count(log.String(), "\n"); n != 1 {
+			t.Errorf("%d lines although nothing has changed:\n%s", n, log)
+		}
+		i.answer(200, set("rsa2"))
+		time.Sleep(refreshEvery)
+		if reason(a, good("rsa2", nil)) != "" || strings.Count(log.String(), "keys fetched") != 2 {
+			t.Errorf("the change went unseen:\n%s", log)
+		}
+	})
+}
+
+func TestKeysLiveThroughAnOutageButNotForEver(t *testing.T) {
+	i := &idp{status: 200, body: allKeys()}
+	i.simulate(t, func(t *testing.T, a *Authenticator, log *journal) {
+		i.answer(500, "")
+		time.Sleep(time.Hour)
+		if reason(a, good("rsa1", nil)) != "" || !a.Ready() {
+			t.Error("an hour's outage is felt")
+		}
+		state := a.Issuers()[0]
+		if age := time.Since(state.Fetched); age < 50*time.Minute || state.Failures == 0 || state.LastError == "" || state.Keys != 6 {
+			t.Errorf("age %s, %+v", age, state)
+		}
+		time.Sleep(keepFor)
+		if got := reason(a, good("rsa1", nil)); got != JWKSUnavailable || a.Ready() {
+			t.Errorf("got %q after a week and an hour", got)
+		}
+		i.answer(200, allKeys())
+		time.Sleep(lastRetry)
+		if reason(a, good("rsa1", nil)) != "" || !a.Ready() {
+			t.Error("not back")
+		}
+		if w := strings.Count(log.String(), "level=WARN"); w != 1 {
+			t.Errorf("%d warnings for one outage", w)
+		}
+	})
+}
+
+func TestRotatedKeyIsFetchedForTheFirstTokenThatNamesIt(t *testing.T) {
+	i := &idp{status: 200, body: set("rsa1")}
+	i.simulate(t, func(t *testing.T, a *Authenticator, _ *journal) {
+		i.answer(200, set("rsa1", "rsa2"))
+		i.mu.Lock()
+		i.delay = time.Second
+		i.mu.Unlock()
+		var wg sync.WaitGroup
+		for range 50 {
+			wg.Go(func() {
+				if got := reason(a, good("rsa2", nil)); got != "" {
+					t.Error(got)
+				}
+			})
+		}
+		wg.Wait()
+		if n := i.count(); n != 2 {
+			t.Errorf("%d fetches", n)
+		}
+	})
+}
+
+func TestTokenWithoutKidCausesNoFetch(t *testing.T) {
+	i := &idp{status: 200, body: set("rsa1")}
+	i.simulate(t, func(t *testing.T, a *Authenticator, _ *journal) {
+		reason(a, mint("unknown", object{"alg": "RS256"}, claims(nil)))
+		reason(a, good("ec256", object{"iss": "https://x"}))
+		if n := i.count(); n != 1 {
+			t.Errorf("%d fetches", n)
+		}
+	})
+}
+
+func TestRefreshCanOverlapRun(t *testing.T) {
+	var n atomic.Int64
+	a := build(t, settings(nil), func(*http.Request) (*http.Response, error) {
+		if n.Add(1)%3 == 0 {
+			return respond(500, "")
+		}
+		return respond(200, allKeys())
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running, asking sync.WaitGroup
+	running.Go(func() { a.Run(ctx) })
+	for range 20 {
+		asking.Go(func() { a.Refresh(t.Context()) })
+		asking.Go(func() { reason(a, good("unknown", nil)) })
+		asking.Go(func() { a.Issuers(); a.Ready() })
+	}
+	asking.Wait()
+	cancel()
+	running.Wait()
+	if state := a.Issuers()[0]; state.Refreshes < 20 || state.Failures*3 > state.Refreshes {
+		t.Errorf("%+v", state)
+	}
+	if got := reason(a, good("rsa1", nil)); got != "" {
+		t.Error(got)
+	}
+}
+
+func TestRefreshThatIsGivenUpSaysNothingAboutTheIssuer(t *testing.T) {
+	a := build(t, settings(nil), func(r *http.Request) (*http.Response, error) {
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := a.Refresh(ctx); !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if state := a.Issuers()[0]; state.Refreshes != 0 || state.LastError != "" {
+		t.Errorf("%+v", state)
+	}
+}

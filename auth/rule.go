@@ -1,0 +1,119 @@
+package auth
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/altairalabs/omnia-gateway/config"
+)
+
+// agentLabel in a value of a route's own rules stands for the label of the matched path.
+const agentLabel = "{agent}"
+
+// Rules are the claims that a caller must bring; all of them. The zero value asks for nothing.
+type Rules struct{ entries []rule }
+
+// rule asks one claim for one of several values.
+type rule struct {
+	config.RequiredClaim
+	own bool // a route's own: {agent} is put in
+}
+
+// NewRules are the global rules and a route's own, which are added to them.
+func NewRules(global, own config.RequiredClaims) Rules {
+	var r Rules
+	for _, c := range global {
+		r.entries = append(r.entries, rule{c, false})
+	}
+	for _, c := range own {
+		r.entries = append(r.entries, rule{c, true})
+	}
+	return r
+}
+
+// Check says whether id brings what the rules ask for; agent is the label of the path, "" if its route has none. The error is a *Refusal
+// with ClaimMismatch. Claims are compared as Istio compares request.auth.claims: strings and lists of strings only, case-sensitive.
+func (r Rules) Check(id *Identity, agent string, t Trace) error {
+	for _, rule := range r.entries {
+		held := texts(id.Claims, rule.Claim)
+		fit, ok := "", false
+		for _, want := range rule.Values {
+			if rule.own && agent != "" {
+				want = strings.ReplaceAll(want, agentLabel, agent)
+			}
+			if ok = fits(want, held); ok {
+				fit = want
+				break
+			}
+		}
+		if !ok {
+			return &Refusal{ClaimMismatch, fmt.Sprintf("claim %s has none of the values %q", clip(rule.Claim), rule.Values)}
+		}
+		t.trace("rule", "claim %s has %s", rule.Claim, fit)
+	}
+	return nil
+}
+
+// texts are the strings that a claim holds. A number, a boolean, an object and what is in a list inside a list are none.
+func texts(claims map[string]any, name string) (out []string) {
+	value, ok := claims[name]
+	if !ok {
+		value = nested(claims, name)
+	}
+	switch v := value.(type) {
+	case string:
+		// The two claims that Envoy is told to split (space_delimited_claims); scp and all others are one text.
+		if name != "scope" && name != "permission" {
+			return []string{v}
+		}
+		for part := range strings.SplitSeq(v, " ") {
+			if part != "" {
+				out = append(out, part)
+			}
+		}
+	case []any:
+		for _, e := range v {
+			if s, ok := e.(string); ok {
+				out = append(out, s)
+			}
+		}
+	}
+	return out
+}
+
+// nested is the value of a claim inside a claim: realm_access.roles, or realm_access][roles as in Istio's request.auth.claims[a][b]. Nil
+// if there is none.
+func nested(claims map[string]any, name string) any {
+	separator := "."
+	if strings.Contains(name, "][") {
+		separator = "]["
+	}
+	var value any = claims
+	for key := range strings.SplitSeq(name, separator) {
+		object, _ := value.(map[string]any)
+		if value = object[key]; value == nil {
+			return nil
+		}
+	}
+	return value
+}
+
+// fits says whether one of the texts is wanted: * is any but the empty one, abc* and *abc are prefix and suffix, all else is exact.
+func fits(want string, held []string) bool {
+	for _, have := range held {
+		var ok bool
+		if want == "*" {
+			ok = have != ""
+		} else if suffix, is := strings.CutPrefix(want, "*"); is {
+			ok = strings.HasSuffix(have, suffix)
+		} else if prefix, is := strings.CutSuffix(want, "*"); is {
+			ok = strings.HasPrefix(have, prefix)
+		} else {
+			ok = have == want
+		}
+		if ok {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,259 @@
+package auth
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/altairalabs/omnia-gateway/config"
+)
+
+// identity is one with these claims, numbers as a token's are.
+func identity(t testing.TB, claims string) *Identity {
+	t.Helper()
+	object, err := decodeObject([]byte(claims))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &Identity{Claims: object}
+}
+
+func require(entries ...any) (out config.RequiredClaims) {
+	for n := 0; n < len(entries); n += 2 {
+		out = append(out, config.RequiredClaim{Claim: entries[n].(string), Values: strings.Split(entries[n+1].(string), "|")})
+	}
+	return out
+}
+
+func TestRequiredClaims(t *testing.T) {
+	for _, c := range []struct {
+		claims string
+		rules  config.RequiredClaims
+		want   bool
+	}{
+		{`{}`, nil, true},
+		{`{"scope":"a"}`, require("scope", "a"), true},
+		{`{"scope":"x a y"}`, require("scope", "a"), true},
+		{`{"scope":"x  a "}`, require("scope", "a"), true},
+		{`{"scope":"x\ta"}`, require("scope", "a"), false},
+		{`{"scope":"a b"}`, require("scope", "a b"), false},
+		{`{"scope":"x y"}`, require("scope", "a"), false},
+		{`{"scope":["x","a"]}`, require("scope", "a"), true},
+		{`{"scope":["x a"]}`, require("scope", "a"), false},
+		{`{"scope":"A"}`, require("scope", "a"), false},
+		{`{"Scope":"a"}`, require("scope", "a"), false},
+		{`{"scope":" "}`, require("scope", "*"), false},
+		{`{"permission":"read write"}`, require("permission", "write"), true},
+		{`{"scp":"read write"}`, require("scp", "read"), false},
+		{`{"scp":"read write"}`, require("scp", "read write"), true},
+		{`{"nested":{"scope":"a b"}}`, require("nested.scope", "a"), false},
+		{`{}`, require("scope", "a"), false},
+
+		{`{"roles":["viewer","operator"]}`, require("roles", "admin|operator"), true},
+		{`{"roles":["viewer"]}`, require("roles", "admin|operator"), false},
+		{`{"roles":[]}`, require("roles", "*"), false},
+		{`{"roles":[""]}`, require("roles", "*"), false},
+		{`{"roles":["","x"]}`, require("roles", "*"), true},
+		{`{"roles":[5,true,null,{"a":1},["admin"],"admin"]}`, require("roles", "admin"), true},
+		{`{"roles":[["admin"]]}`, require("roles", "admin"), false},
+		{`{"level":5}`, require("level", "5"), false},
+		{`{"level":"5"}`, require("level", "5"), true},
+		{`{"on":true}`, require("on", "true|*"), false},
+		{`{"gone":null}`, require("gone", "null|*"), false},
+		{`{"o":{"a":"b"}}`, require("o", "*"), false},
+
+		{`{"org":"acme"}`, require("org", "*"), true},
+		{`{"org":""}`, require("org", "*"), false},
+		{`{"org":"acme-eu"}`, require("org", "acme-*"), true},
+		{`{"org":"acme-"}`, require("org", "acme-*"), true},
+		{`{"org":"xacme-eu"}`, require("org", "acme-*"), false},
+		{`{"email":"bob@acme.com"}`, require("email", "*@acme.com"), true},
+		{`{"email":"@acme.com"}`, require("email", "*@acme.com"), true},
+		{`{"email":"bob@acme.com.evil"}`, require("email", "*@acme.com"), false},
+
+		{`{"scope":"a","roles":["r"]}`, require("scope", "a", "roles", "r"), true},
+		{`{"scope":"a"}`, require("scope", "a", "roles", "r"), false},
+		{`{"scope":"a b"}`, require("scope", "a", "scope", "b"), true},
+		{`{"scope":"a"}`, require("scope", "a", "scope", "b"), false},
+
+		{`{"https://example.com/roles":["admin"]}`, require("https://example.com/roles", "admin"), true},
+		{`{"a.b":"x","a":{"b":"y"}}`, require("a.b", "x"), true},
+		{`{"a.b":"x","a":{"b":"y"}}`, require("a.b", "y"), false},
+		{`{"realm_access":{"roles":["admin"]}}`, require("realm_access.roles", "admin"), true},
+		{`{"realm_access":{"roles":["admin"]}}`, require("realm_access][roles", "admin"), true},
+		{`{"https://x.com/a":{"roles":["admin"]}}`, require("https://x.com/a][roles", "admin"), true},
+		{`{"a":[{"b":"x"}]}`, require("a.b", "x"), false},
+		{`{"a":"x"}`, require("a.b", "x"), false},
+	} {
+		err := NewRules(c.rules, nil).Check(identity(t, c.claims), "", nil)
+		if (err == nil) != c.want || err != nil && reasonOf(err) != ClaimMismatch {
+			t.Errorf("%s, %v: %v", c.claims, c.rules, err)
+		}
+	}
+}
+
+func TestRulesOfARouteAreAddedAndNameItsAgent(t *testing.T) {
+	for _, c := range []struct {
+		claims      string
+		global, own config.RequiredClaims
+		agent       string
+		want        bool
+	}{
+		{`{"scope":"x agents:bot"}`, nil, require("scope", "agents:{agent}"), "bot", true},
+		{`{"scope":"agents:other"}`, nil, require("scope", "agents:{agent}"), "bot", false},
+		{`{"scope":"agents:bot-eu"}`, nil, require("scope", "agents:{agent}-*"), "bot", true},
+		{`{"scope":"agents:all"}`, nil, require("scope", "agents:{agent}|agents:*"), "bot", true},
+		{`{"scope":"agents:bot","role":"user"}`, require("role", "user"), require("scope", "agents:{agent}"), "bot", true},
+		{`{"scope":"agents:bot"}`, require("role", "user"), require("scope", "agents:{agent}"), "bot", false},
+		{`{"scope":"agents:"}`, nil, require("scope", "agents:{agent}"), "", false},
+		{`{"scope":"agents:bot"}`, require("scope", "agents:{agent}"), nil, "bot", false},
+	} {
+		err := NewRules(c.global, c.own).Check(identity(t, c.claims), c.agent, nil)
+		if (err == nil) != c.want {
+			t.Errorf("%s for %s: %v", c.claims, c.agent, err)
+		}
+	}
+}
+
+func TestRulesTellWhatFits(t *testing.T) {
+	var told []string
+	err := NewRules(require("role", "x|us*"), nil).Check(identity(t, `{"role":"user"}`), "", func(check, detail string) {
+		told = append(told, check+": "+detail)
+	})
+	if err != nil || len(told) != 1 || told[0] != "rule: claim role has us*" {
+		t.Errorf("%q, %v", told, err)
+	}
+}
+
+func TestClaimsToHeaders(t *testing.T) {
+	for _, c := range []struct {
+		claim, format string // the JSON of the claim
+		want          string // "!": not representable
+	}{
+		{`"acme"`, "", "acme"},
+		{`"acme"`, "json", "acme"},
+		{`"acme"`, "base64json", "acme"},
+		{`"acme"`, "first", "acme"},
+		{`"José ☃"`, "", "José ☃"},
+		{`"a b"`, "", "a b"},
+		{`""`, "", ""},
+		{`null`, "json", ""},
+		{`true`, "", "true"},
+		{`false`, "json", "false"},
+		{`9999`, "", "9999"},
+		{`1.5`, "", "1.5"},
+		{`1.50`, "", "1.5"},
+		{`-5`, "", "-5"},
+		{`9007199254740993`, "", "9007199254740993"},
+		{`12345678901234567890123`, "", "12345678901234567890123"},
+		{`3.0`, "", "3"},
+		{`1e3`, "", "1000"},
+		{`1E+3`, "json", "1000"},
+		{`1.25e1`, "", "12.5"},
+		{`12.5e-3`, "", "0.0125"},
+		{`100`, "", "100"},
+		{`0.10`, "", "0.1"},
+		{`-0.0`, "", "0"},
+		{`0e999999999`, "", "0"},
+		{`1e999999999`, "", "!"},
+		{`1e-999999999`, "", "!"},
+		{`1e99999999999999999999`, "", "!"},
+
+		{`["user","admin"]`, "", "user,admin"},
+		{`["user"]`, "", "user"},
+		{`["a b","c"]`, "", "a b,c"},
+		{`["a",1.0,true]`, "", "a,1,true"},
+		{`["a,b","c"]`, "", `["a,b","c"]`},
+		{`["a",null]`, "", `["a",null]`},
+		{`[]`, "", ""},
+		{`[]`, "json", ""},
+		{`[{"id":"a","b":1},"c"]`, "", `[{"b":1,"id":"a"},"c"]`},
+		{`[["a"]]`, "", `[["a"]]`},
+		{`{"id":"a"}`, "", `{"id":"a"}`},
+		{`{"z":1, "a": {"y":true,"b":[1,2]}}`, "", `{"a":{"b":[1,2],"y":true},"z":1}`},
+		{`{"n":9007199254740993,"h":"<&>"}`, "", `{"h":"<&>","n":9007199254740993}`},
+		{`["user","admin"]`, "json", `["user","admin"]`},
+		{`["user","admin"]`, "base64json", "WyJ1c2VyIiwiYWRtaW4iXQ=="},
+		{`{"id":"a"}`, "base64json", "eyJpZCI6ImEifQ=="},
+		{`["user","admin"]`, "first", "user"},
+		{`[7,8]`, "first", "7"},
+		{`[]`, "first", ""},
+		{`[null,"a"]`, "first", ""},
+		{`{"a":"b"}`, "first", ""},
+
+		{`"a\r\nx-admin: 1"`, "", "!"},
+		{`"a\u0000"`, "", "!"},
+		{`"a\tb"`, "", "!"},
+		{`"a\u007f"`, "", "!"},
+		{`" a"`, "", "!"},
+		{`"a "`, "", "!"},
+		{`" "`, "", "!"},
+		{`["a\n","b"]`, "", "!"},
+		{`["a","b "]`, "", "!"},
+		{`["a\n"]`, "json", `["a\n"]`},
+		{`{"a":"\u007f\u0085\u0000"}`, "", `{"a":"\u007f\u0085\u0000"}`},
+	} {
+		id := identity(t, `{"claim":`+c.claim+`}`)
+		id.issuer = &issuer{JWT: config.JWT{OutputClaimToHeaders: config.ClaimHeaders{
+			{Header: "x-claim", Claim: "claim", Format: c.format}, {Header: "x-fixed", Claim: "fixed"},
+		}}}
+		id.Claims["fixed"] = "f"
+		told, err := (&Authenticator{}).Headers(id)
+		if (c.want == "!") != (reasonOf(err) == ClaimNotRepresentable) || c.want != "!" && err != nil {
+			t.Errorf("%s as %q: %v", c.claim, c.format, err)
+		}
+		if len(told) == 0 || told[len(told)-1] != (HeaderValue{"x-fixed", "f"}) {
+			t.Errorf("%s: the header behind it is missing: %v", c.claim, told)
+		}
+		switch {
+		case c.want == "" || c.want == "!":
+			if len(told) != 1 {
+				t.Errorf("%s as %q: told %q", c.claim, c.format, told)
+			}
+		case len(told) != 2 || told[0] != HeaderValue{"x-claim", c.want}:
+			t.Errorf("%s as %q: told %q, expected %q", c.claim, c.format, told, c.want)
+		}
+	}
+}
+
+func TestMappedClaimIsAPathThenALiteralName(t *testing.T) {
+	for _, c := range []struct{ claims, claim, want string }{
+		{`{"nested":{"key":{"group":"g1"}}}`, "nested.key.group", "g1"},
+		{`{"https://example.com/roles":"admin"}`, "https://example.com/roles", "admin"},
+		{`{"a":{"b":"nested"},"a.b":"literal"}`, "a.b", "nested"},
+		{`{"a":{"c":"nested"},"a.b":"literal"}`, "a.b", "literal"},
+		{`{"a":"x","a.b":"literal"}`, "a.b", "literal"},
+	} {
+		id := identity(t, c.claims)
+		id.issuer = &issuer{JWT: config.JWT{OutputClaimToHeaders: config.ClaimHeaders{{Header: "x", Claim: c.claim}, {Header: "y", Claim: c.claim}}}}
+		told, err := (&Authenticator{}).Headers(id)
+		if err != nil || len(told) != 2 || told[0].Value != c.want || told[1].Value != c.want {
+			t.Errorf("%s of %s: %v, %v", c.claim, c.claims, told, err)
+		}
+	}
+}
+
+func FuzzHeaderText(f *testing.F) {
+	for _, s := range []string{`1.5e3`, `"a"`, `["a,b",1]`, `{"a":"\u007f"}`, `-0.00e-9`, `["\n"]`} {
+		f.Add(s, "")
+		f.Add(s, "json")
+	}
+	f.Fuzz(func(t *testing.T, claim, format string) {
+		object, err := decodeObject([]byte(`{"c":` + claim + `}`))
+		if err != nil {
+			return
+		}
+		text, err := headerText(object["c"], format)
+		if err != nil {
+			return
+		}
+		for i := range len(text) {
+			if text[i] < ' ' || text[i] == 0x7f {
+				t.Fatalf("%q is no header", text)
+			}
+		}
+		if n, ok := object["c"].(json.Number); ok && strings.ContainsAny(text, "eE+") {
+			t.Errorf("%s is told as %s", n, text)
+		}
+	})
+}

@@ -1,0 +1,277 @@
+package auth
+
+import (
+	"cmp"
+	"encoding/base64"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/altairalabs/omnia-gateway/config"
+)
+
+// kubernetesProtocol is the subprotocol that carries its token in its own name, behind a dot: unpadded base64url of it (the form of the
+// Kubernetes API server). Every other name of fromSubprotocols announces a token as the next entry.
+const kubernetesProtocol = "base64url.bearer.authorization.k8s.io"
+
+// Credential is the one token of a request.
+type Credential struct {
+	// Token as it was sent; "" when there is none.
+	Token string
+	// Places in which it was found, such as "query access_token". With several issuers a token counts only if its own issuer takes
+	// tokens from one of them. A Credential without places is judged by its token alone.
+	Places []string
+	// FromSubprotocol says that one of the places was a subprotocol, so that a browser needs one in the answer (RFC 6455 §4.1).
+	FromSubprotocol bool
+	// Subprotocol is what to answer if the client offered nothing else: the entry before the token, or "" for the form of Kubernetes,
+	// which offers nothing that could be chosen.
+	Subprotocol string
+}
+
+// places are where tokens may sit: the union over all issuers. The zero value is no place at all.
+type places struct {
+	headers   []headerPlace
+	params    []string
+	cookies   []string
+	protocols []string
+}
+
+// headerPlace is a request header and the prefixes one of which stands before the token, longest first; "" takes the whole value.
+type headerPlace struct {
+	name     string
+	prefixes []string
+}
+
+// add puts the places of one issuer into the union and gives their names.
+func (p *places) add(j config.JWT) (names []string) {
+	for _, s := range j.FromHeaders {
+		name := http.CanonicalHeaderKey(s.Name)
+		n := slices.IndexFunc(p.headers, func(h headerPlace) bool { return h.name == name })
+		if n < 0 {
+			n, p.headers = len(p.headers), append(p.headers, headerPlace{name: name})
+		}
+		h := &p.headers[n]
+		h.prefixes = union(h.prefixes, s.Prefix)
+		slices.SortStableFunc(h.prefixes, func(a, b string) int { return cmp.Compare(len(b), len(a)) })
+		names = append(names, headerName(name, s.Prefix))
+	}
+	for _, name := range j.FromParams {
+		p.params, names = union(p.params, name), append(names, "query "+name)
+	}
+	for _, name := range j.FromCookies {
+		p.cookies, names = union(p.cookies, name), append(names, "cookie "+name)
+	}
+	for _, name := range j.FromSubprotocols {
+		p.protocols, names = union(p.protocols, name), append(names, "subprotocol "+name)
+	}
+	return names
+}
+
+func union(list []string, s string) []string {
+	if slices.Contains(list, s) {
+		return list
+	}
+	return append(list, s)
+}
+
+// headerName is the name of a place in a header.
+func headerName(name, prefix string) string {
+	if prefix = strings.TrimSpace(prefix); prefix != "" {
+		return "header " + name + ": " + prefix
+	}
+	return "header " + name
+}
+
+// Take finds the one credential of a request and removes it from h and from the raw query, of which it gives the rest; all other bytes
+// and their order stay. h belongs to the caller and has canonical names; its value slices are not written to. A credential is removed
+// even when it is refused. No token is no error. The error is a *Refusal: MultipleCredentials for two tokens that differ and for a header
+// line or a query parameter that is repeated, even with an equal token, as servers do not agree on which one counts; Malformed for an
+// empty one.
+func (a *Authenticator) Take(h http.Header, query string) (Credential, string, error) {
+	t := taking{h: h}
+	for _, place := range a.places.headers {
+		t.header(place)
+	}
+	query = t.query(query, a.places.params)
+	t.cookies(a.places.cookies)
+	t.subprotocols(a.places.protocols)
+	switch {
+	case t.several != "":
+		return Credential{}, query, &Refusal{MultipleCredentials, t.several}
+	case len(t.found.Places) > 0 && t.found.Token == "":
+		return Credential{}, query, &Refusal{Malformed, "an empty token in " + t.found.Places[0]}
+	}
+	return t.found, query, nil
+}
+
+// taking is one Take under way.
+type taking struct {
+	h       http.Header
+	found   Credential
+	several string // why there is more than one credential
+}
+
+// add notes a token.
+func (t *taking) add(place, token string) {
+	switch {
+	case len(t.found.Places) == 0:
+		t.found.Token = token
+	case t.found.Token != token:
+		t.several = "different tokens in " + t.found.Places[0] + " and " + place
+	}
+	t.found.Places = union(t.found.Places, place)
+}
+
+// header looks into one header.
+func (t *taking) header(place headerPlace) {
+	lines := t.h[place.name]
+	if len(lines) > 1 {
+		t.several = "more than one line of " + place.name
+		delete(t.h, place.name)
+		return
+	}
+	if len(lines) == 0 {
+		return
+	}
+	for _, prefix := range place.prefixes {
+		if token := after(lines[0], prefix); token != "" {
+			t.add(headerName(place.name, prefix), token)
+			delete(t.h, place.name)
+			return
+		}
+	}
+}
+
+// after is what stands behind the prefix of a header value, or "". A prefix that ends in a space is a scheme (RFC 9110 §11.1): any case,
+// one or more spaces.
+func after(value, prefix string) string {
+	if scheme, ok := strings.CutSuffix(prefix, " "); ok {
+		if n := len(scheme); len(value) > n && strings.EqualFold(value[:n], scheme) && value[n] == ' ' {
+			return strings.TrimLeft(value[n:], " ")
+		}
+		return ""
+	}
+	if token, ok := strings.CutPrefix(value, prefix); ok {
+		return token
+	}
+	return ""
+}
+
+// query looks into the raw query. Names and values are percent-decoded; a + stays one, as it would be wrong in a token.
+func (t *taking) query(raw string, names []string) string {
+	if raw == "" || len(names) == 0 {
+		return raw
+	}
+	var kept []string
+	seen := map[string]bool{}
+	for pair := range strings.SplitSeq(raw, "&") {
+		name, value, _ := strings.Cut(pair, "=")
+		if name = unescape(name); !slices.Contains(names, name) {
+			kept = append(kept, pair)
+			continue
+		}
+		if seen[name] {
+			t.several = "more than one query parameter " + name
+		}
+		seen[name] = true
+		t.add("query "+name, unescape(value))
+	}
+	return strings.Join(kept, "&")
+}
+
+// unescape decodes percent-encoding; what has a bad escape stays as it is, which is no token.
+func unescape(s string) string {
+	if plain, err := url.PathUnescape(s); err == nil {
+		return plain
+	}
+	return s
+}
+
+// cookies looks into the cookies. An empty one is no token, as it is what a logout leaves behind, but it is still a value that differs.
+func (t *taking) cookies(names []string) {
+	lines := t.h["Cookie"]
+	if len(names) == 0 || len(lines) == 0 {
+		return
+	}
+	values := map[string]string{}
+	var kept []string
+	for _, line := range lines {
+		var rest []string
+		for n, pair := range strings.Split(line, ";") {
+			name, value, ok := strings.Cut(strings.Trim(pair, " \t"), "=")
+			if !ok || !slices.Contains(names, name) {
+				if len(rest) == 0 && n > 0 {
+					pair = strings.TrimLeft(pair, " \t") // it is the first one now
+				}
+				rest = append(rest, pair)
+				continue
+			}
+			if before, ok := values[name]; ok && before != value {
+				t.several = "different values of cookie " + name
+			}
+			if values[name] = value; value != "" {
+				t.add("cookie "+name, value)
+			}
+		}
+		if line = strings.Join(rest, ";"); strings.Trim(line, " \t;") != "" {
+			kept = append(kept, line)
+		}
+	}
+	switch {
+	case len(values) == 0:
+	case len(kept) == 0:
+		delete(t.h, "Cookie")
+	default:
+		t.h["Cookie"] = kept
+	}
+}
+
+// subprotocols looks into the list of subprotocols, of which the header's lines are one (RFC 6455 §11.3.4).
+func (t *taking) subprotocols(names []string) {
+	const header = "Sec-Websocket-Protocol"
+	lines := t.h[header]
+	if len(names) == 0 || len(lines) == 0 {
+		return
+	}
+	var kept []string
+	offered := split(lines)
+	for n := 0; n < len(offered); n++ {
+		entry := offered[n]
+		encoded, kubernetes := strings.CutPrefix(entry, kubernetesProtocol+".")
+		switch {
+		case kubernetes && slices.Contains(names, kubernetesProtocol):
+			token := entry // what cannot be decoded stands as it is, with too many dots for a token
+			if plain, err := base64.RawURLEncoding.Strict().DecodeString(encoded); err == nil {
+				token = string(plain)
+			}
+			t.add("subprotocol "+kubernetesProtocol, token)
+			t.found.FromSubprotocol = true
+		case entry != kubernetesProtocol && slices.Contains(names, entry) && n+1 < len(offered):
+			n++
+			t.add("subprotocol "+entry, offered[n])
+			t.found.FromSubprotocol, t.found.Subprotocol = true, entry
+		default:
+			kept = append(kept, entry)
+		}
+	}
+	switch {
+	case !t.found.FromSubprotocol:
+	case len(kept) == 0:
+		delete(t.h, header)
+	default:
+		t.h[header] = []string{strings.Join(kept, ", ")}
+	}
+}
+
+// split takes a comma-separated list apart; empty elements do not count (RFC 9110 §5.6.1).
+func split(lines []string) (out []string) {
+	for _, line := range lines {
+		for s := range strings.SplitSeq(line, ",") {
+			if s = strings.Trim(s, " \t"); s != "" {
+				out = append(out, s)
+			}
+		}
+	}
+	return out
+}
