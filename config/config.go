@@ -213,7 +213,7 @@ type Limits struct {
 	MessagesPerSecond float64 `yaml:"messagesPerSecond" env:"MESSAGES_PER_SECOND"`
 	// HandshakeTimeout bounds TLS handshake and request head together, and likewise the agent's answer. Default 10s.
 	HandshakeTimeout time.Duration `yaml:"handshakeTimeout" env:"HANDSHAKE_TIMEOUT"`
-	// MaxHeaderBytes bounds the request head. Default 32768; at least 8192, as tokens are long.
+	// MaxHeaderBytes bounds the request head. Default 32768; at least 4096, as tokens are long.
 	MaxHeaderBytes int `yaml:"maxHeaderBytes" env:"MAX_HEADER_BYTES"`
 }
 

@@ -17,8 +17,8 @@ const agentLabel = "{agent}"
 // claimFormats are the formats of ClaimHeader that have a name.
 var claimFormats = []string{"json", "base64json", "first"}
 
-// minHeaderBytes is room for a token and a browser's own headers; net/http cannot be told less than 4 KiB.
-const minHeaderBytes = 8192
+// minHeaderBytes is room for a token and little else; net/http cannot be told less.
+const minHeaderBytes = 4096
 
 // maxClockSkew is more than clocks differ; beyond it somebody meant another key, or a unit.
 const maxClockSkew = 10 * time.Minute
