@@ -1,0 +1,100 @@
+package gateway
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/pprof"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// adminHandler serves operators. Nothing here asks who is calling, so it belongs on loopback or behind a network policy.
+func (g *Gateway) adminHandler() http.Handler {
+	r := chi.NewRouter()
+	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	r.Get("/readyz", g.answerReady)
+	r.Get("/sessions", g.answerSessions)
+	r.Handle("/metrics", promhttp.HandlerFor(g.metrics.registry, promhttp.HandlerOpts{}))
+	r.HandleFunc("/debug/pprof/*", pprof.Index)
+	r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	r.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	r.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return r
+}
+
+// readiness is the body of /readyz.
+type readiness struct {
+	Ready    bool            `json:"ready"`
+	Draining bool            `json:"draining"`
+	Issuers  []issuerSummary `json:"issuers"`
+}
+
+// issuerSummary says how things stand with an issuer's keys.
+type issuerSummary struct {
+	Issuer  string     `json:"issuer"`
+	KeysURL string     `json:"keysUrl,omitempty"`
+	Keys    int        `json:"keys"`
+	Skipped int        `json:"skipped"`
+	Fetched *time.Time `json:"fetched,omitempty"` // absent: never
+	Error   string     `json:"error,omitempty"`
+}
+
+func (g *Gateway) answerReady(w http.ResponseWriter, _ *http.Request) {
+	body := readiness{Ready: g.ready(), Draining: g.sessions.refusing(), Issuers: []issuerSummary{}}
+	for _, i := range g.auth.Issuers() {
+		s := issuerSummary{Issuer: i.Issuer, KeysURL: i.KeysURL, Keys: i.Keys, Skipped: i.Skipped, Error: i.LastError}
+		if !i.Fetched.IsZero() {
+			s.Fetched = &i.Fetched
+		}
+		body.Issuers = append(body.Issuers, s)
+	}
+	code := http.StatusOK
+	if !body.Ready {
+		code = http.StatusServiceUnavailable
+	}
+	writeJSON(w, code, body)
+}
+
+// sessionSummary is one live session, as /sessions shows it.
+type sessionSummary struct {
+	Session     string     `json:"session"`
+	Route       string     `json:"route"`
+	Issuer      string     `json:"issuer,omitempty"`
+	Subject     string     `json:"subject,omitempty"`
+	Remote      string     `json:"remote"`
+	Start       time.Time  `json:"start"`
+	Expires     *time.Time `json:"expires,omitempty"` // absent: never
+	BytesIn     uint64     `json:"bytes_in"`
+	BytesOut    uint64     `json:"bytes_out"`
+	MessagesIn  uint64     `json:"messages_in"`
+	MessagesOut uint64     `json:"messages_out"`
+}
+
+func (g *Gateway) answerSessions(w http.ResponseWriter, _ *http.Request) {
+	all := []sessionSummary{}
+	for _, s := range g.sessions.list() {
+		c := s.counts()
+		out := sessionSummary{
+			Session: s.id, Route: s.route, Issuer: s.issuer, Subject: s.subject, Remote: s.remote, Start: s.start,
+			BytesIn: c.bytesIn, BytesOut: c.bytesOut, MessagesIn: c.messagesIn, MessagesOut: c.messagesOut,
+		}
+		if !s.deadline.IsZero() {
+			out.Expires = &s.deadline
+		}
+		all = append(all, out)
+	}
+	writeJSON(w, http.StatusOK, all)
+}
+
+func writeJSON(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.Encode(v)
+}

@@ -1,0 +1,364 @@
+// Package gateway lets a connection in, relays it and ends it.
+//
+// ServeHTTP is the whole story: admit decides (path, route, origin, token, rules, headers: admit.go), then the request is refused, or
+// goes to its agent as plain HTTP (httpproxy.go), or becomes a session: registered under the limits (session.go), the agent dialled and
+// its 101 checked (upstream.go), the client answered, and frames relayed both ways (relay.go over frame.go and wire.go) until one of the
+// sides, or the gateway, has a reason to end it (outcome.go). Every outcome is one word, one log line and one counter.
+//
+// Each room is entered once and nothing reaches back into one: expiry and drain end a session with a reason.
+package gateway
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"runtime/debug"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/config"
+)
+
+// Gateway is one gateway: New compiles it, Listen binds it, Run serves. Its methods may be called from any goroutine.
+type Gateway struct {
+	config   *config.Config
+	log      *slog.Logger
+	auth     *auth.Authenticator
+	routes   []*route
+	excluded []exclusion
+	headers  headerRules
+	relays   relayRules
+	certs    *certificates // nil without TLS
+	dialer   *dialer
+	proxy    *httputil.ReverseProxy
+	sessions *sessions
+	metrics  *metrics
+
+	public, admin net.Listener // set by Listen
+}
+
+// New compiles a configuration that config.Load has found good. It reads the certificate files, starts nothing and touches no network.
+func New(c *config.Config, log *slog.Logger) (*Gateway, error) {
+	a, err := auth.New(c.Authentication, auth.Options{Log: log})
+	if err != nil {
+		return nil, err
+	}
+	g := &Gateway{
+		config:   c,
+		log:      log,
+		auth:     a,
+		headers:  newHeaderRules(c),
+		relays:   relayRules{c.Limits.MaxMessageBytes, c.Session.PingInterval, c.Session.IdleTimeout},
+		dialer:   newDialer(c.Limits.HandshakeTimeout),
+		sessions: newSessions(c.Limits),
+	}
+	if g.routes, err = newRoutes(c); err != nil {
+		return nil, err
+	}
+	for _, pattern := range c.Authentication.Authorization.ExcludePaths {
+		g.excluded = append(g.excluded, newExclusion(pattern))
+	}
+	if c.TLS.Enabled() {
+		if g.certs, err = newCertificates(c.TLS); err != nil {
+			return nil, err
+		}
+	}
+	g.proxy = newProxy(newTransport(g.dialer), quiet(log))
+	g.metrics = newMetrics(g)
+	return g, nil
+}
+
+// ServeHTTP is the way of one request.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x := &exchange{w: w, r: r, start: time.Now()}
+	if len(r.TransferEncoding) > 0 {
+		// net/http has forgotten a Content-Length beside it by now; what another server on the way made of the two, nobody knows
+		// (RFC 9112 §6.1). So nothing that follows on this connection is read.
+		w.Header().Set("Connection", "close")
+	}
+	var err error
+	x.pass, err = g.admit(r.Context(), r, nil)
+	switch {
+	case err != nil:
+		g.refuse(x, refusalOf(err))
+	case x.pass.probe != "":
+		g.answerProbe(x)
+	case x.pass.upgrade:
+		g.connect(x)
+	default:
+		g.forward(x)
+	}
+}
+
+// exchange is one request on its way through the gateway.
+type exchange struct {
+	w     http.ResponseWriter
+	r     *http.Request
+	start time.Time
+	pass  *pass
+}
+
+// connect makes a session of an admitted handshake. Authenticate before dialling, dial before answering 101: so every failure still has an
+// honest status.
+func (g *Gateway) connect(x *exchange) {
+	s := g.newSession(x)
+	if refusal := g.sessions.add(s); refusal != nil {
+		g.refuse(x, refusal)
+		return
+	}
+	begun := false
+	defer func() {
+		if !begun {
+			g.sessions.remove(s)
+		}
+	}()
+	dialled := time.Now()
+	a, err := g.dialer.handshake(x.r.Context(), x.pass, x.r)
+	g.metrics.dialled(time.Since(dialled), err)
+	if err != nil {
+		g.refuse(x, refusalOf(err))
+		return
+	}
+	if a.StatusCode != http.StatusSwitchingProtocols {
+		g.passOn(x, a)
+		return
+	}
+	relay, err := g.accept(x, s, a)
+	if err != nil {
+		a.conn.Close()
+		g.refuse(x, &auth.Refusal{Reason: ClientLost, Detail: clipError(err)})
+		return
+	}
+	begun = true
+	g.metrics.handshake(x.pass.reason)
+	go g.serve(s, relay) // the handler returns, so that nothing of net/http stays; sessions waits for it
+}
+
+// newSession is a session for an admitted handshake, not yet registered.
+func (g *Gateway) newSession(x *exchange) *session {
+	s := &session{route: x.pass.route.name, remote: x.r.RemoteAddr, addr: x.pass.addr, start: x.start}
+	if id := x.pass.identity; id != nil {
+		s.issuer, s.subject = id.Issuer, id.Subject
+		if g.config.Session.CloseOnTokenExpiry && !id.Deadline.IsZero() {
+			s.deadline = id.Deadline.Add(g.config.Session.ExpiryGrace)
+		}
+	}
+	return s
+}
+
+// accept takes the client's connection over, answers 101 and joins the two sides. After an error the client's connection is closed.
+func (g *Gateway) accept(x *exchange, s *session, a *answer) (*relay, error) {
+	agent, err := newLink(a.conn)
+	if err != nil {
+		return nil, err
+	}
+	conn, buffered, err := http.NewResponseController(x.w).Hijack()
+	if err != nil {
+		return nil, err
+	}
+	client, err := newLink(conn)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	early := make([]byte, buffered.Reader.Buffered()) // a client may send frames without waiting for the 101
+	io.ReadFull(buffered.Reader, early)
+
+	conn.SetDeadline(time.Now().Add(g.config.Limits.HandshakeTimeout))
+	if err := writeSwitch(conn, a.Header, x.pass.protocol, s.id); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	relay := newRelay(client, agent, early, a.rest, reservedBits(a.Header), g.relays)
+	if e := s.begin(relay); e != nil { // ended while the agent was dialled: the 101 is out, so a Close says it
+		relay.end(e)
+	}
+	return relay, nil
+}
+
+// writeSwitch answers the handshake: the agent's own headers, its choice of subprotocol as the client must see it, and the session's id.
+func writeSwitch(w io.Writer, agent http.Header, p protocols, id string) error {
+	h := http.Header{}
+	copyEndToEnd(h, agent)
+	h.Set("Connection", "Upgrade")
+	h.Set("Upgrade", "websocket")
+	h.Set("X-Gateway-Session", id)
+	h.Del("Content-Length")
+	if chosen := p.answer(agent.Get("Sec-WebSocket-Protocol")); chosen != "" {
+		h.Set("Sec-WebSocket-Protocol", chosen)
+	}
+	b := bufio.NewWriterSize(w, 1024)
+	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	h.Write(b)
+	b.WriteString("\r\n")
+	return b.Flush()
+}
+
+// serve relays an open session and says how it ended.
+func (g *Gateway) serve(s *session, r *relay) {
+	e := r.run()
+	moved := s.counts()
+	g.sessions.remove(s)
+	lasted := time.Since(s.start)
+	g.metrics.over(e, lasted)
+	g.log.LogAttrs(context.Background(), slog.LevelInfo, "ended",
+		slog.String("session", s.id), slog.String("route", s.route), slog.String("subject", s.subject), slog.String("issuer", s.issuer),
+		slog.String("reason", string(e.reason)), slog.Int("status", http.StatusSwitchingProtocols), slog.Int("code", e.code),
+		slog.Duration("duration", lasted),
+		slog.Uint64("bytes_in", moved.bytesIn), slog.Uint64("bytes_out", moved.bytesOut),
+		slog.Uint64("messages_in", moved.messagesIn), slog.Uint64("messages_out", moved.messagesOut),
+		slog.String("remote", s.remote), slog.String("err", e.err))
+}
+
+// passOn gives the client an agent's own answer to the handshake.
+func (g *Gateway) passOn(x *exchange, a *answer) {
+	defer a.conn.Close()
+	a.conn.SetDeadline(time.Now().Add(bodyStall)) // nobody waits longer for the body of a refusal
+	h := x.w.Header()
+	copyEndToEnd(h, a.Header)
+	h.Set("Connection", "close") // after a refused handshake the client's next bytes may be frames
+	x.w.WriteHeader(a.StatusCode)
+	rc := http.NewResponseController(x.w)
+	_, err := io.Copy(flushing{&stallWriter{x.w, rc}, rc}, a.Body)
+	g.report(x, UpstreamRefused, a.StatusCode, clipError(err))
+}
+
+// flushing writes and flushes at once.
+type flushing struct {
+	io.Writer
+	rc *http.ResponseController
+}
+
+func (f flushing) Write(b []byte) (int, error) {
+	n, err := f.Writer.Write(b)
+	f.rc.Flush()
+	return n, err
+}
+
+// copyEndToEnd copies an answer's headers but those that end at the gateway.
+func copyEndToEnd(to, from http.Header) {
+	gone := map[string]bool{}
+	for _, name := range listed(from["Connection"]) {
+		gone[fold(name)] = true
+	}
+	for name, values := range from {
+		if f := fold(name); !hopByHop[f] && !gone[f] {
+			to[name] = values
+		}
+	}
+}
+
+// forward lets plain HTTP through.
+func (g *Gateway) forward(x *exchange) {
+	code, reason, detail := 0, x.pass.reason, ""
+	defer func() { // also when httputil gives up in the middle of a body, which it says by http.ErrAbortHandler
+		g.report(x, reason, code, detail)
+	}()
+	var err error
+	code, err = g.roundTrip(x.w, x.r, x.pass)
+	if refusal := (*auth.Refusal)(nil); errors.As(err, &refusal) {
+		reason, code, detail = refusal.Reason, status(refusal.Reason), refusal.Detail
+		g.answerRefusal(x, refusal.Reason)
+	}
+}
+
+// refuse answers a request that does not get through, and says so.
+func (g *Gateway) refuse(x *exchange, refusal *auth.Refusal) {
+	g.answerRefusal(x, refusal.Reason)
+	g.report(x, refusal.Reason, status(refusal.Reason), refusal.Detail)
+}
+
+// problem is the body of a refusal (RFC 9457): status and word, and nothing of the request.
+type problem struct {
+	Status int    `json:"status"`
+	Title  string `json:"title"`
+	Reason Reason `json:"reason"`
+}
+
+func (g *Gateway) answerRefusal(x *exchange, reason Reason) {
+	code := status(reason)
+	h := x.w.Header()
+	if c := challenge(reason); c != "" {
+		h.Set("WWW-Authenticate", c)
+	}
+	if s := retryAfter(reason); s != "" {
+		h.Set("Retry-After", s)
+	}
+	if reason == BadMethod {
+		h.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+	}
+	if wantsUpgrade(x.r) {
+		h.Set("Connection", "close") // whoever asked for a tunnel may go on as if it had one; none of that is a request (RFC 9931)
+	}
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Type", "application/problem+json")
+	body, _ := json.Marshal(problem{code, http.StatusText(code), reason})
+	x.w.WriteHeader(code)
+	x.w.Write(append(body, '\n'))
+}
+
+// wantsUpgrade says whether a request asks for a tunnel, right or wrong.
+func wantsUpgrade(r *http.Request) bool { return len(r.Header["Upgrade"]) > 0 }
+
+// report writes the one log line of a request that became no session, and counts it.
+func (g *Gateway) report(x *exchange, reason Reason, code int, detail string) {
+	p := x.pass
+	attrs := make([]slog.Attr, 0, 8)
+	if p.route != nil {
+		attrs = append(attrs, slog.String("route", p.route.name))
+	}
+	if p.identity != nil {
+		attrs = append(attrs, slog.String("subject", p.identity.Subject), slog.String("issuer", p.identity.Issuer))
+	}
+	attrs = append(attrs, slog.String("reason", string(reason)), slog.Int("status", code), slog.Duration("duration", time.Since(x.start)),
+		slog.String("remote", x.r.RemoteAddr), slog.String("err", detail))
+	message := "refused"
+	if reason == p.reason || reason == UpstreamRefused {
+		message = "answered"
+	}
+	if wantsUpgrade(x.r) {
+		g.metrics.handshake(reason)
+	} else {
+		g.metrics.request(reason)
+	}
+	g.log.LogAttrs(context.Background(), slog.LevelInfo, message, attrs...)
+}
+
+// refusalOf is the refusal in err. Anything else would be a mistake of ours, and lets nobody in.
+func refusalOf(err error) *auth.Refusal {
+	var refusal *auth.Refusal
+	if errors.As(err, &refusal) {
+		return refusal
+	}
+	return &auth.Refusal{Reason: InternalError, Detail: clipError(err)}
+}
+
+// answerProbe answers /healthz or /readyz on the public listener.
+func (g *Gateway) answerProbe(x *exchange) {
+	code, text := http.StatusOK, "ok\n"
+	if x.pass.probe == "/readyz" && !g.ready() {
+		code, text = http.StatusServiceUnavailable, "not ready\n"
+	}
+	x.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	x.w.Header().Set("Cache-Control", "no-store")
+	x.w.WriteHeader(code)
+	io.WriteString(x.w, text)
+	g.metrics.request(Probe)
+}
+
+// ready says whether new connections are welcome.
+func (g *Gateway) ready() bool { return g.auth.Ready() && !g.sessions.refusing() }
+
+// recovered keeps a mistake in one session from ending all the others.
+func recovered(end func(*ending)) {
+	if v := recover(); v != nil {
+		end(endingOf(InternalError, fmt.Sprintf("panic: %v\n%s", v, debug.Stack())))
+	}
+}

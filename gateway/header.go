@@ -1,0 +1,152 @@
+package gateway
+
+import (
+	"net"
+	"net/http"
+	"net/netip"
+	"strings"
+
+	"github.com/altairalabs/omnia-gateway/config"
+)
+
+// headerRules say which of the client's headers an agent may see.
+type headerRules struct {
+	strip   map[string]bool // identity headers, folded
+	trusted []netip.Prefix  // proxies whose forwarding headers are believed
+}
+
+func newHeaderRules(c *config.Config) headerRules {
+	h := headerRules{strip: map[string]bool{}, trusted: c.TrustedProxies}
+	for _, issuer := range c.Authentication.Issuers() {
+		for _, m := range issuer.OutputClaimToHeaders {
+			h.strip[fold(m.Header)] = true // whichever issuer the token is from, and with no token at all
+		}
+	}
+	if e := c.Authentication.EdgeTrust; e.StripInboundClaimHeaders {
+		for _, name := range e.DefaultStripHeaders {
+			h.strip[fold(name)] = true
+		}
+		for _, name := range e.AdditionalStripHeaders {
+			h.strip[fold(name)] = true
+		}
+	}
+	return h
+}
+
+// fold is the form in which header names are compared: CGI and its heirs (RFC 3875 §4.1.18) make one name of X-User-Id, x_user_id and
+// X.User.Id, so they are one name here too.
+func fold(name string) string {
+	return strings.Map(func(c rune) rune {
+		switch {
+		case c == '_' || c == '.':
+			return '-'
+		case c >= 'A' && c <= 'Z':
+			return c + 'a' - 'A'
+		}
+		return c
+	}, name)
+}
+
+// passes says whether a name has only characters that mean the same to every server.
+func passes(name string) bool {
+	for i := range len(name) {
+		if c := name[i]; !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-') {
+			return false
+		}
+	}
+	return true
+}
+
+// hopByHop are headers that end at the gateway (RFC 9110 §7.6.1).
+var hopByHop = map[string]bool{
+	"connection": true, "keep-alive": true, "proxy-connection": true, "proxy-authenticate": true, "proxy-authorization": true,
+	"te": true, "trailer": true, "transfer-encoding": true, "upgrade": true, "http2-settings": true, "expect": true,
+}
+
+// forwarding are headers in which a proxy tells of the client; a client's own are a lie.
+var forwarding = map[string]bool{
+	"forwarded": true, "x-real-ip": true, "true-client-ip": true, "x-original-url": true, "x-rewrite-url": true,
+}
+
+func isForwarding(folded string) bool {
+	return forwarding[folded] || strings.HasPrefix(folded, "x-forwarded-")
+}
+
+// outgoing is the client's headers as far as an agent may see them: no hop-by-hop header, no identity header in any spelling, no name
+// that servers read differently, and no forwarding header unless it comes from a trusted proxy.
+func (h headerRules) outgoing(in http.Header, fromProxy bool) http.Header {
+	nominated := map[string]bool{}
+	for _, line := range in["Connection"] {
+		for name := range strings.SplitSeq(line, ",") {
+			// The handshake's own fields are the gateway's to judge, not the client's to take away.
+			if name = fold(strings.TrimSpace(name)); !strings.HasPrefix(name, "sec-websocket-") {
+				nominated[name] = true
+			}
+		}
+	}
+	out := make(http.Header, len(in)+4)
+	for name, values := range in {
+		f := fold(name)
+		switch {
+		case !passes(name), h.strip[f], hopByHop[f], nominated[f], f == "x-forwarded-client-cert":
+		case isForwarding(f) && !fromProxy:
+		default:
+			out[name] = values
+		}
+	}
+	return out
+}
+
+// client is the address that limits and X-Forwarded-For see: the peer's, or the last one in X-Forwarded-For that is no trusted proxy.
+func (h headerRules) client(remote string, in http.Header) (addr netip.Addr, fromProxy bool) {
+	ap, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	addr = ap.Addr().Unmap().WithZone("")
+	if !h.trusts(addr) {
+		return addr, false
+	}
+	hops := strings.Split(strings.Join(in["X-Forwarded-For"], ","), ",")
+	for i := len(hops) - 1; i >= 0; i-- {
+		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+		if err != nil {
+			break
+		}
+		if addr = hop.Unmap().WithZone(""); !h.trusts(addr) {
+			break
+		}
+	}
+	return addr, true
+}
+
+func (h headerRules) trusts(a netip.Addr) bool {
+	for _, p := range h.trusted {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+// forward adds the gateway's own forwarding headers to out. What a trusted proxy has said stays, with the peer put behind it.
+func forward(out http.Header, r *http.Request) {
+	peer, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		peer = r.RemoteAddr
+	}
+	if before := out["X-Forwarded-For"]; len(before) > 0 {
+		peer = strings.Join(before, ", ") + ", " + peer
+	}
+	out["X-Forwarded-For"] = []string{peer}
+	if len(out["X-Forwarded-Proto"]) == 0 {
+		proto := "http"
+		if r.TLS != nil {
+			proto = "https"
+		}
+		out["X-Forwarded-Proto"] = []string{proto}
+	}
+	if len(out["X-Forwarded-Host"]) == 0 {
+		out["X-Forwarded-Host"] = []string{r.Host}
+	}
+}

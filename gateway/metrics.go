@@ -1,0 +1,138 @@
+package gateway
+
+import (
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// metrics are the gateway's Prometheus metrics. Every label has a bounded set of values: outcome words, directions, issuers of the
+// configuration, registered close codes. Nothing that a client writes becomes one.
+type metrics struct {
+	registry   *prometheus.Registry
+	handshakes *prometheus.CounterVec
+	requests   *prometheus.CounterVec
+	endings    *prometheus.CounterVec
+	lasted     prometheus.Histogram
+	dials      *prometheus.HistogramVec
+	reloads    *prometheus.CounterVec
+}
+
+func newMetrics(g *Gateway) *metrics {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "omnia_gateway_" + name, Help: help}, labels)
+	}
+	m := &metrics{
+		registry:   prometheus.NewRegistry(),
+		handshakes: counter("handshakes_total", "WebSocket handshakes by outcome.", "outcome"),
+		requests:   counter("requests_total", "Plain HTTP requests by outcome.", "outcome"),
+		endings:    counter("sessions_ended_total", "Ended sessions by reason and close code.", "reason", "code"),
+		reloads:    counter("certificate_reloads_total", "Times the certificate files were read again.", "result"),
+		lasted: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "omnia_gateway_session_seconds", Help: "How long ended sessions have lasted.",
+			Buckets: []float64{1, 10, 60, 300, 900, 3600, 4 * 3600, 24 * 3600},
+		}),
+		dials: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "omnia_gateway_upstream_dial_seconds", Help: "From dialling an agent to its answer to the handshake.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"result"}),
+	}
+	m.registry.MustRegister(m.handshakes, m.requests, m.endings, m.lasted, m.dials, m.reloads, live{g},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) handshake(r Reason) { m.handshakes.WithLabelValues(string(r)).Inc() }
+func (m *metrics) request(r Reason)   { m.requests.WithLabelValues(string(r)).Inc() }
+
+func (m *metrics) over(e *ending, lasted time.Duration) {
+	m.endings.WithLabelValues(string(e.reason), codeLabel(e.code)).Inc()
+	m.lasted.Observe(lasted.Seconds())
+}
+
+func (m *metrics) dialled(took time.Duration, err error) {
+	m.dials.WithLabelValues(result(err)).Observe(took.Seconds())
+}
+
+func (m *metrics) reloaded(err error) { m.reloads.WithLabelValues(result(err)).Inc() }
+
+func result(err error) string {
+	if err != nil {
+		return "error"
+	}
+	return "ok"
+}
+
+// codeLabel keeps the codes that applications make up (RFC 6455 §7.4.2) from becoming thousands of time series.
+func codeLabel(code int) string {
+	switch {
+	case code == 0:
+		return "none"
+	case code < 1015, code == 3000, code == 3003, code == 3008:
+		return strconv.Itoa(code)
+	}
+	return "other"
+}
+
+// live collects what is counted elsewhere, at the moment of the scrape: so a session that is open for days shows what it moves, and
+// moving it costs no metric.
+type live struct{ g *Gateway }
+
+var (
+	descConnections = prometheus.NewDesc("omnia_gateway_connections", "Open WebSocket connections.", nil, nil)
+	descBytes       = prometheus.NewDesc("omnia_gateway_bytes_total", "WebSocket bytes by direction: in from clients, out to them.", []string{"direction"}, nil)
+	descMessages    = prometheus.NewDesc("omnia_gateway_messages_total", "WebSocket messages by direction: in from clients, out to them.", []string{"direction"}, nil)
+	descKeysAge     = prometheus.NewDesc("omnia_gateway_jwks_age_seconds", "Since the issuer's keys were last fetched.", []string{"issuer"}, nil)
+	descKeys        = prometheus.NewDesc("omnia_gateway_jwks_keys", "Usable keys of the issuer.", []string{"issuer"}, nil)
+	descRefreshes   = prometheus.NewDesc("omnia_gateway_jwks_refreshes_total", "Fetches of the issuer's keys.", []string{"issuer", "result"}, nil)
+	descReady       = prometheus.NewDesc("omnia_gateway_ready", "1 when new connections are welcome.", nil, nil)
+	descCertificate = prometheus.NewDesc("omnia_gateway_certificate_expiry_seconds", "When the certificate ends, in seconds since 1970.", nil, nil)
+	descBuild       = prometheus.NewDesc("omnia_gateway_build_info", "Version of the gateway.", []string{"version"}, nil)
+)
+
+// Describe is for the registry.
+func (live) Describe(c chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descConnections, descBytes, descMessages, descKeysAge, descKeys, descRefreshes, descReady, descCertificate, descBuild} {
+		c <- d
+	}
+}
+
+// Collect is for the registry.
+func (l live) Collect(c chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		c <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		c <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	open, moved := l.g.sessions.totals()
+	gauge(descConnections, float64(open))
+	counter(descBytes, moved.bytesIn, "in")
+	counter(descBytes, moved.bytesOut, "out")
+	counter(descMessages, moved.messagesIn, "in")
+	counter(descMessages, moved.messagesOut, "out")
+	for _, i := range l.g.auth.Issuers() {
+		if !i.Fetched.IsZero() {
+			gauge(descKeysAge, time.Since(i.Fetched).Seconds(), i.Issuer)
+		}
+		gauge(descKeys, float64(i.Keys), i.Issuer)
+		counter(descRefreshes, i.Refreshes-i.Failures, i.Issuer, "ok")
+		counter(descRefreshes, i.Failures, i.Issuer, "error")
+	}
+	ready := 0.0
+	if l.g.ready() {
+		ready = 1
+	}
+	gauge(descReady, ready)
+	if l.g.certs != nil {
+		gauge(descCertificate, float64(l.g.certs.expiry().Unix()))
+	}
+	version := "unknown"
+	if b, ok := debug.ReadBuildInfo(); ok {
+		version = b.Main.Version
+	}
+	gauge(descBuild, 1, version)
+}

@@ -1,0 +1,82 @@
+package gateway
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/config"
+)
+
+// target takes the request target apart, as it came over the wire: the path in its one spelling, and the query untouched. Everything
+// after this room matches, authorises and forwards the same text. There is nothing to resolve: what is ambiguous is refused.
+func target(r *http.Request) (path, query string, _ error) {
+	bad := func(why string) error { return &auth.Refusal{Reason: BadPath, Detail: why} }
+	if r.Method == http.MethodConnect || !strings.HasPrefix(r.RequestURI, "/") {
+		return "", "", bad("the request target is no path")
+	}
+	if strings.Contains(r.RequestURI, "#") {
+		return "", "", bad("fragment in the request target")
+	}
+	raw, query, _ := strings.Cut(r.RequestURI, "?")
+	path, err := config.CleanPath(raw)
+	if err != nil {
+		return "", "", bad(err.Error())
+	}
+	return path, query, nil
+}
+
+// allowedMethod keeps out methods that make no sense here: TRACE would show a client its verified headers, and others nobody has defined.
+func allowedMethod(m string) bool {
+	switch m {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return true
+	}
+	return false
+}
+
+// exclusion is one compiled entry of excludePaths, with the meaning Istio gives to it.
+type exclusion struct {
+	text     string   // without its star
+	star     byte     // 'p' text is a prefix, 's' a suffix, 0 neither
+	segments []string // of a template; nil when it is none
+}
+
+func newExclusion(pattern string) exclusion {
+	switch {
+	case strings.Contains(pattern, "{"):
+		return exclusion{segments: strings.Split(pattern, "/")}
+	case strings.HasSuffix(pattern, "*"):
+		return exclusion{text: strings.TrimSuffix(pattern, "*"), star: 'p'}
+	case strings.HasPrefix(pattern, "*"):
+		return exclusion{text: strings.TrimPrefix(pattern, "*"), star: 's'}
+	}
+	return exclusion{text: pattern}
+}
+
+func (e exclusion) matches(path string) bool {
+	switch {
+	case e.segments != nil:
+		return matchTemplate(e.segments, strings.Split(path, "/"))
+	case e.star == 'p':
+		return strings.HasPrefix(path, e.text)
+	case e.star == 's':
+		return strings.HasSuffix(path, e.text)
+	}
+	return path == e.text
+}
+
+// matchTemplate matches segment by segment: {*} is one that is not empty, {**} all that follow its slash.
+func matchTemplate(pattern, path []string) bool {
+	for i, want := range pattern {
+		switch {
+		case i == len(path):
+			return false
+		case want == "{**}":
+			return true
+		case want == "{*}" && path[i] == "", want != "{*}" && want != path[i]:
+			return false
+		}
+	}
+	return len(pattern) == len(path)
+}

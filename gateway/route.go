@@ -1,0 +1,192 @@
+package gateway
+
+import (
+	"cmp"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/config"
+)
+
+// agentLabel is the one template of a route, in its path, its upstream's host, its query values and its claim values.
+const agentLabel = "{agent}"
+
+// route is one compiled route.
+type route struct {
+	name     string // its path in the configuration: the label in log and metrics
+	host     string // lower case; ".x" stands for *.x; "" for any
+	segments []string
+	upstream *url.URL
+	strip    bool
+	public   bool
+	drop     map[string]bool
+	set      [][2]string
+	rules    auth.Rules // global and its own
+	origins  []string
+}
+
+// newRoutes compiles the routes and puts them in the order in which they are tried: the first that matches is the most exact one.
+func newRoutes(c *config.Config) ([]*route, error) {
+	routes := make([]*route, len(c.Routes))
+	for i, rc := range c.Routes {
+		u, err := url.Parse(strings.ReplaceAll(rc.Upstream, agentLabel, agentMark))
+		if err != nil {
+			return nil, err
+		}
+		r := &route{
+			name:     rc.Path,
+			host:     strings.TrimPrefix(strings.ToLower(rc.Host), "*"),
+			upstream: u,
+			strip:    rc.StripPrefix,
+			public:   rc.Public,
+			drop:     map[string]bool{},
+			rules:    auth.NewRules(c.Authentication.Authorization.RequiredClaims, rc.RequiredClaims),
+			origins:  rc.AllowedOrigins,
+		}
+		if p := strings.Trim(rc.Path, "/"); p != "" {
+			r.segments = strings.Split(p, "/")
+		}
+		for _, name := range rc.Query.Drop {
+			r.drop[name] = true
+		}
+		for name, value := range rc.Query.Set {
+			r.drop[name] = true // every copy of the client's
+			r.set = append(r.set, [2]string{name, value})
+		}
+		slices.SortFunc(r.set, func(a, b [2]string) int { return cmp.Compare(a[0], b[0]) })
+		routes[i] = r
+	}
+	slices.SortStableFunc(routes, byPrecedence)
+	return routes, nil
+}
+
+// byPrecedence puts the more exact route first: exact host, wildcard host (longer first), no host; then segment by segment from the left
+// a literal before {agent}; then the longer path.
+func byPrecedence(a, b *route) int {
+	kind := func(r *route) int {
+		switch {
+		case r.host == "":
+			return 2
+		case r.host[0] == '.':
+			return 1
+		}
+		return 0
+	}
+	if c := cmp.Or(cmp.Compare(kind(a), kind(b)), cmp.Compare(len(b.host), len(a.host))); c != 0 {
+		return c
+	}
+	for i := range min(len(a.segments), len(b.segments)) {
+		if x, y := a.segments[i] == agentLabel, b.segments[i] == agentLabel; x != y {
+			if x {
+				return 1
+			}
+			return -1
+		}
+	}
+	return cmp.Compare(len(b.segments), len(a.segments))
+}
+
+// match says whether the route takes the request, what {agent} stands for, and which path is left after its prefix.
+func (r *route) match(host, path string) (agent, rest string, ok bool) {
+	if r.host != "" && host != r.host && !(r.host[0] == '.' && strings.HasSuffix(host, r.host) && len(host) > len(r.host)) {
+		return "", "", false
+	}
+	rest = path
+	for _, want := range r.segments {
+		if rest == "" {
+			return "", "", false
+		}
+		seg, tail, more := strings.Cut(rest[1:], "/")
+		switch {
+		case want == agentLabel:
+			if !isLabel(seg) {
+				return "", "", false
+			}
+			agent = seg
+		case want != seg:
+			return "", "", false
+		}
+		if rest = ""; more {
+			rest = "/" + tail
+		}
+	}
+	if rest == "" {
+		rest = "/"
+	}
+	return agent, rest, true
+}
+
+// isLabel says whether s is one lower-case DNS label (RFC 1123 §2.1): the only thing that may become a part of an upstream's host name.
+func isLabel(s string) bool {
+	if len(s) == 0 || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-') {
+			return false
+		}
+	}
+	return true
+}
+
+// hostOf is the host name of a Host header: without port, in lower case.
+func hostOf(h string) string {
+	if name, _, err := net.SplitHostPort(h); err == nil {
+		h = name
+	}
+	return strings.ToLower(strings.TrimSuffix(h, "."))
+}
+
+// agentMark stands for {agent} while a URL is parsed, as braces are not legal in a host.
+const agentMark = "agent--label"
+
+// address is the upstream's scheme and host for one request.
+func (r *route) address(agent string) (scheme, host string) {
+	return r.upstream.Scheme, strings.ReplaceAll(r.upstream.Host, agentMark, agent)
+}
+
+// path is what the agent is asked for: its own path in front, and the prefix gone if the route says so.
+func (r *route) path(public, rest string) string {
+	p := public
+	if r.strip {
+		p = rest
+	}
+	return strings.TrimSuffix(r.upstream.EscapedPath(), "/") + p
+}
+
+// query is the query the agent gets: every copy of a dropped or set parameter is gone, the rest keeps its bytes and order, and the set
+// ones are put behind it.
+func (r *route) query(raw, agent string) string {
+	var kept []string
+	if raw != "" {
+		for pair := range strings.SplitSeq(raw, "&") {
+			name, _, _ := strings.Cut(pair, "=")
+			if plain, err := url.PathUnescape(name); err == nil && r.drop[plain] {
+				continue
+			}
+			if spaced, err := url.QueryUnescape(name); err == nil && r.drop[spaced] { // an agent may read + as a space
+				continue
+			}
+			kept = append(kept, pair)
+		}
+	}
+	for _, p := range r.set {
+		kept = append(kept, escape(p[0])+"="+escape(strings.ReplaceAll(p[1], agentLabel, agent)))
+	}
+	return strings.Join(kept, "&")
+}
+
+// escape percent-encodes for a query, spaces too: a + would be read as one only by some.
+func escape(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
+
+// allowsOrigin says whether a request from these Origin lines may use the route. None is no browser (RFC 6454 §7.3: browsers always send
+// one with a WebSocket handshake); two are somebody's attempt to have the wrong one looked at.
+func (r *route) allowsOrigin(origins []string) bool {
+	if len(r.origins) == 0 || len(origins) == 0 {
+		return true
+	}
+	return len(origins) == 1 && slices.Contains(r.origins, origins[0])
+}

@@ -1,0 +1,148 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Listen binds the public and the admin listener. Nothing is served before Run.
+func (g *Gateway) Listen() error {
+	var err error
+	if g.certs != nil {
+		g.public, err = listen(g.config.Listen, g.certs.server())
+	} else {
+		g.public, err = listen(g.config.Listen, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("public listener: %w", err)
+	}
+	if g.admin, err = net.Listen("tcp", g.config.Admin.Listen); err != nil {
+		g.public.Close()
+		return fmt.Errorf("admin listener: %w", err)
+	}
+	return nil
+}
+
+// Addr is where the public listener is bound, after Listen.
+func (g *Gateway) Addr() net.Addr { return g.public.Addr() }
+
+// AdminAddr is where the admin listener is bound, after Listen.
+func (g *Gateway) AdminAddr() net.Addr { return g.admin.Addr() }
+
+// Run serves what Listen has bound. When a window arrives on drain it takes its leave: not ready, no new handshakes, a Close 1001 for
+// every session spread over the window, and returns nil when all are gone or the window is over. When ctx ends, everything is cut at
+// once. Every goroutine has ended when Run returns.
+func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { g.auth.Run(ctx) })
+	if g.certs != nil {
+		wg.Go(func() {
+			if err := g.certs.watch(ctx, g.Reload); err != nil {
+				g.log.Error("certificate is not watched", "err", err.Error())
+			}
+		})
+	}
+	public, admin := g.servers()
+	failed := make(chan error, 2)
+	wg.Go(func() { failed <- public.Serve(g.public) })
+	wg.Go(func() { failed <- admin.Serve(g.admin) })
+	g.log.Info("listening", "public", g.Addr().String(), "tls", g.certs != nil, "admin", g.AdminAddr().String())
+
+	defer g.sessions.cut() // last, as closing the servers ends the handshakes that are under way
+	defer admin.Close()
+	defer public.Close()
+	select {
+	case window := <-drain:
+		g.leave(ctx, public, window)
+		return nil
+	case <-ctx.Done():
+		g.sessions.refuse()
+		return nil
+	case err := <-failed:
+		if errors.Is(err, http.ErrServerClosed) {
+			err = nil
+		}
+		return err
+	}
+}
+
+// leave drains. The listeners stay open while it lasts, so that probes and refused handshakes get an answer.
+func (g *Gateway) leave(ctx context.Context, public *http.Server, window time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, window)
+	defer cancel()
+	g.log.Info("draining", "window", window)
+	// The last to be told needs time to answer its Close, too; a window without that time is not spread at all.
+	spread := max(0, min(window*4/5, window-closeGrace-linger))
+	lead := min(spread/10, time.Second)
+	g.sessions.drain(ctx, lead, spread-lead)
+	public.Shutdown(ctx) // plain HTTP that is still under way
+	g.log.Info("drained")
+}
+
+// servers are the HTTP servers of both listeners. A WebSocket leaves its server when it is taken over, and with it all of these timeouts.
+func (g *Gateway) servers() (public, admin *http.Server) {
+	protocols := &http.Protocols{}
+	protocols.SetHTTP1(true)
+	public = &http.Server{
+		Handler:                      g,
+		ReadHeaderTimeout:            g.config.Limits.HandshakeTimeout, // bounds the TLS handshake too
+		IdleTimeout:                  60 * time.Second,
+		MaxHeaderBytes:               max(g.config.Limits.MaxHeaderBytes-4096, 1), // net/http allows 4 KiB more than it is told
+		DisableGeneralOptionsHandler: true,
+		Protocols:                    protocols,
+		ErrorLog:                     quiet(g.log),
+	}
+	admin = &http.Server{
+		Handler:           g.adminHandler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       60 * time.Second,
+		Protocols:         protocols,
+		ErrorLog:          quiet(g.log),
+	}
+	return public, admin
+}
+
+// Reload reads the certificate files again. A bad one changes nothing and is reported.
+func (g *Gateway) Reload() {
+	if g.certs == nil {
+		return
+	}
+	err := g.certs.load()
+	g.metrics.reloaded(err)
+	if err != nil {
+		g.log.Error("certificate not reloaded; the old one stays", "err", err.Error())
+		return
+	}
+	g.log.Info("certificate reloaded", "expires", g.certs.expiry())
+}
+
+// Refresh fetches the keys of every issuer once; the error names each that failed.
+func (g *Gateway) Refresh(ctx context.Context) error { return g.auth.Refresh(ctx) }
+
+// CheckUpstreams dials the agent of every route whose address is fixed; the error names each that does not answer.
+func (g *Gateway) CheckUpstreams(ctx context.Context) error {
+	var failed []error
+	for _, r := range g.routes {
+		scheme, host := r.address("")
+		if host != r.upstream.Host { // a template
+			continue
+		}
+		ctx, cancel := context.WithTimeout(ctx, g.dialer.timeout)
+		c, err := g.dialer.dial(ctx, scheme, host)
+		cancel()
+		if err != nil {
+			failed = append(failed, fmt.Errorf("route %s: upstream %s://%s: %w", r.name, scheme, host, err))
+			continue
+		}
+		c.Close()
+	}
+	return errors.Join(failed...)
+}

@@ -1,0 +1,241 @@
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	mrand "math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/config"
+)
+
+// session is one WebSocket connection, from the moment the caller was admitted until its log line.
+type session struct {
+	id       string
+	route    string // its path in the configuration
+	issuer   string
+	subject  string
+	remote   string     // host:port of the peer
+	addr     netip.Addr // of the client, as limits see it
+	start    time.Time
+	deadline time.Time // when the caller's right to it ends; zero: never
+
+	mu     sync.Mutex
+	relay  *relay  // nil until the agent has answered
+	ending *ending // why it must not start
+	expiry *time.Timer
+}
+
+// user is whose sessions are counted together.
+type user struct{ issuer, subject string }
+
+// end ends the session for a reason, from any goroutine, and does not wait. Only the first reason counts.
+func (s *session) end(r Reason) {
+	e := endingOf(r, "")
+	s.mu.Lock()
+	relay := s.relay
+	if relay == nil && s.ending == nil {
+		s.ending = e
+	}
+	s.mu.Unlock()
+	if relay != nil {
+		relay.end(e)
+	}
+}
+
+// begin gives the session its relay; a reason when it has been ended before.
+func (s *session) begin(r *relay) *ending {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ending == nil {
+		s.relay = r
+	}
+	return s.ending
+}
+
+// counts are what has moved so far, in from the client and out to it.
+func (s *session) counts() (c traffic) {
+	s.mu.Lock()
+	r := s.relay
+	s.mu.Unlock()
+	if r == nil {
+		return traffic{}
+	}
+	return traffic{
+		bytesIn: r.up.bytes.Load(), messagesIn: r.up.messages.Load(),
+		bytesOut: r.down.bytes.Load(), messagesOut: r.down.messages.Load(),
+	}
+}
+
+// traffic counts bytes and messages of both directions.
+type traffic struct{ bytesIn, bytesOut, messagesIn, messagesOut uint64 }
+
+func (t *traffic) add(u traffic) {
+	t.bytesIn += u.bytesIn
+	t.bytesOut += u.bytesOut
+	t.messagesIn += u.messagesIn
+	t.messagesOut += u.messagesOut
+}
+
+// sessions is the registry of live connections. Whatever ends sessions (drain, expiry, limits) goes through it; nothing is written to a
+// network while its lock is held.
+type sessions struct {
+	limits config.Limits
+
+	mu       sync.Mutex
+	live     map[*session]struct{}
+	users    map[user]int
+	addrs    map[netip.Addr]int
+	draining bool
+	empty    chan struct{} // closed when draining and none is left
+	ended    traffic       // of sessions that are over
+}
+
+func newSessions(l config.Limits) *sessions {
+	return &sessions{limits: l, live: map[*session]struct{}{}, users: map[user]int{}, addrs: map[netip.Addr]int{}, empty: make(chan struct{})}
+}
+
+// add registers s, or says why it may not be: under one lock, so that no limit can be overrun and nobody slips in during a drain.
+func (l *sessions) add(s *session) *auth.Refusal {
+	s.id = newID()
+	u := user{s.issuer, s.subject}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	over := func(n, limit int) bool { return limit > 0 && n >= limit }
+	switch {
+	case l.draining:
+		return &auth.Refusal{Reason: Drain}
+	case over(len(l.live), l.limits.MaxConnections):
+		return &auth.Refusal{Reason: TooManyConnections}
+	case s.subject != "" && over(l.users[u], l.limits.MaxConnectionsPerUser):
+		return &auth.Refusal{Reason: TooManyUserConnections}
+	case over(l.addrs[s.addr], l.limits.MaxConnectionsPerIP):
+		return &auth.Refusal{Reason: TooManyAddrConnections}
+	}
+	l.live[s] = struct{}{}
+	l.users[u]++
+	l.addrs[s.addr]++
+	if !s.deadline.IsZero() {
+		s.expiry = time.AfterFunc(time.Until(s.deadline), func() { s.end(auth.Expired) })
+	}
+	return nil
+}
+
+// remove forgets s. Its traffic stays counted.
+func (l *sessions) remove(s *session) {
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
+	moved := s.counts()
+	u := user{s.issuer, s.subject}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.live, s)
+	if l.users[u]--; l.users[u] == 0 {
+		delete(l.users, u)
+	}
+	if l.addrs[s.addr]--; l.addrs[s.addr] == 0 {
+		delete(l.addrs, s.addr)
+	}
+	l.ended.add(moved)
+	if l.draining && len(l.live) == 0 {
+		close(l.empty)
+	}
+}
+
+// list is who is connected, longest first.
+func (l *sessions) list() []*session {
+	l.mu.Lock()
+	all := make([]*session, 0, len(l.live))
+	for s := range l.live {
+		all = append(all, s)
+	}
+	l.mu.Unlock()
+	slices.SortFunc(all, func(a, b *session) int { return a.start.Compare(b.start) })
+	return all
+}
+
+// totals are how many sessions are live and all traffic there ever was.
+func (l *sessions) totals() (live int, t traffic) {
+	l.mu.Lock()
+	t = l.ended
+	all := make([]*session, 0, len(l.live))
+	for s := range l.live {
+		all = append(all, s)
+	}
+	l.mu.Unlock()
+	for _, s := range all {
+		t.add(s.counts())
+	}
+	return len(all), t
+}
+
+// refuse stops taking new sessions, for good.
+func (l *sessions) refuse() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.draining {
+		return
+	}
+	l.draining = true
+	if len(l.live) == 0 {
+		close(l.empty)
+	}
+}
+
+func (l *sessions) refusing() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.draining
+}
+
+// drain ends all sessions, in random order and spread evenly over the window, so that their clients do not come back all at once. The
+// first waits for lead, in which a load balancer can notice that the gateway is not ready. It returns when none is left, or when ctx ends.
+func (l *sessions) drain(ctx context.Context, lead, window time.Duration) {
+	l.refuse()
+	all := l.list()
+	mrand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	start := time.Now().Add(lead)
+	for i, s := range all {
+		at := start.Add(window * time.Duration(i) / time.Duration(len(all)))
+		select {
+		case <-time.After(time.Until(at)):
+		case <-l.empty:
+			return
+		case <-ctx.Done():
+			return
+		}
+		s.end(Drain)
+	}
+	select {
+	case <-l.empty:
+	case <-ctx.Done():
+	}
+}
+
+// cut ends what is left without waiting for anybody, and returns when nothing is.
+func (l *sessions) cut() {
+	l.refuse()
+	for _, s := range l.list() {
+		s.end(Drain)
+		s.mu.Lock()
+		r := s.relay
+		s.mu.Unlock()
+		if r != nil {
+			r.cut()
+		}
+	}
+	<-l.empty
+}
+
+// newID is a name for a session that nobody can guess.
+func newID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,156 @@
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/altairalabs/omnia-gateway/config"
+)
+
+// certificates is the TLS side of the public listener. What it serves changes with the files; connections keep what they began with.
+type certificates struct {
+	config  config.TLS
+	current atomic.Pointer[tls.Config]
+}
+
+// newCertificates reads the files once; an error means that there is nothing to serve with.
+func newCertificates(c config.TLS) (*certificates, error) {
+	t := &certificates{config: c}
+	return t, t.load()
+}
+
+// load reads the files again. An error changes nothing.
+func (t *certificates) load() error {
+	pair, err := tls.LoadX509KeyPair(t.config.CertFile, t.config.KeyFile)
+	if err != nil {
+		return fmt.Errorf("read certificate: %w", err)
+	}
+	next := &tls.Config{
+		Certificates: []tls.Certificate{pair},
+		MinVersion:   tls.VersionTLS12,
+		NextProtos:   []string{"http/1.1"}, // a WebSocket needs it, and what is not spoken cannot be attacked
+		// Of TLS 1.2 the suites with forward secrecy and an AEAD only (RFC 9325 §4.2); those of 1.3 are not a choice.
+		CipherSuites: []uint16{
+			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+		},
+		DynamicRecordSizingDisabled: true, // the first megabyte would go out in records of 1.4 KB
+	}
+	if t.config.MinVersion == "1.3" {
+		next.MinVersion = tls.VersionTLS13
+	}
+	if t.config.ClientCAFile != "" {
+		pem, err := os.ReadFile(t.config.ClientCAFile)
+		if err != nil {
+			return fmt.Errorf("read client authorities: %w", err)
+		}
+		next.ClientCAs, next.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
+		if !next.ClientCAs.AppendCertsFromPEM(pem) {
+			return fmt.Errorf("read client authorities: no certificate in %s", t.config.ClientCAFile)
+		}
+	}
+	t.current.Store(next)
+	return nil
+}
+
+// server is the configuration for a listener: each handshake takes what is current.
+func (t *certificates) server() *tls.Config {
+	return &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return t.current.Load(), nil }}
+}
+
+// settle is how long the files must be left alone before they are read: a certificate and its key are two files.
+const settle = 200 * time.Millisecond
+
+// watch reloads when a file changes, until ctx ends. It watches the folders, as Kubernetes swaps a symlink there and an editor replaces
+// the file.
+func (t *certificates) watch(ctx context.Context, reload func()) error {
+	w, err := fsnotify.NewWatcher()
+	if err != nil {
+		return fmt.Errorf("watch certificate: %w", err)
+	}
+	defer w.Close()
+	folders := map[string]bool{}
+	for _, file := range []string{t.config.CertFile, t.config.KeyFile, t.config.ClientCAFile} {
+		if file == "" {
+			continue
+		}
+		folders[filepath.Dir(file)] = true
+		if real, err := filepath.EvalSymlinks(file); err == nil {
+			folders[filepath.Dir(real)] = true
+		}
+	}
+	for dir := range folders {
+		if err := w.Add(dir); err != nil {
+			return fmt.Errorf("watch certificate: %w", err)
+		}
+	}
+	quiet := time.NewTimer(0)
+	<-quiet.C
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.Events:
+			quiet.Reset(settle)
+		case <-w.Errors: // an overflow: something has changed
+			quiet.Reset(settle)
+		case <-quiet.C:
+			reload()
+		}
+	}
+}
+
+// expiry is when the current certificate ends.
+func (t *certificates) expiry() time.Time {
+	if leaf := t.current.Load().Certificates[0].Leaf; leaf != nil {
+		return leaf.NotAfter
+	}
+	return time.Time{}
+}
+
+// listener makes wires of accepted connections, with TLS over them if it has a certificate.
+type listener struct {
+	*net.TCPListener
+	tls *tls.Config // nil: plain
+}
+
+// listen binds addr.
+func listen(addr string, t *tls.Config) (*listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	tcp, ok := l.(*net.TCPListener)
+	if !ok {
+		return nil, errors.New("listen: no TCP")
+	}
+	return &listener{tcp, t}, nil
+}
+
+// Accept waits for the next connection.
+func (l *listener) Accept() (net.Conn, error) {
+	c, err := l.AcceptTCP()
+	if err != nil {
+		return nil, err
+	}
+	w, err := newWire(c)
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	if l.tls == nil {
+		return w, nil
+	}
+	return tls.Server(w, l.tls), nil
+}

@@ -1,0 +1,223 @@
+package gateway
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha1"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/auth"
+)
+
+// maxAnswerHead bounds the head of an agent's answer.
+const maxAnswerHead = 64 << 10
+
+// dialer makes connections to agents. There is no proxy from the environment, no redirect and no retry: what the configuration names is
+// asked, once.
+type dialer struct {
+	net     net.Dialer
+	tls     *tls.Config
+	timeout time.Duration // for connection, TLS and the agent's answer together
+}
+
+func newDialer(timeout time.Duration) *dialer {
+	return &dialer{
+		net:     net.Dialer{Timeout: timeout}, // plain HTTP has no other limit
+		timeout: timeout,
+		// See tls.go for record sizes.
+		tls: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, DynamicRecordSizingDisabled: true},
+	}
+}
+
+// dial connects to an agent; the connection is a wire, or TLS over one.
+func (d *dialer) dial(ctx context.Context, scheme, host string) (net.Conn, error) {
+	u := url.URL{Host: host}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[scheme]
+	}
+	c, err := d.net.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	if err != nil {
+		return nil, err
+	}
+	w, err := newWire(c.(*net.TCPConn))
+	if err != nil || scheme != "https" {
+		return w, err
+	}
+	config := d.tls.Clone()
+	config.ServerName = u.Hostname()
+	t := tls.Client(w, config)
+	if err := t.HandshakeContext(ctx); err != nil {
+		w.Close()
+		return nil, err
+	}
+	return t, nil
+}
+
+// answer is what an agent says to a handshake. Of a 101 that was found correct, rest are the bytes that came right behind it; any other
+// answer has its body. conn is the caller's to close.
+type answer struct {
+	*http.Response
+	conn net.Conn
+	rest []byte
+}
+
+// handshake asks the agent of p for a WebSocket with the client's own key, and checks its 101 (RFC 6455 §4.1). The error is an
+// *auth.Refusal. It is bounded by the dialer's timeout and ctx.
+func (d *dialer) handshake(ctx context.Context, p *pass, r *http.Request) (_ *answer, err error) {
+	ctx, cancel := context.WithTimeout(ctx, d.timeout)
+	defer cancel()
+	conn, err := d.dial(ctx, p.scheme, p.host)
+	if err != nil {
+		return nil, refusedBy(ctx, err, UpstreamUnreachable)
+	}
+	defer func() {
+		if err != nil {
+			conn.Close()
+		}
+	}()
+	interrupt := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+	defer interrupt()
+
+	out := http.Request{
+		Method: http.MethodGet,
+		URL:    &url.URL{Opaque: p.target},
+		Host:   r.Host, // agents compare it with Origin
+		Header: p.header.Clone(),
+	}
+	h := out.Header
+	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
+	if len(h["User-Agent"]) == 0 {
+		h["User-Agent"] = []string{""} // else net/http would name itself
+	}
+	if err := out.Write(conn); err != nil {
+		return nil, refusedBy(ctx, err, UpstreamUnreachable)
+	}
+	head := &io.LimitedReader{R: conn, N: maxAnswerHead}
+	br := bufio.NewReader(head)
+	resp, err := readAnswer(br, &out)
+	if err != nil {
+		return nil, refusedBy(ctx, err, UpstreamBadHandshake)
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		if !interrupt() {
+			return nil, refusedBy(ctx, ctx.Err(), UpstreamTimeout)
+		}
+		head.N = math.MaxInt64 // the body may be as long as it likes
+		return &answer{Response: resp, conn: conn}, nil
+	}
+	if why := badAnswer(resp.Header, h); why != "" {
+		return nil, &auth.Refusal{Reason: UpstreamBadHandshake, Detail: why}
+	}
+	if !interrupt() {
+		return nil, refusedBy(ctx, ctx.Err(), UpstreamTimeout)
+	}
+	rest, _ := br.Peek(br.Buffered())
+	return &answer{Response: resp, conn: conn, rest: slices.Clone(rest)}, nil
+}
+
+// readAnswer reads the final answer's head, past a few interim ones (RFC 9110 §15.2).
+func readAnswer(br *bufio.Reader, req *http.Request) (*http.Response, error) {
+	for range 5 {
+		resp, err := http.ReadResponse(br, req)
+		if err != nil {
+			return nil, err
+		}
+		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
+			return resp, nil
+		}
+	}
+	return nil, errors.New("too many interim answers")
+}
+
+// badAnswer says what is wrong with an agent's 101, given the handshake it answers, or "".
+func badAnswer(answer, asked http.Header) string {
+	one := func(name string) string {
+		if v := answer[name]; len(v) == 1 {
+			return v[0]
+		}
+		return ""
+	}
+	offered := func(list, name string) bool {
+		return slices.ContainsFunc(listed(asked[list]), func(s string) bool {
+			s, _, _ = strings.Cut(s, ";")
+			return strings.TrimSpace(s) == name
+		})
+	}
+	switch {
+	case !strings.EqualFold(one("Upgrade"), "websocket"):
+		return "101 without Upgrade: websocket"
+	case !slices.ContainsFunc(listed(answer["Connection"]), func(s string) bool { return strings.EqualFold(s, "upgrade") }):
+		return "101 without Connection: Upgrade"
+	case one("Sec-Websocket-Accept") != acceptKey(asked.Get("Sec-WebSocket-Key")):
+		return "101 with a wrong Sec-WebSocket-Accept"
+	}
+	switch chosen := answer["Sec-Websocket-Protocol"]; {
+	case len(chosen) > 1:
+		return "101 with several subprotocols"
+	case len(chosen) == 1 && !offered("Sec-Websocket-Protocol", chosen[0]):
+		return "101 with a subprotocol that was not offered"
+	}
+	for _, e := range listed(answer["Sec-Websocket-Extensions"]) {
+		if name, _, _ := strings.Cut(e, ";"); !offered("Sec-Websocket-Extensions", strings.TrimSpace(name)) {
+			return "101 with an extension that was not offered"
+		}
+	}
+	return ""
+}
+
+// reservedBits are those that the negotiated extensions use: RSV1 for permessage-deflate (RFC 7692 §6), any for one the gateway does not know.
+func reservedBits(answer http.Header) (bits byte) {
+	for _, e := range listed(answer["Sec-Websocket-Extensions"]) {
+		if name, _, _ := strings.Cut(e, ";"); strings.TrimSpace(name) == "permessage-deflate" {
+			bits |= rsv1Bit
+		} else {
+			bits = rsvBits
+		}
+	}
+	return bits
+}
+
+// acceptKey is the Sec-WebSocket-Accept for a key (RFC 6455 §4.2.2).
+func acceptKey(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// validKey says whether a Sec-WebSocket-Key is 16 bytes of base64 (RFC 6455 §4.2.1).
+func validKey(key string) bool {
+	b, err := base64.StdEncoding.DecodeString(key)
+	return err == nil && len(b) == 16
+}
+
+// refusedBy puts a failure to reach the agent into a word: the client went away, time ran out, or else.
+func refusedBy(ctx context.Context, err error, reason Reason) *auth.Refusal {
+	var timeout interface{ Timeout() bool }
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		reason = ClientLost
+	case ctx.Err() != nil, errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		reason = UpstreamTimeout
+	}
+	return &auth.Refusal{Reason: reason, Detail: clipError(err)}
+}
+
+// clipError is an error for the log: one line, bounded. Errors of dialling name addresses, never a URL.
+func clipError(err error) string {
+	if err == nil {
+		return ""
+	}
+	s := strings.Join(strings.Fields(strings.ToValidUTF8(err.Error(), "?")), " ")
+	return s[:min(len(s), 300)]
+}

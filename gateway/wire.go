@@ -1,0 +1,216 @@
+package gateway
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// wire is a TCP connection that can wait for bytes without holding a buffer for them.
+//
+// Until relay mode it is its TCPConn. In relay mode Read never blocks: it is called by link.read, inside the callback of a raw read, and
+// reports "would block" as a temporary error, after which crypto/tls above it resumes where it was. Write blocks, but only while the peer
+// takes bytes: a peer that takes none for stall is given up.
+type wire struct {
+	*net.TCPConn
+	raw   syscall.RawConn
+	relay bool // set once, before the relay's goroutines start
+
+	fd uintptr // valid inside the callback of a raw read only
+
+	out     []byte // what Write has still to write; the rest of its state is below
+	armed   bool   // a write deadline is set
+	wrote   bool   // bytes went out since the deadline was set
+	outErr  error
+	flush   func(fd uintptr) bool // tryWrite, bound once
+	cutoff  atomic.Int64          // no Write lasts longer than this (Unix nanoseconds); 0: no such time
+	stalled time.Duration
+}
+
+// stall is how long a peer may take no byte before it counts as dead.
+const stall = 15 * time.Second
+
+func newWire(c *net.TCPConn) (*wire, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	w := &wire{TCPConn: c, raw: raw, stalled: stall}
+	w.flush = w.tryWrite
+	return w, nil
+}
+
+// wouldBlock is what Read says in relay mode when nothing is there. crypto/tls keeps its state after a temporary error.
+type wouldBlock struct{}
+
+func (wouldBlock) Error() string   { return "nothing to read yet" }
+func (wouldBlock) Timeout() bool   { return false }
+func (wouldBlock) Temporary() bool { return true }
+
+// Read reads what is there.
+func (w *wire) Read(p []byte) (int, error) {
+	if !w.relay {
+		return w.TCPConn.Read(p)
+	}
+	for {
+		n, err := syscall.Read(int(w.fd), p)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			return 0, wouldBlock{}
+		case err != nil:
+			return 0, os.NewSyscallError("read", err)
+		case n == 0 && len(p) > 0:
+			return 0, io.EOF
+		}
+		return n, nil
+	}
+}
+
+// Write writes all of p.
+func (w *wire) Write(p []byte) (int, error) {
+	if !w.relay {
+		return w.TCPConn.Write(p)
+	}
+	if w.armed {
+		w.arm(0)
+	}
+	w.out, w.outErr = p, nil
+	err := w.raw.Write(w.flush)
+	if err == nil {
+		err = w.outErr
+	}
+	n := len(p) - len(w.out)
+	w.out = nil
+	return n, err
+}
+
+// tryWrite writes until all is out or the peer takes no more. The deadline is set only then: most writes never need one.
+func (w *wire) tryWrite(fd uintptr) bool {
+	for len(w.out) > 0 {
+		n, err := syscall.Write(int(fd), w.out)
+		switch {
+		case n > 0:
+			w.out, w.wrote = w.out[n:], true
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN:
+			if !w.armed || w.wrote {
+				w.arm(w.stalled)
+			}
+			return false
+		case err != nil:
+			w.outErr = os.NewSyscallError("write", err)
+			return true
+		}
+	}
+	return true
+}
+
+// arm sets the write deadline to d from now, or to none for 0, and never later than the cutoff.
+func (w *wire) arm(d time.Duration) {
+	for {
+		var t time.Time
+		cut := w.cutoff.Load()
+		if d > 0 {
+			t = time.Now().Add(d)
+		}
+		if cut != 0 && (t.IsZero() || cut < t.UnixNano()) {
+			t = time.Unix(0, cut)
+		}
+		w.SetWriteDeadline(t)
+		w.armed, w.wrote = !t.IsZero(), false
+		if w.cutoff.Load() == cut { // else cut was called in between, and its deadline overwritten
+			return
+		}
+	}
+}
+
+// cut lets no Write last beyond t. It may be called from any goroutine.
+func (w *wire) cut(t time.Time) {
+	w.cutoff.Store(t.UnixNano())
+	w.SetWriteDeadline(t)
+}
+
+// link is one side of a relayed connection: a wire, or TLS over one.
+type link struct {
+	wire *wire
+	conn net.Conn // the wire itself, or the *tls.Conn over it
+
+	carry []byte         // what read puts in front
+	buf   *[bufSize]byte // the buffer in use, nil while nothing moves
+	n     int
+	err   error
+	try   func(fd uintptr) bool // tryRead, bound once
+}
+
+// newLink takes over a connection made by listener or dialer.
+func newLink(c net.Conn) (*link, error) {
+	l := &link{conn: c}
+	switch c := c.(type) {
+	case *wire:
+		l.wire = c
+	case *tls.Conn:
+		w, ok := c.NetConn().(*wire)
+		if !ok {
+			return nil, errors.New("TLS over something that is no wire")
+		}
+		l.wire = w
+	default:
+		return nil, errors.New("neither wire nor TLS")
+	}
+	l.try = l.tryRead
+	return l, nil
+}
+
+// bufSize is how much moves at a time. Buffers are held only while bytes move, so their number is that of busy sides, not of sessions.
+const bufSize = 64 << 10
+
+var bufs = sync.Pool{New: func() any { return new([bufSize]byte) }}
+
+// read waits for bytes and gives them behind carry, in a buffer that release gives back. Without an error there is at least one new byte.
+// While it waits it holds a goroutine's stack and nothing else. An os.ErrDeadlineExceeded leaves the link as it was.
+func (l *link) read(carry []byte) ([]byte, error) {
+	l.carry = carry
+	if err := l.wire.raw.Read(l.try); err != nil {
+		return nil, err
+	}
+	if l.err != nil && l.n == len(carry) {
+		l.release()
+		return nil, l.err
+	}
+	return l.buf[:l.n], nil
+}
+
+// tryRead takes a buffer only when it is called, that is when there may be something to read, and gives it back if there was nothing.
+func (l *link) tryRead(fd uintptr) bool {
+	l.wire.fd = fd
+	l.buf = bufs.Get().(*[bufSize]byte)
+	l.n = copy(l.buf[:], l.carry)
+	m, err := l.conn.Read(l.buf[l.n:])
+	if _, ok := err.(wouldBlock); ok {
+		l.release()
+		return false
+	}
+	l.n, l.err = l.n+m, err
+	// crypto/tls gives one record of at most 16 KiB at a time. While a stream runs, gather what has arrived into one write.
+	for l.wire != l.conn && err == nil && m >= 8<<10 && bufSize-l.n >= 16<<10 {
+		m, err = l.conn.Read(l.buf[l.n:]) // an error comes again with the next read
+		l.n += m
+	}
+	return true
+}
+
+// release gives the buffer of the last read back.
+func (l *link) release() {
+	if l.buf != nil {
+		bufs.Put(l.buf)
+		l.buf = nil
+	}
+}
