@@ -1,0 +1,321 @@
+package dev
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/auth"
+)
+
+const (
+	// defaultLifetime is how long a token lives if nothing else is asked for.
+	defaultLifetime = time.Hour
+	// maxLifetime bounds what may be asked for, both ways.
+	maxLifetime = 10 * 365 * 24 * time.Hour
+	// maxForm bounds the body of a token request.
+	maxForm = 64 << 10
+	// formType is its media type.
+	formType = "application/x-www-form-urlencoded"
+)
+
+// Fault is the one thing that is wrong with a token. The zero value is none.
+type Fault string
+
+// The faults, each with the reason for which a gateway refuses it.
+const (
+	BrokenSignature Fault = "signature" // bad-signature: one bit of it is another
+	BrokenExpiry    Fault = "expired"   // expired: an hour ago
+	BrokenAudience  Fault = "audience"  // wrong-audience: somebody else's
+	BrokenIssuer    Fault = "issuer"    // wrong-issuer: somebody else's name, our key
+	BrokenKey       Fault = "key"       // unknown-key: a key that is not published
+	BrokenAlgNone   Fault = "alg-none"  // alg-not-allowed: the header says that there is no signature (RFC 7519 §6)
+)
+
+// faults are all of them, for checking what somebody asks for.
+var faults = []Fault{BrokenSignature, BrokenExpiry, BrokenAudience, BrokenIssuer, BrokenKey, BrokenAlgNone}
+
+// Issuer is an OpenID Connect issuer for development: whoever asks is given a token with any claims, good or broken. It is an
+// http.Handler, safe for concurrent use.
+//
+//   - GET /.well-known/openid-configuration is its discovery document (OpenID Connect Discovery 1.0 §3), GET /keys its key set.
+//   - POST /token gives a token (see formClaims for the fields).
+//   - GET / is the page, GET /healthz is 200.
+type Issuer struct {
+	url      string
+	signer   *auth.Signer
+	stranger func() (*auth.Signer, error) // a key of the same kind that is not published
+	mux      *http.ServeMux
+}
+
+// NewIssuer is an issuer whose claim iss is issuer: the URL under which gateways reach it, http or https, without query and fragment.
+// The addresses in its discovery document begin with it. Its tokens are signed by signer.
+func NewIssuer(issuer string, signer *auth.Signer) (*Issuer, error) {
+	u, err := url.Parse(issuer)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("issuer %q: want an http or https URL without query and fragment", issuer)
+	}
+	page, err := newPage()
+	if err != nil {
+		return nil, err
+	}
+	i := &Issuer{
+		url:      issuer,
+		signer:   signer,
+		stranger: sync.OnceValues(func() (*auth.Signer, error) { return auth.GenerateSigner(signer.Algorithm()) }),
+		mux:      http.NewServeMux(),
+	}
+	discovery := newDiscovery(issuer, signer.Algorithm())
+	i.mux.Handle("GET /{$}", page)
+	i.mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, http.StatusOK, discovery)
+	})
+	i.mux.HandleFunc("GET /keys", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		w.Write(signer.JWKS())
+	})
+	i.mux.HandleFunc("POST /token", i.serveToken)
+	i.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	return i, nil
+}
+
+// ServeHTTP answers one request.
+func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) { i.mux.ServeHTTP(w, r) }
+
+// Serve answers on l until ctx ends, which is no error.
+func (i *Issuer) Serve(ctx context.Context, l net.Listener) error { return serve(ctx, l, i, func() {}) }
+
+// Claims are those of a token for which nothing special was asked: the developer's, good for an hour. They are the caller's to change.
+func (i *Issuer) Claims() map[string]any {
+	now := time.Now()
+	return map[string]any{
+		"iss":   i.url,
+		"sub":   "dev-user",
+		"email": "dev-user@example.com",
+		"roles": []string{"user"},
+		"aud":   "agents",
+		"scope": "agents:access",
+		"iat":   now.Unix(),
+		"exp":   now.Add(defaultLifetime).Unix(),
+	}
+}
+
+// Token is a signed token with exactly these claims, but for what is changed in them by fault.
+func (i *Issuer) Token(claims map[string]any, fault Fault) (string, error) {
+	token, _, err := i.mint(claims, fault)
+	return token, err
+}
+
+// mint gives the claims of the token as well.
+func (i *Issuer) mint(claims map[string]any, fault Fault) (string, map[string]any, error) {
+	claims = maps.Clone(claims)
+	signer := i.signer
+	switch fault {
+	case "", BrokenSignature, BrokenAlgNone:
+	case BrokenExpiry:
+		now := time.Now()
+		claims["iat"], claims["exp"] = now.Add(-2*time.Hour).Unix(), now.Add(-time.Hour).Unix()
+	case BrokenAudience:
+		claims["aud"] = "somebody-else"
+	case BrokenIssuer:
+		claims["iss"] = "https://somebody-else.example.com"
+	case BrokenKey:
+		var err error
+		if signer, err = i.stranger(); err != nil {
+			return "", nil, fmt.Errorf("make a strange key: %w", err)
+		}
+	default:
+		return "", nil, fmt.Errorf("unknown fault %q; there are %v", fault, faults)
+	}
+	token, err := signer.Sign(claims)
+	if err != nil {
+		return "", nil, fmt.Errorf("sign a token: %w", err)
+	}
+	head, rest, _ := strings.Cut(token, ".")
+	payload, signature, _ := strings.Cut(rest, ".")
+	switch fault {
+	case BrokenSignature:
+		b, err := base64.RawURLEncoding.DecodeString(signature)
+		if err != nil {
+			return "", nil, fmt.Errorf("read the signature of a token: %w", err)
+		}
+		b[len(b)/2] ^= 1
+		signature = base64.RawURLEncoding.EncodeToString(b)
+	case BrokenAlgNone: // a signature stays, as a token without one is not even well-formed
+		head = base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none","typ":"JWT"}`))
+	}
+	return head + "." + payload + "." + signature, claims, nil
+}
+
+// discovery is the document of OpenID Connect Discovery 1.0 §3, as far as it is true of an issuer at which nobody logs in.
+type discovery struct {
+	Issuer         string   `json:"issuer"`
+	KeysURL        string   `json:"jwks_uri"`
+	TokenURL       string   `json:"token_endpoint"`
+	GrantTypes     []string `json:"grant_types_supported"`
+	ResponseTypes  []string `json:"response_types_supported"`
+	SubjectTypes   []string `json:"subject_types_supported"`
+	Algorithms     []string `json:"id_token_signing_alg_values_supported"`
+	Authentication []string `json:"token_endpoint_auth_methods_supported"`
+	Scopes         []string `json:"scopes_supported"`
+	Claims         []string `json:"claims_supported"`
+}
+
+func newDiscovery(issuer, alg string) discovery {
+	base := strings.TrimSuffix(issuer, "/")
+	return discovery{
+		Issuer:         issuer,
+		KeysURL:        base + "/keys",
+		TokenURL:       base + "/token",
+		GrantTypes:     []string{clientCredentials},
+		ResponseTypes:  []string{"token"},
+		SubjectTypes:   []string{"public"},
+		Algorithms:     []string{alg},
+		Authentication: []string{"none"},
+		Scopes:         []string{"agents:access"},
+		Claims:         []string{"iss", "sub", "email", "roles", "aud", "scope", "iat", "exp"},
+	}
+}
+
+// clientCredentials is the one grant there is (RFC 6749 §4.4).
+const clientCredentials = "client_credentials"
+
+// refusal is an error answer of the token endpoint (RFC 6749 §5.2).
+type refusal struct {
+	Code        string `json:"error"`
+	Description string `json:"error_description"`
+}
+
+func invalid(format string, a ...any) *refusal {
+	return &refusal{"invalid_request", fmt.Sprintf(format, a...)}
+}
+
+func (i *Issuer) serveToken(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Pragma", "no-cache") // RFC 6749 §5.1
+	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+	kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err := r.ParseForm(); err != nil || kind != formType && r.ContentLength != 0 {
+		writeJSON(w, http.StatusBadRequest, invalid("the body is not a form (%s) of at most %d bytes", formType, maxForm))
+		return
+	}
+	claims, refused := i.formClaims(r.PostForm)
+	if refused != nil {
+		writeJSON(w, http.StatusBadRequest, refused)
+		return
+	}
+	token, claims, err := i.mint(claims, Fault(r.PostForm.Get("broken")))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	answer := struct {
+		AccessToken string `json:"access_token"`
+		TokenType   string `json:"token_type"`
+		ExpiresIn   *int64 `json:"expires_in,omitempty"` // absent when somebody has set exp himself
+		Scope       string `json:"scope,omitempty"`
+	}{AccessToken: token, TokenType: "Bearer"}
+	if exp, ok := claims["exp"].(int64); ok {
+		left := exp - time.Now().Unix()
+		answer.ExpiresIn = &left
+	}
+	answer.Scope, _ = claims["scope"].(string)
+	writeJSON(w, http.StatusOK, answer)
+}
+
+// formClaims reads a token request. All fields may be left out, and one without a value counts as left out (RFC 6749 §3.2):
+//
+//	grant_type  client_credentials; there is no other
+//	sub, email  the claims of that name
+//	roles       a list, separated by spaces or commas
+//	aud         one, or a list in the same way
+//	scope       as it is
+//	lifetime    seconds; negative for a token that has ended already
+//	claim       name=JSON, any number of them, over all others; without the JSON the claim is left out of the token
+//	broken      a Fault
+//
+// Any client_id and client_secret are welcome and not looked at.
+func (i *Issuer) formClaims(form url.Values) (map[string]any, *refusal) {
+	for name, values := range form {
+		if name != "claim" && len(values) > 1 {
+			return nil, invalid("%.40q is there more than once", name)
+		}
+	}
+	if grant := form.Get("grant_type"); grant != "" && grant != clientCredentials {
+		return nil, &refusal{"unsupported_grant_type", "the one grant_type is " + clientCredentials}
+	}
+	if fault := Fault(form.Get("broken")); fault != "" && !slices.Contains(faults, fault) {
+		return nil, invalid("broken is none of %v", faults)
+	}
+	claims := i.Claims()
+	for _, name := range []string{"sub", "email", "scope"} {
+		if v := form.Get(name); v != "" {
+			claims[name] = v
+		}
+	}
+	if roles := list(form.Get("roles")); len(roles) > 0 {
+		claims["roles"] = roles
+	}
+	switch aud := list(form.Get("aud")); len(aud) {
+	case 0:
+	case 1:
+		claims["aud"] = aud[0]
+	default:
+		claims["aud"] = aud
+	}
+	if s := form.Get("lifetime"); s != "" {
+		seconds, err := strconv.ParseInt(s, 10, 64)
+		if limit := int64(maxLifetime / time.Second); err != nil || seconds > limit || seconds < -limit {
+			return nil, invalid("lifetime is not a number of seconds from %d to %d", -limit, limit)
+		}
+		claims["exp"] = time.Now().Unix() + seconds
+	}
+	for _, s := range form["claim"] {
+		name, text, ok := strings.Cut(s, "=")
+		if !ok || name == "" {
+			return nil, invalid("claim %.40q is not name=JSON", s)
+		}
+		if text == "" {
+			delete(claims, name)
+			continue
+		}
+		v, err := decode(text)
+		if err != nil {
+			return nil, invalid("claim %.40q: the value is not JSON (a string needs its quotes)", name)
+		}
+		claims[name] = v
+	}
+	return claims, nil
+}
+
+// list is the parts of s between spaces and commas.
+func list(s string) []string {
+	return strings.FieldsFunc(s, func(c rune) bool { return c == ' ' || c == ',' })
+}
+
+// decode reads one JSON value and keeps every digit of its numbers.
+func decode(text string) (v any, err error) {
+	d := json.NewDecoder(bytes.NewReader([]byte(text)))
+	d.UseNumber()
+	if err := d.Decode(&v); err != nil {
+		return nil, err
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("more than one value")
+	}
+	return v, nil
+}
