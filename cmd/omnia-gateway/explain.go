@@ -1,0 +1,176 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/gateway"
+)
+
+// question is the request that explain asks about.
+type question struct {
+	path, host, method, origin, token string
+	headers                           []string
+	plain                             bool
+}
+
+func newExplain() *cobra.Command {
+	var file string
+	var q question
+	c := &cobra.Command{
+		Use:   "explain",
+		Short: "Say what would become of a request, and why",
+		Long: "Explain runs the very code that serves over one request and prints each step: route, token, signature, issuer, times, audience, each claim\n" +
+			"rule, what the agent would be told, the verdict. It fetches the issuers' keys and never contacts an agent. The exit status is 0 if the\n" +
+			"request would be let through, else 1.",
+		Example: "  omnia-gateway explain --config gateway.yaml --path /my-agent/ws --token \"$TOKEN\"\n" +
+			"  omnia-gateway explain --config gateway.yaml --path /my-agent/ws --header 'Sec-WebSocket-Protocol: bearer, eyJ…'",
+		Args: takes(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := q.request(c.InOrStdin())
+			if err != nil {
+				return usageError{err}
+			}
+			g, _, err := build(file, io.Discard)
+			if err != nil {
+				return err
+			}
+			out := c.OutOrStdout()
+			if err := g.Refresh(c.Context()); err != nil {
+				fmt.Fprintf(out, "note: %v\n", err)
+			}
+			e := g.Explain(c.Context(), r)
+			print(out, e)
+			if !e.Admitted {
+				return errNo
+			}
+			return nil
+		},
+	}
+	configFlag(c, &file)
+	f := c.Flags()
+	f.StringVar(&q.path, "path", "", "public `path` of the request, with its query")
+	f.StringVar(&q.token, "token", "", "bearer `token`, sent as Authorization; - reads it from standard input")
+	f.StringVar(&q.host, "host", "localhost", "`host` of the request")
+	f.StringVar(&q.origin, "origin", "", "`origin` of the page, as a browser sends it")
+	f.StringArrayVar(&q.headers, "header", nil, "further `header`, \"Name: value\"; may be repeated")
+	f.StringVar(&q.method, "method", http.MethodGet, "`method` of a plain HTTP request")
+	f.BoolVar(&q.plain, "http", false, "a plain HTTP request instead of a WebSocket handshake")
+	c.MarkFlagRequired("path")
+	return c
+}
+
+// request is the request as the gateway would have read it from a connection.
+func (q question) request(stdin io.Reader) (*http.Request, error) {
+	token, err := tokenFrom(q.token, stdin)
+	if err != nil {
+		return nil, err
+	}
+	h := http.Header{}
+	if !q.plain && q.method == http.MethodGet {
+		h = http.Header{
+			"Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Version": {"13"},
+			"Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}, // the sample nonce of RFC 6455 §1.3
+		}
+	}
+	if token != "" {
+		h.Set("Authorization", "Bearer "+token)
+	}
+	if q.origin != "" {
+		h.Set("Origin", q.origin)
+	}
+	for _, line := range q.headers {
+		name, value, ok := strings.Cut(line, ":")
+		if !ok {
+			return nil, fmt.Errorf("--header %q: want \"Name: value\"", line)
+		}
+		h.Add(name, strings.TrimSpace(value))
+	}
+	return &http.Request{
+		Method: q.method, RequestURI: q.path, Host: q.host, Header: h, RemoteAddr: "127.0.0.1:0",
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: http.NoBody,
+	}, nil
+}
+
+// print writes an explanation for a person.
+func print(w io.Writer, e gateway.Explanation) {
+	for _, s := range e.Steps {
+		if s.OK {
+			printPassed(w, s.Name, s.Detail)
+		} else {
+			printFailed(w, e.Reason, s.Detail)
+		}
+	}
+	if !e.Admitted {
+		fmt.Fprintf(w, "\nrefused: %s, the client gets %d %s\n", e.Reason, e.Status, http.StatusText(e.Status))
+		return
+	}
+	fmt.Fprintf(w, "\nlet through: %s\n", e.Reason)
+	if e.Upstream == "" {
+		fmt.Fprintln(w, "the gateway answers by itself")
+		return
+	}
+	fmt.Fprintf(w, "the agent is asked for %s with\n", e.Upstream)
+	for _, name := range slices.Sorted(maps.Keys(e.Header)) {
+		for _, v := range e.Header[name] {
+			if name == "Authorization" {
+				v = "Bearer …"
+			}
+			fmt.Fprintf(w, "  %s: %s\n", name, v)
+		}
+	}
+}
+
+// printPassed prints a check that let the request through.
+func printPassed(w io.Writer, check, detail string) { fmt.Fprintf(w, "✓ %-10s %s\n", check, detail) }
+
+// printFailed prints the one that did not, under the name it has when it does.
+func printFailed(w io.Writer, r gateway.Reason, detail string) {
+	fmt.Fprintf(w, "✗ %-10s %s (%s)\n", check(r), detail, r)
+}
+
+// check is the check that refuses for a reason.
+func check(r gateway.Reason) string {
+	switch r {
+	case gateway.BadPath:
+		return "path"
+	case gateway.BadMethod:
+		return "method"
+	case gateway.NoRoute:
+		return "route"
+	case gateway.BadOrigin:
+		return "origin"
+	case auth.NoToken, auth.MultipleCredentials:
+		return "token"
+	case auth.Malformed:
+		return "form"
+	case auth.AlgNotAllowed, auth.CritUnsupported:
+		return "algorithm"
+	case auth.WrongIssuer:
+		return "issuer"
+	case auth.JWKSUnavailable, auth.UnknownKey, auth.WeakKey, auth.AlgKeyMismatch:
+		return "key"
+	case auth.BadSignature:
+		return "signature"
+	case auth.NoExpiry, auth.Expired, auth.NotYetValid:
+		return "times"
+	case auth.WrongAudience:
+		return "audience"
+	case auth.NoPrincipal:
+		return "subject"
+	case auth.ClaimMismatch:
+		return "rule"
+	case auth.ClaimNotRepresentable:
+		return "header"
+	case gateway.BadUpgrade:
+		return "upgrade"
+	}
+	return "gateway"
+}

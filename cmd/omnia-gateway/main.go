@@ -1,0 +1,138 @@
+// Omnia-gateway stands in front of AI agents that speak WebSocket, and lets in who may.
+//
+// # Usage
+//
+//	omnia-gateway [serve] [--config FILE]     run the gateway
+//	omnia-gateway dev                         run it with an issuer and an echo agent, nothing configured
+//	omnia-gateway check --config FILE         every problem of a configuration, with its place
+//	omnia-gateway explain --path /a/ws        what would become of a request, step by step
+//	omnia-gateway token mint|inspect          make a token for development, or take one apart
+//	omnia-gateway health                      ask a running gateway; for container health checks
+//	omnia-gateway version
+//
+// The configuration is a YAML file, or OMNIA_GATEWAY_* variables, or both: a variable wins over the file.
+//
+// # Signals
+//
+// SIGTERM drains: not ready, no new connections, a Close to everybody spread over session.drainTimeout, exit 0. SIGINT does the same
+// within a second. A second signal ends everything at once. SIGHUP reads the certificate again.
+//
+// # Exit status
+//
+// 0 all is well; 1 the configuration is bad, the gateway could not start, or the answer of a check is no; 2 the command line is wrong.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+// Exit statuses.
+const (
+	exitNo    = 1
+	exitUsage = 2
+)
+
+func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+
+// run is main without the process around it: words in, exit status out.
+func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	c, err := root.ExecuteC()
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errNo): // what there was to say has been said
+		return exitNo
+	}
+	fmt.Fprintln(stderr, err)
+	if _, ok := errors.AsType[usageError](err); ok {
+		fmt.Fprintf(stderr, "see %s --help\n", c.CommandPath())
+		return exitUsage
+	}
+	return exitNo
+}
+
+// errNo is a command's "no": its output says why.
+var errNo = errors.New("no")
+
+// usageError is a mistake on the command line.
+type usageError struct{ error }
+
+func newRoot() *cobra.Command {
+	serve := newServe()
+	root := &cobra.Command{
+		Use:           "omnia-gateway",
+		Short:         "An authenticating WebSocket gateway for AI agents",
+		Long:          "Omnia-gateway stands in front of AI agents that speak WebSocket: it verifies the bearer token, asks for claims, tells the agent who is\ncalling and relays frames for as long as the caller may. Without a command it serves.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          noCommand,
+		RunE:          serve.RunE,
+	}
+	root.Flags().AddFlagSet(serve.Flags())
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(serve, newDev(), newCheck(), newExplain(), newToken(), newHealth(), newVersion())
+	return root
+}
+
+// noCommand refuses a word that names no command.
+func noCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	c.SuggestionsMinimumDistance = 2 // in letters; cobra sets it only where it judges the arguments itself
+	err := fmt.Errorf("unknown command %q", args[0])
+	if like := c.SuggestionsFor(args[0]); len(like) > 0 {
+		err = fmt.Errorf("%w; did you mean %q?", err, like[0])
+	}
+	return usageError{err}
+}
+
+// takes asks for n arguments, and for the flags that are required: cobra's own complaint about those would not be a usageError.
+func takes(n int) cobra.PositionalArgs {
+	return func(c *cobra.Command, args []string) error {
+		if len(args) > n {
+			return usageError{fmt.Errorf("unexpected argument %q", args[n])}
+		}
+		if len(args) < n {
+			return usageError{fmt.Errorf("an argument is missing: %s", c.UseLine())}
+		}
+		if err := c.ValidateRequiredFlags(); err != nil {
+			return usageError{err}
+		}
+		return nil
+	}
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  takes(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			b, ok := debug.ReadBuildInfo()
+			if !ok {
+				return errors.New("this binary holds no build information")
+			}
+			version, revision := b.Main.Version, ""
+			for _, s := range b.Settings {
+				if s.Key == "vcs.revision" {
+					revision = " " + s.Value
+				}
+			}
+			_, err := fmt.Fprintf(c.OutOrStdout(), "omnia-gateway %s%s %s\n", version, revision, b.GoVersion)
+			return err
+		},
+	}
+}

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/gateway"
+)
+
+func newServe() *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the gateway",
+		Long: "Serve runs the gateway until a signal. It logs to standard error, one line for each refusal and each session that ended. SIGTERM drains,\n" +
+			"SIGINT does so within a second, a second signal ends everything at once; SIGHUP reads the certificate again.",
+		Args: takes(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			g, config, err := build(file, c.ErrOrStderr())
+			if err != nil {
+				return err
+			}
+			if err := g.Listen(); err != nil {
+				return err
+			}
+			return serve(c.Context(), g, config.Session.DrainTimeout)
+		},
+	}
+	configFlag(c, &file)
+	return c
+}
+
+// configFlag is the flag that all commands with a configuration share.
+func configFlag(c *cobra.Command, file *string) {
+	c.Flags().StringVarP(file, "config", "c", "", "configuration `file`; variables OMNIA_GATEWAY_* win over it")
+}
+
+// build loads a configuration and compiles a gateway from it, which is everything that can be found out without a network. The gateway's
+// log goes to w.
+func build(file string, w io.Writer) (*gateway.Gateway, *config.Config, error) {
+	c, err := config.Load(file, os.Environ())
+	if err != nil {
+		if file == "" {
+			err = fmt.Errorf("%w\nname a file with --config; or run omnia-gateway dev, which needs none", err)
+		}
+		return nil, nil, err
+	}
+	log := newLog(c.Log, w)
+	for _, note := range c.Notes {
+		log.Warn("configuration", "note", note)
+	}
+	g, err := gateway.New(c, log)
+	return g, c, err
+}
+
+// newLog is the logger of a configuration that was found good.
+func newLog(c config.Log, w io.Writer) *slog.Logger {
+	var level slog.Level
+	level.UnmarshalText([]byte(c.Level))
+	options := &slog.HandlerOptions{Level: level}
+	if c.Format == "text" {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// atTerminal is how long a drain may take for somebody who has pressed Ctrl-C.
+const atTerminal = time.Second
+
+// serve runs a gateway that listens until a signal, or ctx, ends it.
+func serve(ctx context.Context, g *gateway.Gateway, drainTimeout time.Duration) error {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	defer signal.Stop(signals)
+
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	drain := make(chan time.Duration, 1)
+	wg.Go(func() {
+		for leaving := false; ; {
+			select {
+			case <-ctx.Done():
+				return
+			case s := <-signals:
+				switch {
+				case s == syscall.SIGHUP:
+					g.Reload()
+				case leaving:
+					cancel()
+				case s == syscall.SIGINT:
+					leaving = true
+					drain <- min(drainTimeout, atTerminal)
+				default:
+					leaving = true
+					drain <- drainTimeout
+				}
+			}
+		}
+	})
+	return g.Run(ctx, drain)
+}

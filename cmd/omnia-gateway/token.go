@@ -1,0 +1,225 @@
+package main
+
+import (
+	"bufio"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/config"
+)
+
+func newToken() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "token",
+		Short: "Make a token for development, or take one apart",
+		Args:  noCommand,
+		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(newMint(), newInspect())
+	return c
+}
+
+func newMint() *cobra.Command {
+	var key, issuer, subject string
+	var audiences, claims []string
+	var lifetime time.Duration
+	c := &cobra.Command{
+		Use:   "mint",
+		Short: "Make a token with a local key, for development",
+		Long: "Mint signs a token with the private key in a PEM file (PKCS #8; RSA, P-256 or Ed25519), which is made if it is not there.\n" +
+			"`omnia-gateway dev issuer --key FILE` publishes the same key.",
+		Example: "  omnia-gateway token mint --key dev.pem --issuer http://127.0.0.1:9000 --subject alice --audience agents --claim 'roles=[\"admin\"]'",
+		Args:    takes(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			all := map[string]any{}
+			for _, s := range claims {
+				name, value, ok := strings.Cut(s, "=")
+				if !ok || name == "" {
+					return usageError{fmt.Errorf("--claim %q: want name=value", s)}
+				}
+				all[name] = claimValue(value)
+			}
+			signer, err := signerIn(key)
+			if err != nil {
+				return err
+			}
+			now := time.Now()
+			registered := map[string]any{
+				"iss": issuer, "sub": subject, "iat": now.Unix(), "exp": now.Add(lifetime).Unix(), "jti": newJTI(),
+			}
+			if len(audiences) > 0 {
+				registered["aud"] = audiences
+			}
+			for name, v := range registered {
+				if _, said := all[name]; !said {
+					all[name] = v
+				}
+			}
+			token, err := signer.Sign(all)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(c.OutOrStdout(), token)
+			return err
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&key, "key", "", "PEM `file` of the private key; made if missing")
+	f.StringVar(&issuer, "issuer", "", "claim iss, a `URL`")
+	f.StringVar(&subject, "subject", "", "claim sub, a `name`")
+	f.StringSliceVar(&audiences, "audience", nil, "claim aud, a `name`; may be repeated")
+	f.DurationVar(&lifetime, "lifetime", time.Hour, "until exp; negative for a token that has expired")
+	f.StringArrayVar(&claims, "claim", nil, "further `name=value`, the value as JSON or else as text; may be repeated")
+	for _, name := range []string{"key", "issuer", "subject"} {
+		c.MarkFlagRequired(name)
+	}
+	return c
+}
+
+// claimValue is JSON if it can be, else text.
+func claimValue(s string) any {
+	d := json.NewDecoder(strings.NewReader(s))
+	d.UseNumber()
+	var v any
+	if d.Decode(&v) != nil || d.More() {
+		return s
+	}
+	return v
+}
+
+func newJTI() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// signerIn is the key in a PEM file, or a new one which is then put there; file "" is a new one that is kept nowhere.
+func signerIn(file string) (*auth.Signer, error) {
+	if file == "" {
+		return auth.GenerateSigner("ES256")
+	}
+	text, err := os.ReadFile(file)
+	if err == nil {
+		s, err := auth.LoadSigner(text)
+		if err != nil {
+			return nil, fmt.Errorf("key %s: %w", file, err)
+		}
+		return s, nil
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	s, err := auth.GenerateSigner("ES256")
+	if err != nil {
+		return nil, err
+	}
+	if text, err = s.PEM(); err != nil {
+		return nil, err
+	}
+	return s, os.WriteFile(file, text, 0o600)
+}
+
+func newInspect() *cobra.Command {
+	var file string
+	c := &cobra.Command{
+		Use:   "inspect TOKEN|-",
+		Short: "Take a token apart, and judge it if a configuration is given",
+		Long: "Inspect prints a token's header and claims. With --config it also verifies it as the gateway would and says which check it fails; the exit\n" +
+			"status is then 1. Without, nothing is verified. With - the token is read from standard input.",
+		Args: takes(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			token, err := tokenFrom(args[0], c.InOrStdin())
+			if err != nil {
+				return usageError{err}
+			}
+			return inspect(c, token, file)
+		},
+	}
+	configFlag(c, &file)
+	return c
+}
+
+// tokenFrom is the token that an argument means: itself, or for "-" the first line of standard input, so that it is in no list of processes.
+func tokenFrom(arg string, stdin io.Reader) (string, error) {
+	if arg != "-" {
+		return arg, nil
+	}
+	line, err := bufio.NewReader(stdin).ReadString('\n')
+	if err != nil && err != io.EOF {
+		return "", fmt.Errorf("read token: %w", err)
+	}
+	return strings.TrimSpace(line), nil
+}
+
+// inspect prints what a token says, and with a configuration what the gateway thinks of it.
+func inspect(c *cobra.Command, token, file string) error {
+	out := c.OutOrStdout()
+	header, claims, err := auth.Inspect(token)
+	if err != nil {
+		printFailed(out, auth.Malformed, err.Error())
+		return errNo
+	}
+	for _, part := range []struct {
+		name string
+		of   map[string]any
+	}{{"header", header}, {"claims", claims}} {
+		text, err := json.MarshalIndent(part.of, "", "  ")
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(out, "%s %s\n", part.name, text)
+	}
+	for _, name := range []string{"nbf", "iat", "exp"} {
+		if n, ok := claims[name].(json.Number); ok {
+			if seconds, err := n.Float64(); err == nil {
+				at := time.Unix(int64(seconds), 0)
+				fmt.Fprintf(out, "%s is %s, %s\n", name, at.UTC().Format(time.RFC3339), fromNow(at))
+			}
+		}
+	}
+	if file == "" {
+		fmt.Fprintln(out, "nothing was verified; --config does that")
+		return nil
+	}
+	conf, err := config.Load(file, os.Environ())
+	if err != nil {
+		return err
+	}
+	a, err := auth.New(conf.Authentication, auth.Options{Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	if err := a.Refresh(c.Context()); err != nil {
+		fmt.Fprintf(out, "note: %v\n", err)
+	}
+	_, err = a.Verify(c.Context(), auth.Credential{Token: token}, func(check, detail string) { printPassed(out, check, detail) })
+	if refusal, ok := errors.AsType[*auth.Refusal](err); ok {
+		printFailed(out, refusal.Reason, refusal.Detail)
+		return errNo
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "the token is good")
+	return nil
+}
+
+// fromNow says how far away a time is.
+func fromNow(t time.Time) string {
+	d := time.Until(t).Round(time.Second)
+	if d < 0 {
+		return (-d).String() + " ago"
+	}
+	return "in " + d.String()
+}
