@@ -1,0 +1,171 @@
+package e2e
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/altairalabs/omnia-gateway/"
+
+// arrows are who may import whom; a package that is not here may not import anything of ours.
+var arrows = map[string][]string{
+	"cmd/omnia-gateway": {"auth", "config", "dev", "gateway"},
+	"gateway":           {"auth", "config"},
+	"auth":              {"config"},
+	"dev":               {"auth"},
+	"bench":             {"auth", "internal/rawws"},
+}
+
+// homes are the packages in which a third-party module may be used.
+var homes = map[string][]string{
+	"github.com/MicahParks/jwkset":        {"auth"},
+	"github.com/caarlos0/env/v11":         {"config"},
+	"github.com/coder/websocket":          {"dev"},
+	"github.com/fsnotify/fsnotify":        {"gateway"},
+	"github.com/go-chi/chi/v5":            {"gateway"},
+	"github.com/goccy/go-yaml":            {"config"},
+	"github.com/golang-jwt/jwt/v5":        {"auth"},
+	"github.com/hashicorp/golang-lru/v2":  {"auth"},
+	"github.com/prometheus/client_golang": {"gateway"},
+	"github.com/spf13/cobra":              {"cmd/omnia-gateway"},
+	"golang.org/x/sys":                    {"bench"},
+	"golang.org/x/sync":                   {"auth"},
+}
+
+// file is one Go file that is part of what is built, not of its tests.
+type file struct {
+	pkg, path string
+	*ast.File
+}
+
+// house are all files that are part of the build.
+func house(t *testing.T) (files []file, set *token.FileSet) {
+	t.Helper()
+	set = token.NewFileSet()
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != ".." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "node_modules" || d.Name() == "e2e" || d.Name() == "tools"):
+			return filepath.SkipDir
+		case d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		f, err := parser.ParseFile(set, path, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel("..", path)
+		files = append(files, file{filepath.ToSlash(filepath.Dir(rel)), path, f})
+		return err
+	})
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no house: %v", err)
+	}
+	return files, set
+}
+
+func TestArrowsPointOneWay(t *testing.T) {
+	files, _ := house(t)
+	for _, f := range files {
+		for _, spec := range f.Imports {
+			path, _ := strconv.Unquote(spec.Path.Value)
+			if ours, ok := strings.CutPrefix(path, module); ok {
+				if !slices.Contains(arrows[f.pkg], ours) {
+					t.Errorf("%s imports %s, against the arrows", f.path, ours)
+				}
+				continue
+			}
+			if !strings.Contains(strings.Split(path, "/")[0], ".") {
+				continue // the standard library
+			}
+			allowed, known := []string(nil), false
+			for lib, at := range homes {
+				if path == lib || strings.HasPrefix(path, lib+"/") {
+					allowed, known = at, true
+				}
+			}
+			if !known || !slices.Contains(allowed, f.pkg) {
+				t.Errorf("%s imports %s, which has another home", f.path, path)
+			}
+		}
+	}
+}
+
+func TestNoSideDoors(t *testing.T) {
+	files, set := house(t)
+	for _, f := range files {
+		ast.Inspect(f.File, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.FuncDecl:
+				if n.Recv == nil && n.Name.Name == "init" {
+					t.Errorf("%v: func init", set.Position(n.Pos()))
+				}
+			case *ast.SelectorExpr:
+				if x, ok := n.X.(*ast.Ident); ok && x.Name == "context" && n.Sel.Name == "WithValue" {
+					t.Errorf("%v: a value in a context", set.Position(n.Pos()))
+				}
+			}
+			return true
+		})
+	}
+}
+
+func TestEveryExportedNameIsExplained(t *testing.T) {
+	files, set := house(t)
+	explained := map[string]bool{}
+	for _, f := range files {
+		explained[f.pkg] = explained[f.pkg] || f.Doc != nil
+		if f.Name.Name == "main" {
+			continue
+		}
+		for _, d := range f.Decls {
+			switch d := d.(type) {
+			case *ast.FuncDecl:
+				if d.Name.IsExported() && d.Doc == nil && (d.Recv == nil || ast.IsExported(receiver(d))) {
+					t.Errorf("%v: %s has no comment", set.Position(d.Pos()), d.Name.Name)
+				}
+			case *ast.GenDecl:
+				for _, spec := range d.Specs {
+					switch spec := spec.(type) {
+					case *ast.TypeSpec:
+						if spec.Name.IsExported() && d.Doc == nil && spec.Doc == nil {
+							t.Errorf("%v: %s has no comment", set.Position(spec.Pos()), spec.Name.Name)
+						}
+					case *ast.ValueSpec:
+						if spec.Names[0].IsExported() && d.Doc == nil && spec.Doc == nil && spec.Comment == nil {
+							t.Errorf("%v: %s has no comment", set.Position(spec.Pos()), spec.Names[0].Name)
+						}
+					}
+				}
+			}
+		}
+	}
+	for pkg, ok := range explained {
+		if !ok {
+			t.Errorf("package %s has no package comment", pkg)
+		}
+	}
+}
+
+// receiver is the name of a method's type.
+func receiver(d *ast.FuncDecl) string {
+	x := d.Recv.List[0].Type
+	if star, ok := x.(*ast.StarExpr); ok {
+		x = star.X
+	}
+	if generic, ok := x.(*ast.IndexExpr); ok {
+		x = generic.X
+	}
+	if name, ok := x.(*ast.Ident); ok {
+		return name.Name
+	}
+	return ""
+}
