@@ -1,0 +1,49 @@
+# What there is to do in this repository; `make` alone lists it. Tools are installed by the targets that need them (tools/install).
+
+FUZZTIME ?= 100000x
+
+with_tools = . .tools/env &&
+
+.PHONY: help build unit test lint vet vuln fuzz bench docker tools clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## the gateway, as bin/omnia-gateway
+	CGO_ENABLED=0 go build -trimpath -o bin/omnia-gateway ./cmd/omnia-gateway
+
+unit: ## the quick tests: everything but e2e, with the race detector
+	go test -race $$(go list ./... | grep -v /e2e)
+
+test: tools ## all tests with the race detector; what was skipped, and why, is named at the end
+	$(with_tools) gotestsum --format standard-quiet -- -race -timeout 20m ./...
+
+lint: ## gofmt, go vet, staticcheck, and whether go.mod is tidy
+	@tools/install go
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "not formatted with gofmt:" $$unformatted; exit 1; }
+	go vet ./...
+	$(with_tools) staticcheck ./...
+	go mod tidy -diff
+
+vet: ## go vet alone
+	go vet ./...
+
+vuln: ## known vulnerabilities in what the gateway calls; needs the network
+	@tools/install go
+	$(with_tools) tools/vuln
+
+fuzz: ## every fuzz target for FUZZTIME each, executions or time: make fuzz FUZZTIME=10m
+	@tools/fuzz $(FUZZTIME)
+
+bench: ## the gateway beside HAProxy, on this machine
+	@tools/install haproxy
+	go run ./bench
+
+docker: ## the container image, as omnia-gateway:dev
+	docker build -t omnia-gateway:dev .
+
+tools: ## what the tests need beside Go; says what could not be installed
+	@tools/install
+
+clean: ## removes what make made, the tools included
+	rm -rf bin .tools
