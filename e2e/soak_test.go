@@ -3,6 +3,7 @@ package e2e
 import (
 	"bufio"
 	"crypto/subtle"
+	"crypto/tls"
 	"fmt"
 	"hash/maphash"
 	"io"
@@ -41,7 +42,7 @@ func TestEveryByteOfTwoHundredSessionsArrives(t *testing.T) {
 			sums := newSums()
 			a := newAgent(t, func(v *visit) {
 				v.accept()
-				sums.both("agent", v.r.Header.Get("X-Soak"), v, v.br, size, false)
+				sums.both("agent", v.r.Header.Get("X-Soak"), v.Conn, v.br, size, false)
 			})
 			g := startSecure(t, plain(i, a.URL), secure)
 			goroutines, fds := g.metric("go_goroutines"), g.metric("process_open_fds")
@@ -52,7 +53,7 @@ func TestEveryByteOfTwoHundredSessionsArrives(t *testing.T) {
 				wg.Go(func() {
 					c := g.connect(t, "/my-agent/ws", bearer, fmt.Sprintf("X-Soak: %d", n))
 					c.SetDeadline(time.Now().Add(10 * time.Minute))
-					sums.both("client", strconv.Itoa(n), c, c.br, size, true)
+					sums.both("client", strconv.Itoa(n), c.Conn, c.br, size, true)
 					c.Close()
 				})
 			}
@@ -124,9 +125,16 @@ func (s *sums) compare(t *testing.T, session string) {
 	}
 }
 
-// both is one end of a session: it sends its stream and hears the other's, at the same time.
+// both is one end of a session: it sends its stream and hears the other's, at the same time. Its own buffers in the kernel are small, else
+// hundreds of sessions on one machine run into the kernel's bound for all of TCP, where connections stall for longer than peers may.
 func (s *sums) both(end, session string, c net.Conn, br *bufio.Reader, size int64, masked bool) {
 	name := end + " " + session
+	tcp := c
+	if t, ok := tcp.(*tls.Conn); ok {
+		tcp = t.NetConn()
+	}
+	tcp.(*net.TCPConn).SetReadBuffer(128 << 10)
+	tcp.(*net.TCPConn).SetWriteBuffer(128 << 10)
 	var wg sync.WaitGroup
 	wg.Go(func() { s.note(s.heard, name, s.hear(br)) })
 	s.note(s.sent, name, s.send(c, size, masked))

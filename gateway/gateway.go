@@ -55,7 +55,7 @@ func New(c *config.Config, log *slog.Logger) (*Gateway, error) {
 		log:      log,
 		auth:     a,
 		headers:  newHeaderRules(c),
-		relays:   relayRules{c.Limits.MaxMessageBytes, c.Session.PingInterval, c.Session.IdleTimeout},
+		relays:   newRelayRules(c),
 		dialer:   newDialer(c.Limits.HandshakeTimeout),
 		sessions: newSessions(c.Limits),
 	}
@@ -77,7 +77,8 @@ func New(c *config.Config, log *slog.Logger) (*Gateway, error) {
 
 // ServeHTTP is the way of one request.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{w: w, r: r, start: time.Now()}
+	x := &exchange{w: &stallWriter{w, http.NewResponseController(w)}, r: r, start: time.Now()}
+	defer g.abort(x)
 	if len(r.TransferEncoding) > 0 {
 		// net/http has forgotten a Content-Length beside it by now; what another server on the way made of the two, nobody knows
 		// (RFC 9112 §6.1). So nothing that follows on this connection is read.
@@ -103,6 +104,7 @@ type exchange struct {
 	r     *http.Request
 	start time.Time
 	pass  *pass
+	code  int // of the agent's answer to plain HTTP
 }
 
 // connect makes a session of an admitted handshake. Authenticate before dialling, dial before answering 101: so every failure still has an
@@ -203,9 +205,9 @@ func writeSwitch(w io.Writer, agent http.Header, p protocols, id string) error {
 
 // serve relays an open session and says how it ended.
 func (g *Gateway) serve(s *session, r *relay) {
+	defer g.sessions.remove(s) // last: who waits for the sessions waits for their log lines, too
 	e := r.run()
 	moved := s.counts()
-	g.sessions.remove(s)
 	lasted := time.Since(s.start)
 	g.metrics.over(e, lasted)
 	g.log.LogAttrs(context.Background(), slog.LevelInfo, "ended",
@@ -220,14 +222,18 @@ func (g *Gateway) serve(s *session, r *relay) {
 // passOn gives the client an agent's own answer to the handshake.
 func (g *Gateway) passOn(x *exchange, a *answer) {
 	defer a.conn.Close()
+	defer context.AfterFunc(x.r.Context(), func() { a.conn.Close() })()
 	a.conn.SetDeadline(time.Now().Add(bodyStall)) // nobody waits longer for the body of a refusal
 	h := x.w.Header()
 	copyEndToEnd(h, a.Header)
 	h.Set("Connection", "close") // after a refused handshake the client's next bytes may be frames
 	x.w.WriteHeader(a.StatusCode)
 	rc := http.NewResponseController(x.w)
-	_, err := io.Copy(flushing{&stallWriter{x.w, rc}, rc}, a.Body)
+	_, err := io.Copy(flushing{x.w, rc}, a.Body)
 	g.report(x, UpstreamRefused, a.StatusCode, clipError(err))
+	if err != nil {
+		panic(http.ErrAbortHandler) // a body that broke off must not look whole
+	}
 }
 
 // flushing writes and flushes at once.
@@ -257,16 +263,17 @@ func copyEndToEnd(to, from http.Header) {
 
 // forward lets plain HTTP through.
 func (g *Gateway) forward(x *exchange) {
-	code, reason, detail := 0, x.pass.reason, ""
-	defer func() { // also when httputil gives up in the middle of a body, which it says by http.ErrAbortHandler
-		g.report(x, reason, code, detail)
+	detail := "the answer broke off" // unless roundTrip returns: httputil says this by panicking with http.ErrAbortHandler
+	defer func() {
+		if x.code != 0 {
+			g.report(x, x.pass.reason, x.code, detail)
+		}
 	}()
-	var err error
-	code, err = g.roundTrip(x.w, x.r, x.pass)
-	if refusal := (*auth.Refusal)(nil); errors.As(err, &refusal) {
-		reason, code, detail = refusal.Reason, status(refusal.Reason), refusal.Detail
-		g.answerRefusal(x, refusal.Reason)
+	if err := g.roundTrip(x); err != nil {
+		g.refuse(x, refusalOf(err))
+		return
 	}
+	detail = ""
 }
 
 // refuse answers a request that does not get through, and says so.
@@ -329,6 +336,20 @@ func (g *Gateway) report(x *exchange, reason Reason, code int, detail string) {
 		g.metrics.request(reason)
 	}
 	g.log.LogAttrs(context.Background(), slog.LevelInfo, message, attrs...)
+}
+
+// abort says that a handler gives up. net/http then closes the connection; of http.ErrAbortHandler, which is how one gives up on purpose,
+// it was said why before.
+func (g *Gateway) abort(x *exchange) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if v != http.ErrAbortHandler {
+		g.log.Error("panic", slog.String("reason", string(InternalError)), slog.String("remote", x.r.RemoteAddr),
+			slog.String("err", fmt.Sprintf("%v\n%s", v, debug.Stack())))
+	}
+	panic(http.ErrAbortHandler)
 }
 
 // refusalOf is the refusal in err. Anything else would be a mistake of ours, and lets nobody in.

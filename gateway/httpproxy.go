@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"io"
 	"log"
 	"log/slog"
@@ -30,13 +31,14 @@ func newTransport(d *dialer) *http.Transport {
 }
 
 // newProxy streams plain HTTP (REST, SSE, uploads) to the agent named by a pass.
-func newProxy(t *http.Transport, errors *log.Logger) *httputil.ReverseProxy {
-	return &httputil.ReverseProxy{Transport: t, FlushInterval: -1, ErrorLog: errors}
+func newProxy(t *http.Transport, l *log.Logger) *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{Transport: t, FlushInterval: -1, ErrorLog: l}
 }
 
-// roundTrip lets plain HTTP through to the agent of p and gives the status of its answer. The error says why there was none, and is then
+// roundTrip lets plain HTTP through to the agent and leaves the status of its answer in x. The error says why there was none, and is then
 // an *auth.Refusal that is still to be answered.
-func (g *Gateway) roundTrip(w http.ResponseWriter, r *http.Request, p *pass) (code int, err error) {
+func (g *Gateway) roundTrip(x *exchange) (err error) {
+	r, p := x.r, x.pass
 	proxy := *g.proxy
 	proxy.Rewrite = func(pr *httputil.ProxyRequest) {
 		out := pr.Out
@@ -53,29 +55,33 @@ func (g *Gateway) roundTrip(w http.ResponseWriter, r *http.Request, p *pass) (co
 			resp.Body.Close()
 			return &auth.Refusal{Reason: UpstreamBadHandshake, Detail: "101 to a request that asked for none"}
 		}
-		code = resp.StatusCode
+		x.code = resp.StatusCode
 		return nil
 	}
 	proxy.ErrorHandler = func(_ http.ResponseWriter, req *http.Request, e error) {
-		if err = e; code == 0 {
-			if _, ok := e.(*auth.Refusal); !ok {
-				err = refusedBy(r.Context(), e, UpstreamUnreachable)
-			}
+		if err = e; !errors.As(e, new(*auth.Refusal)) {
+			err = refusedBy(r.Context(), e, UpstreamUnreachable)
 		}
 	}
-	rc := http.NewResponseController(w)
 	in := r.Clone(r.Context())
 	if r.Body != nil && r.Body != http.NoBody {
-		in.Body = &stallReader{r.Body, rc}
+		in.Body = &stallReader{r.Body, http.NewResponseController(x.w)}
 	}
-	proxy.ServeHTTP(&stallWriter{w, rc}, in)
-	return code, err
+	proxy.ServeHTTP(x.w, in)
+	return err
 }
 
-// stallWriter gives each write its own deadline: a client that takes nothing must not hold an agent's answer for ever.
+// stallWriter gives each write its own deadline: a client that takes nothing must not hold an answer for ever. Every answer has one, as
+// the deadline of an earlier one on the same connection would still count.
 type stallWriter struct {
 	http.ResponseWriter
 	rc *http.ResponseController
+}
+
+// WriteHeader is all that is written of an answer without a body.
+func (w *stallWriter) WriteHeader(code int) {
+	w.rc.SetWriteDeadline(time.Now().Add(bodyStall))
+	w.ResponseWriter.WriteHeader(code)
 }
 
 func (w *stallWriter) Write(b []byte) (int, error) {
@@ -83,7 +89,7 @@ func (w *stallWriter) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
-// Unwrap lets http.ResponseController reach Flush.
+// Unwrap lets http.ResponseController reach Flush and Hijack.
 func (w *stallWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // stallReader does the same for the request's body.

@@ -7,29 +7,36 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// Times of the relay.
+// Times of the relay that nobody needs to configure.
 const (
-	// closeGrace is how long, once a session has ended, a side may take to accept its Close and to answer it.
 	closeGrace = 3 * time.Second
-	// replyWait is how long one side may be silent after the other has sent its Close.
-	replyWait = 10 * time.Second
-	// linger is how long the gateway waits for a peer to close its socket after Close went both ways.
-	linger = time.Second
+	replyWait  = 10 * time.Second
+	linger     = time.Second
 )
 
-// relayRules are what the configuration says about the life of an open connection.
+// relayRules are what is asked of an open connection.
 type relayRules struct {
 	maxMessage   int64
 	pingInterval time.Duration // 0: no Ping
 	idleTimeout  time.Duration // 0: none
+	closeGrace   time.Duration // how long, once a session has ended, a side may take to accept its Close and to answer it
+	replyWait    time.Duration // how long a side may be silent after the other has sent its Close, or may go on when the other is gone by then
+	linger       time.Duration // how long a peer may take to close its socket after Close went both ways
+}
+
+func newRelayRules(c *config.Config) relayRules {
+	return relayRules{c.Limits.MaxMessageBytes, c.Session.PingInterval, c.Session.IdleTimeout, closeGrace, replyWait, linger}
 }
 
 // relay is two directions over two links, each with one goroutine that alone reads its source and alone writes its destination. So there
 // is no lock: whoever wants something of a direction (a Ping, an end) says so in an atomic and wakes it through its read deadline.
 type relay struct {
 	rules  relayRules
+	start  time.Time               // other times are kept as what has passed since: a clock that is set must end nobody
 	up     pump                    // client → agent
 	down   pump                    // agent → client
 	over   chan struct{}           // closed by end
@@ -59,24 +66,22 @@ type pump struct {
 	gotClose  bool // src has sent its Close
 	srcClosed bool // src has closed its socket
 	heard     time.Time
-	pinged    time.Time // when src was last asked for a sign of life; zero: not since it was heard
 
-	closed   atomic.Bool // dst has got a Close
-	wantPing atomic.Bool // the other direction asks for a Ping to dst
+	closed   atomic.Bool  // dst has got a Close
+	wantPing atomic.Bool  // the other direction asks for a Ping to dst
+	pinged   atomic.Int64 // when the gateway's last Ping to src went out, since the relay's start
 	bytes    atomic.Uint64
 	messages atomic.Uint64
-	moved    atomic.Int64 // when the last data frame moved, Unix nanoseconds
+	moved    atomic.Int64 // when the last data frame moved, since the relay's start
 }
 
 // newRelay joins client and agent. earlyUp and earlyDown are bytes that came with the two handshakes. rsv are the reserved bits that the
 // negotiated extensions use.
 func newRelay(client, agent *link, earlyUp, earlyDown []byte, rsv byte, rules relayRules) *relay {
-	r := &relay{rules: rules, over: make(chan struct{})}
-	now := time.Now()
+	r := &relay{rules: rules, start: time.Now(), over: make(chan struct{})}
 	join := func(p, other *pump, src, dst *link, early []byte, toAgent bool) {
-		p.r, p.other, p.src, p.dst, p.early, p.toAgent, p.heard = r, other, src, dst, early, toAgent, now
+		p.r, p.other, p.src, p.dst, p.early, p.toAgent, p.heard = r, other, src, dst, early, toAgent, r.start
 		p.walk = walker{fromClient: toAgent, rsv: rsv, max: uint64(rules.maxMessage)}
-		p.moved.Store(now.UnixNano())
 		src.wire.SetDeadline(time.Time{})
 		src.wire.relay = true
 	}
@@ -101,7 +106,7 @@ func (r *relay) end(e *ending) {
 	if !r.ending.CompareAndSwap(nil, e) {
 		return
 	}
-	r.cutoff = time.Now().Add(closeGrace)
+	r.cutoff = time.Now().Add(r.rules.closeGrace)
 	close(r.over)
 	for _, p := range []*pump{&r.up, &r.down} {
 		p.dst.wire.cut(r.cutoff)
@@ -184,7 +189,7 @@ func (p *pump) pass(b []byte) {
 	}
 	if p.walk.moved {
 		p.walk.moved = false
-		p.moved.Store(time.Now().UnixNano())
+		p.moved.Store(int64(time.Since(p.r.start)))
 	}
 	p.carry = append(p.carry[:0], b...)
 	if p.wantPing.Load() {
@@ -229,11 +234,12 @@ func (p *pump) writeClose(frame []byte) {
 
 // ping puts a Ping in for dst, if this is a frame boundary; else it stays wanted.
 func (p *pump) ping() {
-	if p.mute || p.walk.rest > 0 {
+	if p.walk.rest > 0 {
 		return
 	}
-	p.wantPing.Store(false)
+	p.other.pinged.Store(int64(time.Since(p.r.start))) // before the write: the answer must be later
 	p.write(pingFrame(pingMark, p.toAgent))
+	p.wantPing.Store(false)
 }
 
 // pingMark is the payload of the gateway's Pings, by which their Pongs are known.
@@ -250,18 +256,18 @@ func (p *pump) lookAround() {
 	now := time.Now()
 	silent := now.Sub(p.heard)
 	if c := p.r.first.Load(); c != nil {
-		if now.Sub(c.at) >= replyWait && silent >= replyWait {
+		if limit, ok := p.replyBy(c); ok && !now.Before(limit) {
 			p.r.end(&ending{reason: Closed, code: c.code, err: p.from() + " did not answer the Close"})
 			return
 		}
 	} else if every := p.r.rules.pingInterval; every > 0 && silent >= every {
-		switch {
-		case p.pinged.Before(p.heard):
-			p.pinged = now
+		switch pinged := p.lastPinged(); {
+		case p.other.wantPing.Load(): // the other direction is in the middle of a frame: src was not asked yet
+		case !pinged.After(p.heard):
 			p.walk.pong = pingMark
 			p.other.wantPing.Store(true)
 			p.other.wake()
-		case now.Sub(p.pinged) >= every:
+		case now.Sub(pinged) >= every:
 			p.r.end(endingOf(DeadPeer, p.from()+" answers no Ping"))
 			return
 		}
@@ -275,8 +281,11 @@ func (p *pump) lookAround() {
 
 // lastMoved is when the last data frame moved, either way.
 func (r *relay) lastMoved() time.Time {
-	return time.Unix(0, max(r.up.moved.Load(), r.down.moved.Load()))
+	return r.start.Add(time.Duration(max(r.up.moved.Load(), r.down.moved.Load())))
 }
+
+// lastPinged is when the gateway's last Ping to src went out; the start if none has.
+func (p *pump) lastPinged() time.Time { return p.r.start.Add(time.Duration(p.pinged.Load())) }
 
 // arm sets the read deadline to the next time at which silence would mean something. It is not moved with every read, which would cost
 // more than the read: when it passes, lookAround finds that bytes have come since and sets the next one.
@@ -287,18 +296,36 @@ func (p *pump) arm(now time.Time) {
 			next = t
 		}
 	}
-	if c := p.r.first.Load(); c != nil {
-		sooner(later(c.at, p.heard).Add(replyWait))
+	first := p.r.first.Load()
+	if first != nil {
+		if limit, ok := p.replyBy(first); ok {
+			sooner(limit)
+		}
 	} else if every := p.r.rules.pingInterval; every > 0 {
-		sooner(later(p.pinged, p.heard).Add(every))
+		if p.other.wantPing.Load() {
+			sooner(now.Add(every))
+		} else {
+			sooner(later(p.lastPinged(), p.heard).Add(every))
+		}
 	}
 	if idle := p.r.rules.idleTimeout; idle > 0 {
 		sooner(p.r.lastMoved().Add(idle))
 	}
 	p.src.wire.SetReadDeadline(next)
-	if p.r.ending.Load() != nil || p.wantPing.Load() { // it came before the deadline was set
+	// What came before the deadline was set. A Ping that is still wanted in the middle of a frame needs no look around: pass sees to it.
+	if p.r.ending.Load() != nil || p.r.first.Load() != first || p.wantPing.Load() && p.walk.rest == 0 {
 		p.wake()
 	}
+}
+
+// replyBy is when src must have answered the other side's Close c, if it is src that has to: it may finish what it was sending first
+// (RFC 6455 §5.5.1), as long as somebody takes it.
+func (p *pump) replyBy(c *closing) (time.Time, bool) {
+	since := c.at
+	if !p.mute {
+		since = later(c.at, p.heard)
+	}
+	return since.Add(p.r.rules.replyWait), !p.gotClose
 }
 
 func later(a, b time.Time) time.Time {
@@ -332,15 +359,9 @@ func (p *pump) lost(err error) {
 // finish closes one direction of a relay that has ended: dst gets its Close, at a frame boundary if src still delivers the rest of the
 // frame; then src may answer its own Close and hang up.
 func (p *pump) finish() {
-	e, until := p.r.ending.Load(), p.r.cutoff
-	for !p.mute && p.walk.rest > 0 && p.read(until) {
-	}
-	if !p.mute && p.walk.rest == 0 {
-		word := ""
-		if e.reason != Closed {
-			word = string(e.reason)
-		}
-		p.write(closeFrame(e.code, word, p.toAgent))
+	until := p.r.cutoff
+	p.sayClose()
+	for !p.mute && p.read(until) {
 	}
 	p.mute = true
 	if !p.toAgent {
@@ -349,14 +370,29 @@ func (p *pump) finish() {
 	for !p.gotClose && !p.deaf && p.read(until) {
 	}
 	// A socket closed with unread bytes is reset, and a reset can overtake the Close in the peer's buffers. So listen on for a moment.
-	if limit := time.Now().Add(linger); limit.Before(until) {
+	if limit := time.Now().Add(p.r.rules.linger); limit.Before(until) {
 		until = limit
 	}
 	for p.read(until) {
 	}
 }
 
-// read passes on, or drops, what comes from src until a time; false when nothing more will come.
+// sayClose gives dst its Close, if this is a frame boundary; nothing goes to it after that.
+func (p *pump) sayClose() {
+	if p.mute || p.walk.rest > 0 {
+		return
+	}
+	e := p.r.ending.Load()
+	word := ""
+	if e.reason != Closed {
+		word = string(e.reason)
+	}
+	p.write(closeFrame(e.code, word, p.toAgent))
+	p.mute = true
+}
+
+// read takes what comes from src until a time, after the end: the rest of a frame goes on, with the Close right behind it; all else is
+// dropped. False when nothing more will come.
 func (p *pump) read(until time.Time) bool {
 	if p.srcClosed {
 		return false
@@ -365,6 +401,11 @@ func (p *pump) read(until time.Time) bool {
 	b, err := p.src.read(p.carry)
 	switch {
 	case err == nil:
+		if rest := p.walk.rest; !p.mute && rest <= uint64(len(b)) {
+			p.pass(b[:rest])
+			p.sayClose()
+			b = b[rest:]
+		}
 		p.pass(b)
 		p.src.release()
 		return true

@@ -50,13 +50,14 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 			}
 		})
 	}
-	public, admin := g.servers()
+	public, admin := g.servers(ctx)
 	failed := make(chan error, 2)
 	wg.Go(func() { failed <- public.Serve(g.public) })
 	wg.Go(func() { failed <- admin.Serve(g.admin) })
 	g.log.Info("listening", "public", g.Addr().String(), "tls", g.certs != nil, "admin", g.AdminAddr().String())
 
-	defer g.sessions.cut() // last, as closing the servers ends the handshakes that are under way
+	defer g.sessions.cut()
+	defer cancel() // ends the handshakes that are under way
 	defer admin.Close()
 	defer public.Close()
 	select {
@@ -88,7 +89,9 @@ func (g *Gateway) leave(ctx context.Context, public *http.Server, window time.Du
 }
 
 // servers are the HTTP servers of both listeners. A WebSocket leaves its server when it is taken over, and with it all of these timeouts.
-func (g *Gateway) servers() (public, admin *http.Server) {
+// The requests' contexts end with ctx: net/http does not notice a client that goes away once it has sent a byte too many.
+func (g *Gateway) servers(ctx context.Context) (public, admin *http.Server) {
+	base := func(net.Listener) context.Context { return ctx }
 	protocols := &http.Protocols{}
 	protocols.SetHTTP1(true)
 	public = &http.Server{
@@ -96,12 +99,14 @@ func (g *Gateway) servers() (public, admin *http.Server) {
 		ReadHeaderTimeout:            g.config.Limits.HandshakeTimeout, // bounds the TLS handshake too
 		IdleTimeout:                  60 * time.Second,
 		MaxHeaderBytes:               max(g.config.Limits.MaxHeaderBytes-4096, 1), // net/http allows 4 KiB more than it is told
+		BaseContext:                  base,
 		DisableGeneralOptionsHandler: true,
 		Protocols:                    protocols,
 		ErrorLog:                     quiet(g.log),
 	}
 	admin = &http.Server{
 		Handler:           g.adminHandler(),
+		BaseContext:       base,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       60 * time.Second,
 		Protocols:         protocols,

@@ -52,9 +52,7 @@ func (s *session) end(r Reason) {
 func (s *session) begin(r *relay) *ending {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ending == nil {
-		s.relay = r
-	}
+	s.relay = r
 	return s.ending
 }
 

@@ -195,8 +195,11 @@ func (l *link) tryRead(fd uintptr) bool {
 	l.n = copy(l.buf[:], l.carry)
 	m, err := l.conn.Read(l.buf[l.n:])
 	if _, ok := err.(wouldBlock); ok {
-		l.release()
-		return false
+		if m == 0 {
+			l.release()
+			return false
+		}
+		err = nil // of the alert behind the last bytes of TLS 1.2, which crypto/tls reads along with them; the next read says it again
 	}
 	l.n, l.err = l.n+m, err
 	// crypto/tls gives one record of at most 16 KiB at a time. While a stream runs, gather what has arrived into one write.
