@@ -80,7 +80,7 @@ func (s *jwks) equal(other *jwks) bool {
 func parseKeys(b []byte) (set *jwks, skipped int, err error) {
 	var document map[string]json.RawMessage // and no struct, which would also take KEYS
 	if err := json.Unmarshal(b, &document); err != nil {
-		return nil, 0, errors.New("no JSON object")
+		return nil, 0, errors.New("not a JSON object")
 	}
 	var list []json.RawMessage
 	if err := json.Unmarshal(document["keys"], &list); err != nil || len(list) == 0 {
@@ -112,7 +112,7 @@ func parseKey(raw []byte) (k jwk, err error) {
 	member := func(name string) string {
 		s, ok := object[name].(string)
 		if !ok && object[name] != nil && err == nil {
-			err = fmt.Errorf("%s is no string", name)
+			err = fmt.Errorf("%s is not a string", name)
 		}
 		return s
 	}

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/altairalabs/omnia-gateway/config"
@@ -35,23 +36,42 @@ func NewRules(global, own config.RequiredClaims) Rules {
 // with ClaimMismatch. Claims are compared as Istio compares request.auth.claims: strings and lists of strings only, case-sensitive.
 func (r Rules) Check(id *Identity, agent string, t Trace) error {
 	for _, rule := range r.entries {
-		held := texts(id.Claims, rule.Claim)
-		fit, ok := "", false
-		for _, want := range rule.Values {
-			if rule.own && agent != "" {
-				want = strings.ReplaceAll(want, agentLabel, agent)
-			}
-			if ok = fits(want, held); ok {
-				fit = want
-				break
-			}
+		held, wanted := texts(id.Claims, rule.Claim), rule.wanted(agent)
+		n := slices.IndexFunc(wanted, func(want string) bool { return fits(want, held) })
+		if n < 0 {
+			return &Refusal{ClaimMismatch, fmt.Sprintf("claim %s has %s, which is none of %q", clip(rule.Claim), shown(held), wanted)}
 		}
-		if !ok {
-			return &Refusal{ClaimMismatch, fmt.Sprintf("claim %s has none of the values %q", clip(rule.Claim), rule.Values)}
-		}
-		t.trace("rule", "claim %s has %s", rule.Claim, fit)
+		t.trace("rule", "claim %s has %s", rule.Claim, wanted[n])
 	}
 	return nil
+}
+
+// wanted are the values of which one must match.
+func (r rule) wanted(agent string) []string {
+	if !r.own || agent == "" {
+		return r.Values
+	}
+	values := make([]string, len(r.Values))
+	for n, v := range r.Values {
+		values[n] = strings.ReplaceAll(v, agentLabel, agent)
+	}
+	return values
+}
+
+// shown is what a claim holds, for a log line.
+func shown(held []string) string {
+	const most = 8
+	if len(held) == 0 {
+		return "no text"
+	}
+	var words []string
+	for _, s := range held[:min(len(held), most)] {
+		words = append(words, clip(s))
+	}
+	if len(held) > most {
+		words = append(words, "…")
+	}
+	return strings.Join(words, ", ")
 }
 
 // texts are the strings that a claim holds. A number, a boolean, an object and what is in a list inside a list are none.

@@ -26,7 +26,7 @@ type token struct {
 	alg, kid, issuer, subject string
 	audience                  []string
 	expires, notBefore        time.Time // zero: missing
-	neverValid                bool      // exp is 0, which is no date but an expiry all the same
+	neverValid                bool      // exp is 0, which is not a date but an expiry all the same
 }
 
 // registered are the claims that the gateway or an agent acts on (RFC 7519 §4.1), protected the members of the header. In any other case
@@ -103,7 +103,7 @@ func decodePart(s string) ([]byte, error) {
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
 	if err != nil {
-		return nil, errors.New("no unpadded base64url")
+		return nil, errors.New("not base64url without padding")
 	}
 	return b, nil
 }
@@ -112,10 +112,10 @@ func decodePart(s string) ([]byte, error) {
 // that is there twice, at any depth; invalid UTF-8; a surrogate without its other half.
 func decodeObject(b []byte) (map[string]any, error) {
 	if !utf8.Valid(b) {
-		return nil, errors.New("no UTF-8")
+		return nil, errors.New("not UTF-8")
 	}
 	if !json.Valid(b) {
-		return nil, errors.New("no JSON")
+		return nil, errors.New("not JSON")
 	}
 	if loneSurrogate(b) {
 		return nil, errors.New("half a surrogate pair")
@@ -128,7 +128,7 @@ func decodeObject(b []byte) (map[string]any, error) {
 	}
 	object, ok := v.(map[string]any)
 	if !ok {
-		return nil, errors.New("no JSON object")
+		return nil, errors.New("not a JSON object")
 	}
 	return object, nil
 }
@@ -269,12 +269,12 @@ func exactNames(object map[string]any, names []string) error {
 	return nil
 }
 
-// stringAt is the string called name, or "" if there is none; null is no string.
+// stringAt is the string called name, or "" if there is none; null is not a string.
 func stringAt(object map[string]any, name string) (string, error) {
 	v, there := object[name]
 	s, ok := v.(string)
 	if there && !ok {
-		return "", fmt.Errorf("%s is no string", name)
+		return "", fmt.Errorf("%s is not a string", name)
 	}
 	return s, nil
 }
@@ -290,11 +290,11 @@ func dateAt(object map[string]any, name string) (time.Time, error) {
 	}
 	n, ok := v.(json.Number)
 	if !ok {
-		return time.Time{}, fmt.Errorf("%s is no number", name)
+		return time.Time{}, fmt.Errorf("%s is not a number", name)
 	}
 	f, _ := n.Float64() // out of range is ±Inf
 	if f < 0 || f >= 1<<63 {
-		return time.Time{}, fmt.Errorf("%s is no date", name)
+		return time.Time{}, fmt.Errorf("%s is not a date", name)
 	}
 	seconds, fraction := math.Modf(min(f, lastDate))
 	return time.Unix(int64(seconds), int64(fraction*1e9)), nil

@@ -141,7 +141,7 @@ func (i *issuer) check(ctx context.Context, tok *token, t Trace) (*jwks, error) 
 	}
 	t.trace("key", "%d of the issuer's %d keys may have signed", len(keys), set.usable())
 	if !signedByOne(tok, keys) {
-		return nil, &Refusal{BadSignature, fmt.Sprintf("no signature of %d keys that may have signed", len(keys))}
+		return nil, &Refusal{BadSignature, fmt.Sprintf("no key that may have signed verifies it (%d tried)", len(keys))}
 	}
 	t.trace("signature", "good")
 	return set, nil

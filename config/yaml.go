@@ -228,7 +228,7 @@ func (l *loader) decodeStruct(pairs []*ast.MappingValueNode, v reflect.Value, ke
 		good = false
 	})
 	if len(ignored) > 0 {
-		l.notes = append(l.notes, fmt.Sprintf("%s: %s of the Helm chart ignored: the gateway has no use for it", l.file, strings.Join(ignored, ", ")))
+		l.notes = append(l.notes, fmt.Sprintf("%s: %s of the Helm chart ignored", l.file, strings.Join(ignored, ", ")))
 	}
 	return good && keysGood
 }
