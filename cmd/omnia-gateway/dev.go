@@ -15,8 +15,11 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"sync"
 	"syscall"
 	"text/template"
@@ -137,6 +140,8 @@ log: { format: text, level: info }
 
 // runDev runs issuer, agent and gateway until a signal.
 func runDev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err error) {
+	signals, stop := catchSignals()
+	defer stop()
 	dir, err := os.MkdirTemp("", "omnia-gateway-dev-")
 	if err != nil {
 		return err
@@ -193,8 +198,11 @@ func runDev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err er
 	if err != nil {
 		return err
 	}
+	if err := g.Refresh(ctx); err != nil { // before anything is printed that needs the keys
+		return err
+	}
 	printDev(stdout, g.Addr().String(), o.tls, file, token, addrs[0])
-	return serve(ctx, g, config.Session.DrainTimeout)
+	return serve(ctx, g, config.Session.DrainTimeout, signals)
 }
 
 func writeConfig(file string, settings any) error {
@@ -216,7 +224,8 @@ func freeOr(addr string) string {
 	return addr
 }
 
-// printDev prints what to paste.
+// printDev prints what to paste. Websocat takes all that follows a -H for headers, so its URL comes first, and its -n keeps the end of the
+// input from ending the connection before the answer is there.
 func printDev(w io.Writer, addr string, tls bool, file, token, issuer string) {
 	at := url.URL{Scheme: "ws", Host: addr, Path: "/echo/ws"}
 	page := url.URL{Scheme: "http", Host: addr, Path: "/dev/"}
@@ -225,14 +234,13 @@ func printDev(w io.Writer, addr string, tls bool, file, token, issuer string) {
 		at.Scheme, page.Scheme = "wss", "https"
 		insecure, trust = " --insecure", " --no-check"
 	}
-	self := "omnia-gateway"
 	fmt.Fprintf(w, `The gateway is at %[1]s, before an agent that echoes.
 
 In a terminal (the token lives for the time of --lifetime; a fresh one: curl -s http://%[6]s/token -d sub=alice):
 
   wscat%[5]s -c %[1]s -H "Authorization: Bearer %[3]s" -x hello -w 1
 
-  echo hello | websocat%[4]s -n --max-messages-rev 2 -H "Authorization: Bearer %[3]s" %[1]s
+  echo hello | websocat%[4]s -n --max-messages-rev 2 %[1]s -H "Authorization: Bearer %[3]s"
 
 In a browser:
 
@@ -244,7 +252,44 @@ Why is a request let in, or refused? Change a letter of the token and ask:
 
 Ctrl-C ends it.
 
-`, &at, &page, token, insecure, trust, issuer, self, file)
+`, &at, &page, token, insecure, trust, issuer, self(), quote(file))
+}
+
+// self is how a shell calls this program again: by its name if that is what it finds under it, else by its path, but for what go run made
+// in its cache, which another go run does.
+func self() string {
+	const name = "omnia-gateway"
+	exe, err := os.Executable()
+	if err != nil {
+		return name
+	}
+	if strings.Contains(exe, string(filepath.Separator)+"go-build") {
+		return "go run ./cmd/omnia-gateway"
+	}
+	if found, err := exec.LookPath(name); err == nil && sameFile(found, exe) {
+		return name
+	}
+	return quote(exe)
+}
+
+func sameFile(a, b string) bool {
+	x, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	y, err := os.Stat(b)
+	return err == nil && os.SameFile(x, y)
+}
+
+// plainWord is what a POSIX shell takes as it is.
+var plainWord = regexp.MustCompile(`^[\pL\pN/._+-]+$`)
+
+// quote is s as one word of a shell.
+func quote(s string) string {
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // selfSigned makes a certificate for this machine's loopback names and its key.

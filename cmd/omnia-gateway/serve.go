@@ -26,6 +26,8 @@ func newServe() *cobra.Command {
 			"SIGINT does so within a second, a second signal ends everything at once; SIGHUP reads the certificate again.",
 		Args: takes(0),
 		RunE: func(c *cobra.Command, _ []string) error {
+			signals, stop := catchSignals()
+			defer stop()
 			g, config, err := build(file, c.ErrOrStderr())
 			if err != nil {
 				return err
@@ -33,7 +35,7 @@ func newServe() *cobra.Command {
 			if err := g.Listen(); err != nil {
 				return err
 			}
-			return serve(c.Context(), g, config.Session.DrainTimeout)
+			return serve(c.Context(), g, config.Session.DrainTimeout, signals)
 		},
 	}
 	configFlag(c, &file)
@@ -77,12 +79,16 @@ func newLog(c config.Log, w io.Writer) *slog.Logger {
 // atTerminal is how long a drain may take for somebody who has pressed Ctrl-C.
 const atTerminal = time.Second
 
-// serve runs a gateway that listens until a signal, or ctx, ends it.
-func serve(ctx context.Context, g *gateway.Gateway, drainTimeout time.Duration) error {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-	defer signal.Stop(signals)
+// catchSignals has the signals that serve understands wait for it, from before it is said that the gateway is there. None ends the process
+// by itself until stop is called.
+func catchSignals() (signals <-chan os.Signal, stop func()) {
+	c := make(chan os.Signal, 4)
+	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	return c, func() { signal.Stop(c) }
+}
 
+// serve runs a gateway that listens until a signal, or ctx, ends it.
+func serve(ctx context.Context, g *gateway.Gateway, drainTimeout time.Duration, signals <-chan os.Signal) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
