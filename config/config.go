@@ -187,7 +187,8 @@ type EdgeTrust struct {
 
 // Session says how long a connection lives.
 type Session struct {
-	// CloseOnTokenExpiry ends a connection at exp + clockSkew + ExpiryGrace, with close code 3000. Default true.
+	// CloseOnTokenExpiry ends a connection at exp + clockSkew + ExpiryGrace, with close code 3000, and cuts an HTTP answer that still
+	// streams. Default true.
 	CloseOnTokenExpiry bool `yaml:"closeOnTokenExpiry" env:"CLOSE_ON_TOKEN_EXPIRY"`
 	// ExpiryGrace is added to a token's life while a connection is open.
 	ExpiryGrace time.Duration `yaml:"expiryGrace" env:"EXPIRY_GRACE"`

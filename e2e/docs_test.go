@@ -205,7 +205,7 @@ func logKeys(call *ast.CallExpr) (keys []string) {
 	}
 	first := -1
 	if x, ok := method.X.(*ast.Ident); ok && x.Name == "slog" {
-		if slices.Contains([]string{"String", "Int", "Uint64", "Duration", "Bool", "Time", "Any"}, method.Sel.Name) {
+		if slices.Contains([]string{"String", "Int", "Uint64", "Float64", "Duration", "Bool", "Time", "Any"}, method.Sel.Name) {
 			first = len(call.Args) - 2
 		}
 	} else if called(method.X, "log", "Log") {

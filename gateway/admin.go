@@ -67,7 +67,7 @@ type sessionSummary struct {
 	Subject     string     `json:"subject,omitempty"`
 	Remote      string     `json:"remote"`
 	Start       time.Time  `json:"start"`
-	Expires     *time.Time `json:"expires,omitempty"` // absent: never
+	Expires     *time.Time `json:"expires,omitempty"` // absent: never, or after the year 9999, for which RFC 3339 has no text
 	BytesIn     uint64     `json:"bytes_in"`
 	BytesOut    uint64     `json:"bytes_out"`
 	MessagesIn  uint64     `json:"messages_in"`
@@ -82,7 +82,7 @@ func (g *Gateway) answerSessions(w http.ResponseWriter, _ *http.Request) {
 			Session: s.id, Route: s.route, Issuer: s.issuer, Subject: s.subject, Remote: s.remote, Start: s.start,
 			BytesIn: c.bytesIn, BytesOut: c.bytesOut, MessagesIn: c.messagesIn, MessagesOut: c.messagesOut,
 		}
-		if !s.deadline.IsZero() {
+		if !s.deadline.IsZero() && s.deadline.Year() <= 9999 {
 			out.Expires = &s.deadline
 		}
 		all = append(all, out)

@@ -70,19 +70,22 @@ func New(c *config.Config, log *slog.Logger) (*Gateway, error) {
 			return nil, err
 		}
 	}
-	g.proxy = newProxy(newTransport(g.dialer), quiet(log))
+	g.proxy = newProxy(newTransport(g.dialer, g.dialer.net.DialContext), quiet(log))
 	g.metrics = newMetrics(g)
 	return g, nil
 }
 
 // ServeHTTP is the way of one request.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := &exchange{w: &stallWriter{w, http.NewResponseController(w)}, r: r, start: time.Now()}
+	answer := &stallWriter{ResponseWriter: w, rc: http.NewResponseController(w)}
+	x := &exchange{w: answer, r: r, start: time.Now()}
 	defer g.abort(x)
-	if len(r.TransferEncoding) > 0 {
-		// net/http has forgotten a Content-Length beside it by now; what another server on the way made of the two, nobody knows
-		// (RFC 9112 §6.1). So nothing that follows on this connection is read.
-		w.Header().Set("Connection", "close")
+	// After a chunked body net/http has forgotten a Content-Length that stood beside it, and of a request in HTTP/1.0 it has forgotten the
+	// Transfer-Encoding: what another server on the way made of the two, nobody knows (RFC 9112 §6.1). And whoever asked for a tunnel may go
+	// on as if it had one (RFC 9931). So nothing that follows is read as a request.
+	answer.last = len(r.TransferEncoding) > 0 || r.ProtoMajor != 1 || r.ProtoMinor == 0 || wantsUpgrade(r)
+	if r.ContentLength != 0 {
+		answer.rc.SetReadDeadline(time.Now().Add(g.config.Limits.HandshakeTimeout)) // for a body that nobody here wants; stallReader has its own
 	}
 	var err error
 	x.pass, err = g.admit(r.Context(), r, nil)
@@ -148,11 +151,17 @@ func (g *Gateway) newSession(x *exchange) *session {
 	s := &session{route: x.pass.route.name, remote: x.r.RemoteAddr, addr: x.pass.addr, start: x.start}
 	if id := x.pass.identity; id != nil {
 		s.issuer, s.subject = id.Issuer, id.Subject
-		if g.config.Session.CloseOnTokenExpiry && !id.Deadline.IsZero() {
-			s.deadline = id.Deadline.Add(g.config.Session.ExpiryGrace)
-		}
 	}
+	s.deadline = g.deadline(x.pass.identity)
 	return s
+}
+
+// deadline is when a caller's right to a connection ends; zero: never. id may be nil.
+func (g *Gateway) deadline(id *auth.Identity) time.Time {
+	if id == nil || id.Deadline.IsZero() || !g.config.Session.CloseOnTokenExpiry {
+		return time.Time{}
+	}
+	return id.Deadline.Add(g.config.Session.ExpiryGrace)
 }
 
 // accept takes the client's connection over, answers 101 and joins the two sides. After an error the client's connection is closed.
@@ -206,14 +215,19 @@ func writeSwitch(w io.Writer, agent http.Header, p protocols, id string) error {
 // serve relays an open session and says how it ended.
 func (g *Gateway) serve(s *session, r *relay) {
 	defer g.sessions.remove(s) // last: who waits for the sessions waits for their log lines, too
-	e := r.run()
+	g.over(s, r.run())
+}
+
+// over counts a session that has ended and writes its line. It is no part of serve, whose frame lies on the stack for as long as a session
+// lives: with this in it, the stack of every session would be twice as large.
+func (g *Gateway) over(s *session, e *ending) {
 	moved := s.counts()
 	lasted := time.Since(s.start)
 	g.metrics.over(e, lasted)
 	g.log.LogAttrs(context.Background(), slog.LevelInfo, "ended",
 		slog.String("session", s.id), slog.String("route", s.route), slog.String("subject", s.subject), slog.String("issuer", s.issuer),
 		slog.String("reason", string(e.reason)), slog.Int("status", http.StatusSwitchingProtocols), slog.Int("code", e.code),
-		slog.Duration("duration", lasted),
+		slog.Float64("duration", lasted.Seconds()),
 		slog.Uint64("bytes_in", moved.bytesIn), slog.Uint64("bytes_out", moved.bytesOut),
 		slog.Uint64("messages_in", moved.messagesIn), slog.Uint64("messages_out", moved.messagesOut),
 		slog.String("remote", s.remote), slog.String("err", e.err))
@@ -226,7 +240,6 @@ func (g *Gateway) passOn(x *exchange, a *answer) {
 	a.conn.SetDeadline(time.Now().Add(bodyStall)) // nobody waits longer for the body of a refusal
 	h := x.w.Header()
 	copyEndToEnd(h, a.Header)
-	h.Set("Connection", "close") // after a refused handshake the client's next bytes may be frames
 	x.w.WriteHeader(a.StatusCode)
 	rc := http.NewResponseController(x.w)
 	_, err := io.Copy(flushing{x.w, rc}, a.Body)
@@ -261,15 +274,27 @@ func copyEndToEnd(to, from http.Header) {
 	}
 }
 
-// forward lets plain HTTP through.
+// forward lets plain HTTP through, for as long as the caller's right to it lasts: a stream of events is a connection too.
 func (g *Gateway) forward(x *exchange) {
+	if t := g.deadline(x.pass.identity); !t.IsZero() {
+		ctx, cancel := context.WithDeadline(x.r.Context(), t)
+		defer cancel()
+		x.r = x.r.WithContext(ctx)
+	}
+	expired := func() bool { return errors.Is(x.r.Context().Err(), context.DeadlineExceeded) }
 	detail := "the answer broke off" // unless roundTrip returns: httputil says this by panicking with http.ErrAbortHandler
 	defer func() {
+		if detail != "" && expired() {
+			detail = "the answer was cut: the token has expired"
+		}
 		if x.code != 0 {
 			g.report(x, x.pass.reason, x.code, detail)
 		}
 	}()
 	if err := g.roundTrip(x); err != nil {
+		if expired() {
+			err = &auth.Refusal{Reason: auth.Expired, Detail: "while the agent was asked"}
+		}
 		g.refuse(x, refusalOf(err))
 		return
 	}
@@ -301,9 +326,6 @@ func (g *Gateway) answerRefusal(x *exchange, reason Reason) {
 	if reason == BadMethod {
 		h.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 	}
-	if wantsUpgrade(x.r) {
-		h.Set("Connection", "close") // whoever asked for a tunnel may go on as if it had one; none of that is a request (RFC 9931)
-	}
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Type", "application/problem+json")
 	body, _ := json.Marshal(problem{code, http.StatusText(code), reason})
@@ -324,7 +346,7 @@ func (g *Gateway) report(x *exchange, reason Reason, code int, detail string) {
 	if p.identity != nil {
 		attrs = append(attrs, slog.String("subject", p.identity.Subject), slog.String("issuer", p.identity.Issuer))
 	}
-	attrs = append(attrs, slog.String("reason", string(reason)), slog.Int("status", code), slog.Duration("duration", time.Since(x.start)),
+	attrs = append(attrs, slog.String("reason", string(reason)), slog.Int("status", code), slog.Float64("duration", time.Since(x.start).Seconds()),
 		slog.String("remote", x.r.RemoteAddr), slog.String("err", detail))
 	message := "refused"
 	if reason == p.reason || reason == UpstreamRefused {

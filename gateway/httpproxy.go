@@ -1,13 +1,19 @@
 package gateway
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
+	"net/textproto"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/auth"
@@ -16,11 +22,18 @@ import (
 // bodyStall is how long either side of a plain HTTP exchange may take no byte, or give none of a body it has begun.
 const bodyStall = 60 * time.Second
 
-// newTransport carries plain HTTP to agents. One for the whole gateway: idle connections are shared and reused.
-func newTransport(d *dialer) *http.Transport {
+// newTransport carries plain HTTP to agents over connections that connect makes. One for the whole gateway: idle connections are shared
+// and reused.
+func newTransport(d *dialer, connect func(ctx context.Context, network, address string) (net.Conn, error)) *http.Transport {
 	return &http.Transport{
-		Proxy:                  nil, // an HTTP_PROXY in the environment must not see identities
-		DialContext:            d.net.DialContext,
+		Proxy: nil, // an HTTP_PROXY in the environment must not see identities
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			c, err := connect(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return stallConn{c}, nil
+		},
 		TLSClientConfig:        d.tls.Clone(),
 		TLSHandshakeTimeout:    d.timeout,
 		DisableCompression:     true, // bytes pass as they are
@@ -39,6 +52,8 @@ func newProxy(t *http.Transport, l *log.Logger) *httputil.ReverseProxy {
 // an *auth.Refusal that is still to be answered.
 func (g *Gateway) roundTrip(x *exchange) (err error) {
 	r, p := x.r, x.pass
+	rc := http.NewResponseController(x.w)
+	body := &stallReader{ReadCloser: r.Body, rc: rc}
 	proxy := *g.proxy
 	proxy.Rewrite = func(pr *httputil.ProxyRequest) {
 		out := pr.Out
@@ -51,23 +66,35 @@ func (g *Gateway) roundTrip(x *exchange) (err error) {
 		}
 	}
 	proxy.ModifyResponse = func(resp *http.Response) error {
-		if resp.StatusCode == http.StatusSwitchingProtocols {
+		if resp.StatusCode < 200 { // 101, or a number that is no status
 			resp.Body.Close()
-			return &auth.Refusal{Reason: UpstreamBadHandshake, Detail: "101 to a request that asked for none"}
+			return &auth.Refusal{Reason: UpstreamBadHandshake, Detail: fmt.Sprintf("status %d to a request that asked for no upgrade", resp.StatusCode)}
 		}
 		x.code = resp.StatusCode
 		return nil
 	}
 	proxy.ErrorHandler = func(_ http.ResponseWriter, req *http.Request, e error) {
-		if err = e; !errors.As(e, new(*auth.Refusal)) {
+		switch {
+		case errors.As(e, new(*auth.Refusal)):
+			err = e
+		case body.broken.Load():
+			err = &auth.Refusal{Reason: ClientLost, Detail: "the body of the request broke off"}
+		default:
 			err = refusedBy(r.Context(), e, UpstreamUnreachable)
 		}
 	}
-	in := r.Clone(r.Context())
+	interim := 0
+	in := r.Clone(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error {
+		if interim++; interim > maxInterim { // httputil passes them on, as many as come
+			return errInterim
+		}
+		return nil
+	}}))
 	if r.Body != nil && r.Body != http.NoBody {
-		in.Body = &stallReader{r.Body, http.NewResponseController(x.w)}
+		in.Body = body
 	}
 	proxy.ServeHTTP(x.w, in)
+	rc.SetWriteDeadline(time.Now().Add(bodyStall)) // for the end of the body, which net/http writes when the handler has returned
 	return err
 }
 
@@ -75,11 +102,18 @@ func (g *Gateway) roundTrip(x *exchange) (err error) {
 // the deadline of an earlier one on the same connection would still count.
 type stallWriter struct {
 	http.ResponseWriter
-	rc *http.ResponseController
+	rc   *http.ResponseController
+	last bool // the connection is closed behind this answer
 }
 
 // WriteHeader is all that is written of an answer without a body.
 func (w *stallWriter) WriteHeader(code int) {
+	h := w.Header()
+	if code < 200 { // httputil passes an agent's interim answers on as they are
+		h.Del("Connection")
+	} else if w.last { // not sooner, as httputil clears all headers behind an interim answer
+		h.Set("Connection", "close")
+	}
 	w.rc.SetWriteDeadline(time.Now().Add(bodyStall))
 	w.ResponseWriter.WriteHeader(code)
 }
@@ -95,16 +129,26 @@ func (w *stallWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // stallReader does the same for the request's body.
 type stallReader struct {
 	io.ReadCloser
-	rc *http.ResponseController
+	rc     *http.ResponseController
+	broken atomic.Bool // the body has ended, and not as it should
 }
 
 func (r *stallReader) Read(b []byte) (int, error) {
 	r.rc.SetReadDeadline(time.Now().Add(bodyStall))
 	n, err := r.ReadCloser.Read(b)
 	if err != nil {
+		r.broken.Store(err != io.EOF)
 		r.rc.SetReadDeadline(time.Time{}) // net/http reads on by itself, to notice a client that goes away
 	}
 	return n, err
+}
+
+// stallConn does it for the agent: while it takes no byte of a body, nobody would notice that the client has gone.
+type stallConn struct{ net.Conn }
+
+func (c stallConn) Write(b []byte) (int, error) {
+	c.SetWriteDeadline(time.Now().Add(bodyStall))
+	return c.Conn.Write(b)
 }
 
 // quiet is where net/http and httputil write what they have no other way to say.

@@ -143,6 +143,7 @@ func (p *pump) run() {
 			p.heard = time.Now() // not before: src is not silent while dst keeps it waiting
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			p.lookAround()
+			p.arm(time.Now()) // not from within: the two together would not fit into the smallest stack, which all else does
 		default:
 			p.lost(err)
 		}
@@ -274,9 +275,7 @@ func (p *pump) lookAround() {
 	}
 	if idle := p.r.rules.idleTimeout; idle > 0 && now.Sub(p.r.lastMoved()) >= idle {
 		p.r.end(endingOf(Idle, ""))
-		return
 	}
-	p.arm(now)
 }
 
 // lastMoved is when the last data frame moved, either way.

@@ -89,9 +89,20 @@ func byPrecedence(a, b *route) int {
 	return cmp.Compare(len(b.segments), len(a.segments))
 }
 
+// isFor says whether the route takes requests for a host name.
+func (r *route) isFor(host string) bool {
+	switch {
+	case r.host == "":
+		return true
+	case r.host[0] == '.':
+		return strings.HasSuffix(host, r.host) && len(host) > len(r.host)
+	}
+	return host == r.host
+}
+
 // match says whether the route takes the request, what {agent} stands for, and which path is left after its prefix.
 func (r *route) match(host, path string) (agent, rest string, ok bool) {
-	if r.host != "" && host != r.host && !(r.host[0] == '.' && strings.HasSuffix(host, r.host) && len(host) > len(r.host)) {
+	if !r.isFor(host) {
 		return "", "", false
 	}
 	rest = path

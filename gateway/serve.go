@@ -41,7 +41,6 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer cancel()
 	wg.Go(func() { g.auth.Run(ctx) })
 	if g.certs != nil {
 		wg.Go(func() {
@@ -79,7 +78,7 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 func (g *Gateway) leave(ctx context.Context, public *http.Server, window time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, window)
 	defer cancel()
-	g.log.Info("draining", "window", window)
+	g.log.Info("draining", "window", window.Seconds())
 	// The last to be told needs time to answer its Close, too; a window without that time is not spread at all.
 	spread := max(0, min(window*4/5, window-closeGrace-linger))
 	lead := min(spread/10, time.Second)
@@ -115,18 +114,22 @@ func (g *Gateway) servers(ctx context.Context) (public, admin *http.Server) {
 	return public, admin
 }
 
-// Reload reads the certificate files again. A bad one changes nothing and is reported.
+// Reload reads the certificate files again. A bad one changes nothing and is reported. It may be called from any goroutine.
 func (g *Gateway) Reload() {
 	if g.certs == nil {
+		g.log.Info("nothing to reload: there is no certificate")
 		return
 	}
-	err := g.certs.load()
-	g.metrics.reloaded(err)
-	if err != nil {
+	changed, err := g.certs.load()
+	switch {
+	case err != nil:
 		g.log.Error("certificate not reloaded; the old one stays", "err", err.Error())
+	case changed:
+		g.log.Info("certificate reloaded", "expires", g.certs.expiry())
+	default:
 		return
 	}
-	g.log.Info("certificate reloaded", "expires", g.certs.expiry())
+	g.metrics.reloaded(err)
 }
 
 // Refresh fetches the keys of every issuer once; the error names each that failed.

@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -9,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,19 +24,45 @@ import (
 type certificates struct {
 	config  config.TLS
 	current atomic.Pointer[tls.Config]
+
+	mu   sync.Mutex
+	seen [sha256.Size]byte // of the files when they were last read
 }
 
 // newCertificates reads the files once; an error means that there is nothing to serve with.
 func newCertificates(c config.TLS) (*certificates, error) {
 	t := &certificates{config: c}
-	return t, t.load()
+	_, err := t.load()
+	return t, err
 }
 
-// load reads the files again. An error changes nothing.
-func (t *certificates) load() error {
-	pair, err := tls.LoadX509KeyPair(t.config.CertFile, t.config.KeyFile)
+// load reads the files again and says whether they have brought anything new. An error changes nothing, and is given once: a log file in
+// the same folder must not make an event of each report.
+func (t *certificates) load() (changed bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var texts [3][]byte
+	var unread error
+	for i, file := range []string{t.config.CertFile, t.config.KeyFile, t.config.ClientCAFile} {
+		if file == "" {
+			continue
+		}
+		if texts[i], err = os.ReadFile(file); err != nil {
+			unread = errors.Join(unread, err)
+		}
+	}
+	cert, key, authorities := texts[0], texts[1], texts[2]
+	sum := sha256.Sum256(bytes.Join(texts[:], []byte{0}))
+	if sum == t.seen {
+		return false, nil
+	}
+	t.seen = sum
+	if unread != nil {
+		return false, fmt.Errorf("read certificate: %w", unread)
+	}
+	pair, err := tls.X509KeyPair(cert, key)
 	if err != nil {
-		return fmt.Errorf("read certificate: %w", err)
+		return false, fmt.Errorf("read certificate: %w", err)
 	}
 	next := &tls.Config{
 		Certificates: []tls.Certificate{pair},
@@ -51,17 +80,13 @@ func (t *certificates) load() error {
 		next.MinVersion = tls.VersionTLS13
 	}
 	if t.config.ClientCAFile != "" {
-		pem, err := os.ReadFile(t.config.ClientCAFile)
-		if err != nil {
-			return fmt.Errorf("read client authorities: %w", err)
-		}
 		next.ClientCAs, next.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
-		if !next.ClientCAs.AppendCertsFromPEM(pem) {
-			return fmt.Errorf("read client authorities: no certificate in %s", t.config.ClientCAFile)
+		if !next.ClientCAs.AppendCertsFromPEM(authorities) {
+			return false, fmt.Errorf("read client authorities: no certificate in %s", t.config.ClientCAFile)
 		}
 	}
 	t.current.Store(next)
-	return nil
+	return true, nil
 }
 
 // server is the configuration for a listener: each handshake takes what is current.
@@ -95,8 +120,7 @@ func (t *certificates) watch(ctx context.Context, reload func()) error {
 			return fmt.Errorf("watch certificate: %w", err)
 		}
 	}
-	quiet := time.NewTimer(0)
-	<-quiet.C
+	quiet := time.NewTimer(settle) // what has changed since the files were first read was seen by nobody
 	for {
 		select {
 		case <-ctx.Done():

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net"
@@ -20,8 +21,13 @@ import (
 	"github.com/altairalabs/omnia-gateway/auth"
 )
 
-// maxAnswerHead bounds the head of an agent's answer.
-const maxAnswerHead = 64 << 10
+// Bounds of an agent's answer: the bytes of its head, and how many interim answers (RFC 9110 §15.2) may come before it.
+const (
+	maxAnswerHead = 64 << 10
+	maxInterim    = 32
+)
+
+var errInterim = errors.New("too many interim answers")
 
 // dialer makes connections to agents. There is no proxy from the environment, no redirect and no retry: what the configuration names is
 // asked, once.
@@ -127,18 +133,21 @@ func (d *dialer) handshake(ctx context.Context, p *pass, r *http.Request) (_ *an
 	return &answer{Response: resp, conn: conn, rest: slices.Clone(rest)}, nil
 }
 
-// readAnswer reads the final answer's head, past a few interim ones (RFC 9110 §15.2).
+// readAnswer reads the final answer's head, past a few interim ones.
 func readAnswer(br *bufio.Reader, req *http.Request) (*http.Response, error) {
-	for range 5 {
+	for range maxInterim {
 		resp, err := http.ReadResponse(br, req)
 		if err != nil {
 			return nil, err
 		}
-		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
+		switch {
+		case resp.StatusCode >= 200, resp.StatusCode == http.StatusSwitchingProtocols:
 			return resp, nil
+		case resp.StatusCode < 100:
+			return nil, fmt.Errorf("%d is no status", resp.StatusCode)
 		}
 	}
-	return nil, errors.New("too many interim answers")
+	return nil, errInterim
 }
 
 // badAnswer says what is wrong with an agent's 101, given the handshake it answers, or "".

@@ -1,0 +1,544 @@
+package gateway
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/internal/rawws"
+)
+
+const issuerName = "https://issuer.example.com"
+
+// issuer signs tokens and publishes its key.
+type issuer struct {
+	t      testing.TB
+	signer *auth.Signer
+	url    string
+}
+
+func newIssuer(t testing.TB) *issuer {
+	t.Helper()
+	signer, err := auth.GenerateSigner("ES256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(signer.JWKS()) }))
+	t.Cleanup(s.Close)
+	return &issuer{t, signer, s.URL}
+}
+
+// token has good claims, changed by pairs of name and value; a nil value takes a claim away.
+func (i *issuer) token(pairs ...any) string {
+	i.t.Helper()
+	claims := map[string]any{"iss": issuerName, "sub": "alice", "aud": "agents", "exp": time.Now().Add(time.Hour).Unix(), "roles": []string{"user", "admin"}}
+	for n := 0; n < len(pairs); n += 2 {
+		if claims[pairs[n].(string)] = pairs[n+1]; pairs[n+1] == nil {
+			delete(claims, pairs[n].(string))
+		}
+	}
+	token, err := i.signer.Sign(claims)
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	return token
+}
+
+// configured is the configuration that most tests begin with: one issuer, the agent at /my-agent.
+func configured(i *issuer, agent string) *config.Config {
+	c := config.Default()
+	c.Listen, c.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0"
+	c.Authentication.JWT.Issuer, c.Authentication.JWT.JWKSURI, c.Authentication.JWT.Audiences = issuerName, i.url, []string{"agents"}
+	c.Routes = config.Routes{{Path: "/my-agent", Upstream: "http://" + agent, StripPrefix: true}}
+	return &c
+}
+
+// compile makes a gateway that has the issuer's keys and serves nothing yet.
+func compile(t testing.TB, c *config.Config, log *slog.Logger) *Gateway {
+	t.Helper()
+	g, err := New(c, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// journal is a log that a test can read.
+type journal struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (j *journal) Write(b []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(b)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
+}
+
+// lines are those with a message.
+func (j *journal) lines(t testing.TB, message string) (found []map[string]any) {
+	t.Helper()
+	for line := range strings.Lines(j.String()) {
+		var l map[string]any
+		if err := json.Unmarshal([]byte(line), &l); err != nil {
+			t.Fatalf("log line %q: %v", line, err)
+		}
+		if l["msg"] == message {
+			found = append(found, l)
+		}
+	}
+	return found
+}
+
+// running is a gateway on loopback.
+type running struct {
+	*Gateway
+	t     *testing.T
+	log   *journal
+	drain chan time.Duration
+	cut   context.CancelFunc
+	done  chan error // what Run has returned
+}
+
+func run(t *testing.T, c *config.Config) *running {
+	t.Helper()
+	r := &running{t: t, log: &journal{}, drain: make(chan time.Duration, 1), done: make(chan error, 1)}
+	r.Gateway = compile(t, c, slog.New(slog.NewJSONHandler(r.log, nil)))
+	if err := r.Listen(); err != nil {
+		t.Fatal(err)
+	}
+	var ctx context.Context
+	ctx, r.cut = context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() {
+		r.done <- r.Run(ctx, r.drain)
+		close(ended)
+	}()
+	t.Cleanup(func() {
+		r.cut()
+		<-ended
+	})
+	return r
+}
+
+// over waits for Run to return.
+func (r *running) over() {
+	r.t.Helper()
+	select {
+	case err := <-r.done:
+		if err != nil {
+			r.t.Error(err)
+		}
+	case <-time.After(patience):
+		r.t.Fatal("the gateway still runs")
+	}
+}
+
+// dial connects to the public listener.
+func (r *running) dial() *end {
+	r.t.Helper()
+	c, err := net.Dial("tcp", r.Addr().String())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	c.SetDeadline(time.Now().Add(patience))
+	r.t.Cleanup(func() { c.Close() })
+	return newEnd(r.t, c, true)
+}
+
+// answer reads the head of an HTTP answer.
+func (e *end) answer() *http.Response {
+	e.t.Helper()
+	resp, err := http.ReadResponse(e.br, nil)
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	return resp
+}
+
+// connect opens a session.
+func (r *running) connect(lines ...string) *end {
+	r.t.Helper()
+	e := r.dial()
+	e.say([]byte(rawws.Request("gateway.test", "/my-agent/ws", lines...)))
+	if resp := e.answer(); resp.StatusCode != http.StatusSwitchingProtocols {
+		r.t.Fatalf("got %s", resp.Status)
+	}
+	return e
+}
+
+// echoing is an agent that accepts every handshake and sends back what it gets.
+func echoing(c net.Conn) {
+	br := bufio.NewReader(c)
+	r, err := http.ReadRequest(br)
+	if err != nil {
+		return
+	}
+	io.WriteString(c, rawws.Response(r))
+	for {
+		f, err := rawws.Read(br)
+		if err != nil {
+			return
+		}
+		c.Write(rawws.Make(f.First, f.Payload, false))
+		if f.Op() == rawws.Close {
+			return
+		}
+	}
+}
+
+func TestRunReturnsWhenEverySessionIsInTheLog(t *testing.T) {
+	i := newIssuer(t)
+	r := run(t, configured(i, listening(t, echoing)))
+	bearer := "Authorization: Bearer " + i.token()
+	const n = 30
+	for range n {
+		e := r.connect(bearer)
+		e.say(e.make(rawws.Fin|rawws.Text, "hello"))
+		e.hears(rawws.Fin|rawws.Text, "hello")
+	}
+	r.drain <- 0
+	r.over()
+	lines := r.log.lines(t, "ended")
+	if len(lines) != n {
+		t.Errorf("%d of %d sessions are in the log", len(lines), n)
+	}
+	for _, l := range lines {
+		if l["reason"] != "drain" || l["code"] != 1001.0 || l["subject"] != "alice" || l["messages_in"] != 1.0 || l["messages_out"] != 1.0 {
+			t.Errorf("%v", l)
+		}
+	}
+}
+
+// net/http does not notice that a client is gone, nor that its server is closed, once it has read a byte behind the request.
+func TestCutDoesNotWaitForAnAgentThatDoesNotAnswer(t *testing.T) {
+	i := newIssuer(t)
+	for name, answer := range map[string]string{
+		"no answer":           "",
+		"half a head":         "HTTP/1.1 101 Switching",
+		"half of its refusal": "HTTP/1.1 403 Forbidden\r\nContent-Length: 10\r\n\r\nhalf",
+	} {
+		t.Run(name, func(t *testing.T) {
+			reached := make(chan struct{}, 1)
+			r := run(t, configured(i, listening(t, asked(func(c net.Conn, _ *http.Request) {
+				io.WriteString(c, answer)
+				reached <- struct{}{}
+				io.Copy(io.Discard, c)
+			}))))
+			e := r.dial()
+			e.say(append([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())), e.make(rawws.Fin|rawws.Text, "early")...))
+			<-reached
+			if strings.Contains(answer, "403") {
+				e.answer()
+			}
+			began := time.Now()
+			r.cut()
+			r.over()
+			if took := time.Since(began); took > r.config.Limits.HandshakeTimeout/2 {
+				t.Errorf("cut in %s", took)
+			}
+			if n, _ := r.sessions.totals(); n != 0 {
+				t.Errorf("%d sessions left", n)
+			}
+		})
+	}
+}
+
+func TestRefusalThatBrokeOffDoesNotLookWhole(t *testing.T) {
+	i := newIssuer(t)
+	r := run(t, configured(i, listening(t, asked(func(c net.Conn, _ *http.Request) {
+		io.WriteString(c, "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+	}))))
+	e := r.dial()
+	e.say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())))
+	resp := e.answer()
+	if b, err := io.ReadAll(resp.Body); resp.StatusCode != 403 || string(b) != "half" || err == nil {
+		t.Errorf("%s: %q, %v", resp.Status, b, err)
+	}
+	lines := r.log.lines(t, "answered")
+	if len(lines) != 1 || lines[0]["reason"] != "upstream-refused" || lines[0]["status"] != 403.0 || lines[0]["err"] == "" {
+		t.Errorf("%v", lines)
+	}
+}
+
+func TestAnswerThatBrokeOffIsInTheLogWithItsStatus(t *testing.T) {
+	i := newIssuer(t)
+	r := run(t, configured(i, listening(t, asked(func(c net.Conn, _ *http.Request) {
+		io.WriteString(c, "HTTP/1.1 201 Created\r\nContent-Length: 10\r\n\r\nhalf")
+	}))))
+	req, _ := http.NewRequest("GET", "http://"+r.Addr().String()+"/my-agent/x", nil)
+	req.Header.Set("Authorization", "Bearer "+i.token())
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, err := io.ReadAll(resp.Body); string(b) != "half" || err == nil {
+		t.Errorf("%q, %v", b, err)
+	}
+	eventually(t, "a line in the log", func() bool { return len(r.log.lines(t, "answered")) > 0 })
+	if l := r.log.lines(t, "answered")[0]; l["status"] != 201.0 || l["reason"] != "ok" || l["err"] != "the answer broke off" {
+		t.Errorf("%v", l)
+	}
+}
+
+func TestMistakeInAHandlerIsReportedAndEndsOneConnection(t *testing.T) {
+	i := newIssuer(t)
+	r := run(t, configured(i, "agent.invalid"))
+	r.dialer = nil // before any request
+	e := r.dial()
+	e.say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())))
+	if b, err := io.ReadAll(e.br); len(b) != 0 || err != nil {
+		t.Errorf("%q, %v: want the connection closed", b, err)
+	}
+	eventually(t, "a line in the log", func() bool { return len(r.log.lines(t, "panic")) == 1 })
+	if n, _ := r.sessions.totals(); n != 0 {
+		t.Errorf("%d sessions left", n)
+	}
+	if resp, err := http.Get("http://" + r.Addr().String() + "/healthz"); err != nil || resp.StatusCode != 200 {
+		t.Errorf("afterwards: %v, %v", resp, err)
+	}
+}
+
+// Every way to be refused: the problem document, the challenge, the line in the log, and no secret anywhere.
+func TestRefusalsSayTheWordAndNoSecret(t *testing.T) {
+	i := newIssuer(t)
+	agent := listening(t, asked(func(c net.Conn, _ *http.Request) { io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") }))
+	c := configured(i, agent)
+	c.Authentication.JWT.FromCookies = []string{"session"}
+	c.Routes[0].AllowedOrigins = []string{"https://app.example.com"}
+	c.Routes[0].RequiredClaims = config.RequiredClaims{{Claim: "roles", Values: []string{"admin"}}}
+	c.Routes = append(c.Routes, config.Route{Path: "/nowhere", Upstream: "http://127.0.0.1:1"}, config.Route{Path: "/limited", Upstream: "http://" + agent})
+	r := run(t, c)
+	const secret = "s3cr3t"
+	bearer := func(pairs ...any) string { return "Authorization: Bearer " + i.token(append(pairs, "jti", secret)...) }
+	for _, tt := range []struct {
+		name, method, target string
+		lines                []string
+		status               int
+		reason               Reason
+	}{
+		{"path", "GET", "/a//" + secret, nil, 400, BadPath},
+		{"method", "PROPFIND", "/my-agent/" + secret, nil, 405, BadMethod},
+		{"route", "GET", "/" + secret, nil, 404, NoRoute},
+		{"own path", "GET", "/.gateway/" + secret, nil, 404, NoRoute},
+		{"origin", "GET", "/my-agent", []string{"Origin: https://evil.example.com"}, 403, BadOrigin},
+		{"no token", "GET", "/my-agent?q=" + secret, []string{"Cookie: a=" + secret}, 401, auth.NoToken},
+		{"two tokens", "GET", "/my-agent?access_token=" + secret, []string{bearer()}, 401, auth.MultipleCredentials},
+		{"malformed", "GET", "/my-agent?access_token=" + secret, nil, 401, auth.Malformed},
+		{"cookie", "GET", "/my-agent", []string{"Cookie: session=" + secret}, 401, auth.Malformed},
+		{"expired", "GET", "/my-agent?" + secret, []string{bearer("exp", 1)}, 401, auth.Expired},
+		{"subject", "GET", "/my-agent", []string{bearer("sub", "")}, 403, auth.NoPrincipal},
+		{"claim", "GET", "/my-agent", []string{bearer("roles", []string{"user"})}, 403, auth.ClaimMismatch},
+		{"header", "GET", "/my-agent", []string{bearer("email", "a\nb")}, 403, auth.ClaimNotRepresentable},
+		{"upgrade", "GET", "/my-agent", []string{bearer(), "Connection: Upgrade", "Upgrade: h2c"}, 400, BadUpgrade},
+		{"agent", "GET", "/nowhere/" + secret, []string{bearer()}, 502, UpstreamUnreachable},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			e := r.dial()
+			e.say([]byte(strings.Join(append([]string{tt.method + " " + tt.target + " HTTP/1.1", "Host: gateway.test"}, tt.lines...), "\r\n") + "\r\n\r\n"))
+			resp := e.answer()
+			text, _ := io.ReadAll(resp.Body)
+			var body problem
+			if err := json.Unmarshal(text, &body); err != nil {
+				t.Fatalf("%q: %v", text, err)
+			}
+			if resp.StatusCode != tt.status || body != (problem{tt.status, http.StatusText(tt.status), tt.reason}) {
+				t.Errorf("%s, %+v", resp.Status, body)
+			}
+			if got := resp.Header.Get("Content-Type"); got != "application/problem+json" {
+				t.Errorf("Content-Type %q", got)
+			}
+			if got := resp.Header.Get("WWW-Authenticate"); got != challenge(tt.reason) {
+				t.Errorf("WWW-Authenticate %q", got)
+			}
+			if resp.Close != (len(tt.lines) > 1) {
+				t.Errorf("the connection is closed: %v", resp.Close)
+			}
+			local := e.LocalAddr().String()
+			mine := func() []map[string]any {
+				return slices.DeleteFunc(r.log.lines(t, "refused"), func(l map[string]any) bool { return l["remote"] != local })
+			}
+			eventually(t, "a line in the log", func() bool { return len(mine()) == 1 })
+			l := mine()[0]
+			if l["reason"] != string(tt.reason) || l["status"] != float64(tt.status) {
+				t.Errorf("%v", l)
+			}
+			for key := range l {
+				if !slices.Contains(strings.Fields("time level msg route subject issuer reason status duration remote err"), key) {
+					t.Errorf("key %s", key)
+				}
+			}
+			for header := range resp.Header {
+				if strings.Contains(resp.Header.Get(header), secret) {
+					t.Errorf("%s repeats a secret", header)
+				}
+			}
+			if strings.Contains(string(text), secret) {
+				t.Errorf("the body repeats a secret: %s", text)
+			}
+		})
+	}
+	for _, part := range []string{secret, "eyJ"} {
+		if log := r.log.String(); strings.Contains(log, part) {
+			t.Errorf("the log has %s in it: %s", part, log)
+		}
+	}
+}
+
+func TestLimitsAreCountedUntilASessionIsOver(t *testing.T) {
+	i := newIssuer(t)
+	c := configured(i, listening(t, echoing))
+	c.Limits.MaxConnectionsPerUser = 1
+	r := run(t, c)
+	bearer := "Authorization: Bearer " + i.token()
+	for range 3 {
+		e := r.connect(bearer)
+		second := r.dial()
+		second.say([]byte(rawws.Request("gateway.test", "/my-agent/ws", bearer)))
+		if resp := second.answer(); resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "30" || !resp.Close {
+			t.Errorf("a second one: %s", resp.Status)
+		}
+		other := r.connect("Authorization: Bearer " + i.token("sub", "bob"))
+		other.Close()
+		e.say(e.close(1000, ""))
+		e.hearsClose(1000, "")
+		e.Close()
+		eventually(t, "no session left", func() bool { n, _ := r.sessions.totals(); return n == 0 })
+	}
+}
+
+func TestDrainRefusesAndEnds(t *testing.T) {
+	i := newIssuer(t)
+	r := run(t, configured(i, listening(t, echoing)))
+	bearer := "Authorization: Bearer " + i.token()
+	e := r.connect(bearer)
+	r.drain <- 6 * time.Second
+	eventually(t, "not ready", func() bool {
+		resp, err := http.Get("http://" + r.Addr().String() + "/readyz")
+		return err == nil && resp.StatusCode == 503
+	})
+	late := r.dial()
+	late.say([]byte(rawws.Request("gateway.test", "/my-agent/ws", bearer)))
+	if resp := late.answer(); resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "5" {
+		t.Errorf("whoever comes late: %s", resp.Status)
+	}
+	e.hearsClose(1001, "drain")
+	e.say(e.close(1001, ""))
+	e.Close()
+	began := time.Now()
+	r.over()
+	if took := time.Since(began); took > 3*time.Second {
+		t.Errorf("nobody is left, but it took another %s", took)
+	}
+}
+
+func TestMetricsHaveBoundedLabels(t *testing.T) {
+	i := newIssuer(t)
+	r := run(t, configured(i, listening(t, echoing)))
+	e := r.connect("Authorization: Bearer " + i.token())
+	e.say(e.make(rawws.Fin|rawws.Text, "hello"), e.close(4321, "of an application"))
+	e.hears(rawws.Fin|rawws.Text, "hello")
+	e.hearsClose(4321, "of an application")
+	e.Close()
+	http.Get("http://" + r.Addr().String() + "/nobody/knows")
+	var text string
+	eventually(t, "the end of the session in the metrics", func() bool {
+		resp, err := http.Get("http://" + r.AdminAddr().String() + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, _ := io.ReadAll(resp.Body)
+		text = string(b)
+		return strings.Contains(text, "omnia_gateway_connections 0") && strings.Contains(text, "omnia_gateway_sessions_ended_total{")
+	})
+	for _, want := range []string{
+		`omnia_gateway_handshakes_total{outcome="ok"} 1`,
+		`omnia_gateway_requests_total{outcome="no-route"} 1`,
+		`omnia_gateway_sessions_ended_total{code="other",reason="closed"} 1`,
+		`omnia_gateway_session_seconds_count 1`,
+		`omnia_gateway_messages_total{direction="in"} 1`,
+		`omnia_gateway_messages_total{direction="out"} 1`,
+		`omnia_gateway_upstream_dial_seconds_count{result="ok"} 1`,
+		`omnia_gateway_jwks_keys{issuer="` + issuerName + `"} 1`,
+		`omnia_gateway_ready 1`,
+	} {
+		if !strings.Contains(text, want+"\n") {
+			t.Errorf("no %s", want)
+		}
+	}
+	for _, never := range []string{"alice", "nobody", "4321", "certificate_expiry"} {
+		if strings.Contains(text, never) {
+			t.Errorf("%s is in the metrics", never)
+		}
+	}
+}
+
+func TestCertificateExpiryIsAMetric(t *testing.T) {
+	i, dir := newIssuer(t), t.TempDir()
+	until := time.Now().Add(1000 * time.Hour)
+	writePair(t, dir, newKeyPair(t, 1, until))
+	c := configured(i, "agent.invalid")
+	c.TLS = pairIn(dir)
+	families, err := compile(t, c, slog.New(slog.DiscardHandler)).metrics.registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "omnia_gateway_certificate_expiry_seconds" {
+			if got := int64(f.GetMetric()[0].GetGauge().GetValue()); got != until.Unix() {
+				t.Errorf("%d, want %d", got, until.Unix())
+			}
+			return
+		}
+	}
+	t.Error("it is missing")
+}
+
+func TestCloseCodesAsLabels(t *testing.T) {
+	for code, want := range map[int]string{0: "none", 1000: "1000", 1014: "1014", 1015: "other", 2999: "other", 3000: "3000", 3003: "3003", 3008: "3008", 3001: "other", 4999: "other"} {
+		if got := codeLabel(code); got != want {
+			t.Errorf("%d: %s", code, got)
+		}
+	}
+}
+
+func TestUpstreamsAreChecked(t *testing.T) {
+	i := newIssuer(t)
+	c := configured(i, listening(t, echoing))
+	c.Routes = append(c.Routes,
+		config.Route{Path: "/{agent}", Upstream: "http://{agent}.invalid"}, // nobody can know
+		config.Route{Path: "/gone", Upstream: "http://127.0.0.1:1"},
+		config.Route{Path: "/no-tls", Upstream: "https://" + listening(t, func(net.Conn) {})},
+	)
+	err := compile(t, c, slog.New(slog.DiscardHandler)).CheckUpstreams(t.Context())
+	if err == nil {
+		t.Fatal("all is well")
+	}
+	lines := strings.Split(err.Error(), "\n")
+	if len(lines) != 2 || !strings.HasPrefix(lines[0], "route /gone: upstream http://127.0.0.1:1: ") || !strings.HasPrefix(lines[1], "route /no-tls: upstream https://") {
+		t.Errorf("%q", lines)
+	}
+}
