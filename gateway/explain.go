@@ -8,7 +8,7 @@ import (
 
 // Step is one thing that admit looked at on the way of a request.
 type Step struct {
-	// Name is the room: path, route, origin, token, one of the token's checks, rule, header.
+	// Name is the room: path, route, token, one of the token's checks, rule, header, upstream; of the step that refused, the reason word.
 	Name string
 	// Detail is what was found there; it holds no token.
 	Detail string

@@ -259,22 +259,27 @@ func closeFrame(code int, reason string, masked bool) []byte {
 	if code != 0 {
 		payload = append(binary.BigEndian.AppendUint16(nil, uint16(code)), reason[:min(len(reason), maxControl-2)]...)
 	}
-	return controlFrame(opClose, payload, masked)
+	return appendControl(nil, opClose, payload, masked)
 }
 
-// pingFrame is a Ping of the gateway's own, whose Pong will carry n.
-func pingFrame(n uint64, masked bool) []byte {
-	return controlFrame(opPing, binary.BigEndian.AppendUint64(nil, n), masked)
+// appendPing appends a Ping of the gateway's own, whose Pong will carry n.
+func appendPing(b []byte, n uint64, masked bool) []byte {
+	var payload [8]byte
+	binary.BigEndian.PutUint64(payload[:], n)
+	return appendControl(b, opPing, payload[:], masked)
 }
 
-func controlFrame(op byte, payload []byte, masked bool) []byte {
-	b := []byte{finBit | op, byte(len(payload))}
+// maxPing is the length of such a Ping.
+const maxPing = 2 + 4 + 8
+
+func appendControl(b []byte, op byte, payload []byte, masked bool) []byte {
+	b = append(b, finBit|op, byte(len(payload)))
 	if !masked {
 		return append(b, payload...)
 	}
-	b[1] |= maskBit
-	key := binary.BigEndian.AppendUint32(nil, rand.Uint32())
-	b = append(b, key...)
+	b[len(b)-1] |= maskBit
+	b = binary.BigEndian.AppendUint32(b, rand.Uint32())
+	key := b[len(b)-4:]
 	for i, c := range payload {
 		b = append(b, c^key[i%4])
 	}

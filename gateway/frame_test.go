@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"encoding/binary"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -143,7 +144,7 @@ func TestCompressedFramesPassOnlyIfNegotiated(t *testing.T) {
 func TestOwnFramesAreLegal(t *testing.T) {
 	for _, masked := range []bool{true, false} {
 		w := newWalker(masked)
-		if n, _, v := w.walk(pingFrame(pingMark, masked)); v != nil || n == 0 {
+		if n, _, v := w.walk(appendPing(nil, pingMark, masked)); v != nil || n == 0 {
 			t.Errorf("Ping, masked %v: %v", masked, v)
 		}
 		b := closeFrame(3000, strings.Repeat("long ", 50), masked)
@@ -152,6 +153,67 @@ func TestOwnFramesAreLegal(t *testing.T) {
 		}
 		if _, c, v := w.walk(closeFrame(0, "", masked)); v != nil || c.op != opClose || c.code != 0 {
 			t.Errorf("Close without code, masked %v: %+v %v", masked, c, v)
+		}
+	}
+}
+
+func TestWalkerCountsMessagesNotFrames(t *testing.T) {
+	w := newWalker(true)
+	for n, b := range [][]byte{
+		rawws.Make(finBit|opPing, []byte("p"), true),
+		rawws.Make(opText, []byte("a"), true),
+		rawws.Make(finBit|opPong, nil, true),
+		rawws.Make(finBit|opContinuation, []byte("b"), true),
+		text("c", true),
+		text("", true),
+	} {
+		if _, _, v := w.walk(b); v != nil {
+			t.Fatal(v)
+		}
+		if want := [...]uint64{0, 0, 0, 1, 2, 3}[n]; w.messages != want {
+			t.Errorf("after %d frames %d messages, want %d", n+1, w.messages, want)
+		}
+		if moved := n != 0 && n != 2; w.moved != moved {
+			t.Errorf("frame %d: moved %v; control frames are no data", n+1, w.moved)
+		}
+		w.moved = false
+	}
+}
+
+// A long payload passes through reads of any size; only between frames is rest 0.
+func TestWalkerKnowsWhereAFrameEnds(t *testing.T) {
+	w := newWalker(false)
+	b := rawws.Make(finBit|opBinary, make([]byte, 70_000), false)
+	for len(b) > 0 {
+		k := min(len(b), 1000)
+		if n, c, v := w.walk(b[:k]); n != k || c.op != 0 || v != nil {
+			t.Fatalf("%d of %d bytes, %+v, %v", n, k, c, v)
+		}
+		if b = b[k:]; w.rest != uint64(len(b)) {
+			t.Fatalf("rest %d with %d bytes to come", w.rest, len(b))
+		}
+	}
+}
+
+func TestControlFramesDoNotCountTowardsTheMessageLimit(t *testing.T) {
+	w := &walker{fromClient: true, max: 100}
+	ping := rawws.Make(finBit|opPing, make([]byte, maxControl), true)
+	stream := append(rawws.Make(opBinary, make([]byte, 60), true), bytes.Repeat(ping, 10)...)
+	stream = append(stream, rawws.Make(finBit|opContinuation, make([]byte, 40), true)...)
+	if n, _, v := w.walk(stream); v != nil || n != len(stream) {
+		t.Errorf("%d of %d bytes: %v", n, len(stream), v)
+	}
+	if _, _, v := w.walk(rawws.Make(finBit|opBinary, make([]byte, 100), true)); v != nil {
+		t.Errorf("the next message: %v", v)
+	}
+}
+
+func TestUnknownExtensionMayUseEveryReservedBit(t *testing.T) {
+	w := newWalker(true)
+	w.rsv = rsvBits
+	for _, first := range []byte{finBit | 0x70 | opText, 0x10 | opBinary, 0x70 | opContinuation, finBit | 0x40 | opPing, finBit | opContinuation} {
+		if _, _, v := w.walk(rawws.Make(first, []byte("x"), true)); v != nil {
+			t.Errorf("%#x: %v", first, v)
 		}
 	}
 }
@@ -207,4 +269,21 @@ func FuzzWalker(f *testing.F) {
 			t.Fatalf("in one piece: %d bytes, %q; in pieces of %d: %d bytes, %q", len(whole.passed), whole.ending, step+1, len(parts.passed), parts.ending)
 		}
 	})
+}
+
+// BenchmarkWalker is the walker's share of a stream, by the size of the frames in it.
+func BenchmarkWalker(b *testing.B) {
+	for _, size := range []int{128, 4 << 10, 64 << 10} {
+		b.Run(strconv.Itoa(size), func(b *testing.B) {
+			stream := bytes.Repeat(rawws.Make(finBit|opBinary, make([]byte, size), true), max(1, bufSize/size))
+			w := newWalker(true)
+			b.SetBytes(int64(len(stream)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if n, _, v := w.walk(stream); n != len(stream) || v != nil {
+					b.Fatal(n, v)
+				}
+			}
+		})
+	}
 }

@@ -178,6 +178,21 @@ func (e *end) answer() *http.Response {
 	return resp
 }
 
+// get asks for a path by plain HTTP.
+func get(t *testing.T, addr net.Addr, path string) (code int, body string) {
+	t.Helper()
+	resp, err := http.Get("http://" + addr.String() + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
 // connect opens a session.
 func (r *running) connect(lines ...string) *end {
 	r.t.Helper()
@@ -248,8 +263,12 @@ func TestCutDoesNotWaitForAnAgentThatDoesNotAnswer(t *testing.T) {
 				io.Copy(io.Discard, c)
 			}))))
 			e := r.dial()
-			e.say(append([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())), e.make(rawws.Fin|rawws.Text, "early")...))
+			e.say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())))
 			<-reached
+			e.say(e.make(rawws.Fin|rawws.Text, "early"))
+			if code, _ := get(t, r.Addr(), "/healthz"); code != 200 { // by then net/http has read the early byte
+				t.Fatalf("/healthz: %d", code)
+			}
 			if strings.Contains(answer, "403") {
 				e.answer()
 			}
@@ -317,8 +336,8 @@ func TestMistakeInAHandlerIsReportedAndEndsOneConnection(t *testing.T) {
 	if n, _ := r.sessions.totals(); n != 0 {
 		t.Errorf("%d sessions left", n)
 	}
-	if resp, err := http.Get("http://" + r.Addr().String() + "/healthz"); err != nil || resp.StatusCode != 200 {
-		t.Errorf("afterwards: %v, %v", resp, err)
+	if code, _ := get(t, r.Addr(), "/healthz"); code != 200 {
+		t.Errorf("afterwards: %d", code)
 	}
 }
 
@@ -436,10 +455,7 @@ func TestDrainRefusesAndEnds(t *testing.T) {
 	bearer := "Authorization: Bearer " + i.token()
 	e := r.connect(bearer)
 	r.drain <- 6 * time.Second
-	eventually(t, "not ready", func() bool {
-		resp, err := http.Get("http://" + r.Addr().String() + "/readyz")
-		return err == nil && resp.StatusCode == 503
-	})
+	eventually(t, "not ready", func() bool { code, _ := get(t, r.Addr(), "/readyz"); return code == 503 })
 	late := r.dial()
 	late.say([]byte(rawws.Request("gateway.test", "/my-agent/ws", bearer)))
 	if resp := late.answer(); resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "5" {
@@ -463,15 +479,10 @@ func TestMetricsHaveBoundedLabels(t *testing.T) {
 	e.hears(rawws.Fin|rawws.Text, "hello")
 	e.hearsClose(4321, "of an application")
 	e.Close()
-	http.Get("http://" + r.Addr().String() + "/nobody/knows")
+	get(t, r.Addr(), "/nobody/knows")
 	var text string
 	eventually(t, "the end of the session in the metrics", func() bool {
-		resp, err := http.Get("http://" + r.AdminAddr().String() + "/metrics")
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, _ := io.ReadAll(resp.Body)
-		text = string(b)
+		_, text = get(t, r.AdminAddr(), "/metrics")
 		return strings.Contains(text, "omnia_gateway_connections 0") && strings.Contains(text, "omnia_gateway_sessions_ended_total{")
 	})
 	for _, want := range []string{
@@ -541,4 +552,21 @@ func TestUpstreamsAreChecked(t *testing.T) {
 	if len(lines) != 2 || !strings.HasPrefix(lines[0], "route /gone: upstream http://127.0.0.1:1: ") || !strings.HasPrefix(lines[1], "route /no-tls: upstream https://") {
 		t.Errorf("%q", lines)
 	}
+}
+
+// The deadline of one answer must not stand when the next is written on the same connection, which may be much later and may have no body.
+func TestAnswerOnAKeptConnectionHasATimeOfItsOwn(t *testing.T) {
+	inTime(t, func(c net.Conn, _ *bufio.Reader) {
+		time.Sleep(bodyStall / 4)
+		io.WriteString(c, "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+	}, func(t *testing.T, client net.Conn) {
+		br := bufio.NewReader(client)
+		for range 3 {
+			io.WriteString(client, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+			if resp, err := http.ReadResponse(br, nil); err != nil || resp.StatusCode != http.StatusNoContent {
+				t.Fatalf("got %v, %v", resp, err)
+			}
+			time.Sleep(bodyStall * 5 / 6) // then the next one is answered when the deadline of this has passed
+		}
+	})
 }

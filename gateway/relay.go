@@ -58,8 +58,9 @@ type pump struct {
 	other    *pump
 	toAgent  bool
 	walk     walker
-	carry    []byte // bytes read and not yet passed on: the beginning of a head or a control frame
-	early    []byte // bytes that arrived together with the handshake
+	carry    []byte        // bytes read and not yet passed on: the beginning of a head or a control frame
+	early    []byte        // bytes that arrived together with the handshake
+	own      [maxPing]byte // for a Ping: to allocate one takes more stack than all else does
 
 	mute      bool // nothing more goes to dst: it has got its Close, or takes no bytes any more
 	deaf      bool // src has violated the protocol: what it sends is not even parsed
@@ -128,7 +129,7 @@ func (p *pump) run() {
 	defer recovered(p.r.end)
 	early := p.early
 	p.early = nil
-	p.pass(early)
+	p.take(early)
 	p.arm(time.Now())
 	for p.r.ending.Load() == nil {
 		if p.srcClosed { // it has sent its Close, so the other direction decides when all is over
@@ -138,8 +139,7 @@ func (p *pump) run() {
 		b, err := p.src.read(p.carry)
 		switch {
 		case err == nil:
-			p.pass(b)
-			p.src.release()
+			p.take(b)
 			p.heard = time.Now() // not before: src is not silent while dst keeps it waiting
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			p.lookAround()
@@ -150,6 +150,19 @@ func (p *pump) run() {
 	}
 	<-p.r.over
 	p.finish()
+}
+
+// take passes on what was read. Once the relay has ended only the rest of a frame goes on, with the Close right behind it.
+func (p *pump) take(b []byte) {
+	if p.r.ending.Load() != nil && !p.mute {
+		if rest := p.walk.rest; rest > 0 && rest <= uint64(len(b)) { // so nothing is carried
+			p.pass(b[:rest])
+			b = b[rest:]
+		}
+		p.sayClose()
+	}
+	p.pass(b)
+	p.src.release()
 }
 
 // pass forwards the bytes that may go on and acts on what stands between them. What is left over is carried to the next call.
@@ -239,7 +252,7 @@ func (p *pump) ping() {
 		return
 	}
 	p.other.pinged.Store(int64(time.Since(p.r.start))) // before the write: the answer must be later
-	p.write(pingFrame(pingMark, p.toAgent))
+	p.write(appendPing(p.own[:0], pingMark, p.toAgent))
 	p.wantPing.Store(false)
 }
 
@@ -390,8 +403,7 @@ func (p *pump) sayClose() {
 	p.mute = true
 }
 
-// read takes what comes from src until a time, after the end: the rest of a frame goes on, with the Close right behind it; all else is
-// dropped. False when nothing more will come.
+// read takes what comes from src until a time, after the end. False when nothing more will come.
 func (p *pump) read(until time.Time) bool {
 	if p.srcClosed {
 		return false
@@ -400,13 +412,7 @@ func (p *pump) read(until time.Time) bool {
 	b, err := p.src.read(p.carry)
 	switch {
 	case err == nil:
-		if rest := p.walk.rest; !p.mute && rest <= uint64(len(b)) {
-			p.pass(b[:rest])
-			p.sayClose()
-			b = b[rest:]
-		}
-		p.pass(b)
-		p.src.release()
+		p.take(b)
 		return true
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return time.Now().Before(until) // it may have been woken

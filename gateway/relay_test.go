@@ -290,19 +290,25 @@ func TestSideThatIsStillSendingIsNotCutByTheOthersClose(t *testing.T) {
 	j.over(Closed, 1000, "")
 }
 
-// keepsPonging answers Pings in the background, so that this side is never the one that is given up.
-func (e *end) keepsPonging() {
+// keepsPonging answers Pings in the background, so that this side is never the one that is given up. The other frames come out of the
+// channel, which is closed at the end of the stream.
+func (e *end) keepsPonging() <-chan rawws.Frame {
+	frames := make(chan rawws.Frame, 64)
 	go func() {
+		defer close(frames)
 		for {
 			f, err := rawws.Read(e.br)
-			if err != nil {
+			switch {
+			case err != nil:
 				return
-			}
-			if f.Op() == rawws.Ping {
+			case f.Op() == rawws.Ping:
 				e.Write(e.make(rawws.Fin|rawws.Pong, string(f.Payload)))
+			default:
+				frames <- f
 			}
 		}
 	}()
+	return frames
 }
 
 func TestSilentSideIsAskedAndGivenUp(t *testing.T) {
@@ -328,25 +334,18 @@ func TestOnlyTheAnswerToTheGatewaysOwnPingIsKeptBack(t *testing.T) {
 	rules := lasting
 	rules.pingInterval = 200 * time.Millisecond
 	j := join(t, rules, 0, nil, nil)
+	atAgent := j.agent.keepsPonging()
 	for range 2 { // silence, then an answer: for as long as anybody likes
 		j.client.hears(rawws.Fin|rawws.Ping, "omnia-gw")
 		j.client.say(j.client.make(rawws.Fin|rawws.Pong, "omnia-gw"), j.client.make(rawws.Fin|rawws.Pong, "of its own"))
-		for asked := true; asked; {
-			f, err := rawws.Read(j.agent.br)
-			switch {
-			case err != nil:
-				t.Fatal(err)
-			case f.Op() == rawws.Ping:
-				j.agent.say(j.agent.make(rawws.Fin|rawws.Pong, string(f.Payload)))
-			case f.Op() == rawws.Pong && string(f.Payload) == "of its own":
-				asked = false
-			default:
-				t.Fatalf("the agent got %v", f)
-			}
+		if f := <-atAgent; f.Op() != rawws.Pong || string(f.Payload) != "of its own" {
+			t.Fatalf("the agent got %v", f)
 		}
 	}
 	j.client.Close()
-	j.agent.hearsClose(1001, "client-lost")
+	if f := <-atAgent; f.Code() != 1001 {
+		t.Errorf("the agent got %v", f)
+	}
 	j.over(ClientLost, 1001, "")
 }
 
@@ -491,11 +490,13 @@ func TestCutEndsARelayAtOnce(t *testing.T) {
 }
 
 func TestRelayThatWasEndedBeforeItBeganSaysSo(t *testing.T) {
-	j := prepare(t, lasting, 0, nil, nil)
+	j := prepare(t, lasting, 0, rawws.Make(rawws.Fin|rawws.Text, []byte("too late"), true), nil)
 	j.end(endingOf(auth.Expired, ""))
 	j.begin()
 	j.client.hearsClose(3000, "expired")
-	j.agent.hearsClose(3000, "expired")
+	if n := j.agent.hearsClose(3000, "expired"); n != 0 {
+		t.Errorf("%d frames went on after the end", n)
+	}
 	j.over(auth.Expired, 3000, "")
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 )
@@ -42,6 +43,11 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { g.auth.Run(ctx) })
+	wg.Go(func() {
+		quiet := time.NewTicker(quietFor)
+		defer quiet.Stop()
+		g.sessions.giveBack(ctx, quiet.C, debug.FreeOSMemory)
+	})
 	if g.certs != nil {
 		wg.Go(func() {
 			if err := g.certs.watch(ctx, g.Reload); err != nil {

@@ -92,6 +92,7 @@ type sessions struct {
 	draining bool
 	empty    chan struct{} // closed when draining and none is left
 	ended    traffic       // of sessions that are over
+	opened   uint64        // sessions so far
 }
 
 func newSessions(l config.Limits) *sessions {
@@ -116,6 +117,7 @@ func (l *sessions) add(s *session) *auth.Refusal {
 		return &auth.Refusal{Reason: TooManyAddrConnections}
 	}
 	l.live[s] = struct{}{}
+	l.opened++
 	l.users[u]++
 	l.addrs[s.addr]++
 	if !s.deadline.IsZero() {
@@ -171,6 +173,13 @@ func (l *sessions) totals() (live int, t traffic) {
 		t.add(s.counts())
 	}
 	return len(all), t
+}
+
+// sofar is how many sessions there ever were, and how many of them are live.
+func (l *sessions) sofar() (opened, live uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.opened, uint64(len(l.live))
 }
 
 // refuse stops taking new sessions, for good.

@@ -205,13 +205,13 @@ func TestSessionEndsWithItsToken(t *testing.T) {
 		if r := endedFor(late); r != auth.Expired {
 			t.Errorf("past its deadline from the start: ended for %q", r)
 		}
-		time.Sleep(time.Minute - 1)
+		time.Sleep(time.Minute - time.Nanosecond)
 		synctest.Wait()
 		if r := endedFor(stays); r != "" {
 			t.Errorf("ended for %s before its time", r)
 		}
 		l.remove(leaves)
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		synctest.Wait()
 		if r := endedFor(stays); r != auth.Expired {
 			t.Errorf("ended for %q, want expired", r)

@@ -1,0 +1,303 @@
+//go:build linux
+
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/rpc"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/internal/rawws"
+)
+
+// Load is the process that makes the load: all clients and the agent, so that what they cost is on nobody's account. It does what its
+// methods say when it is told to over its standard input and output (net/rpc), one call at a time, and ends with its input.
+type Load struct {
+	agent string
+	peers []*peer // the open clients
+}
+
+// patience bounds whatever the load process does at a time.
+const patience = 2 * time.Minute
+
+// parallel is how many clients connect or leave at a time.
+const parallel = 16
+
+// serveLoad is the life of the load process.
+func serveLoad() error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	go serveAgent(l)
+	s := rpc.NewServer()
+	if err := s.Register(&Load{agent: l.Addr().String()}); err != nil {
+		return err
+	}
+	s.ServeConn(struct {
+		io.Reader
+		io.WriteCloser
+	}{os.Stdin, os.Stdout})
+	return nil
+}
+
+// None is no argument and no answer.
+type None struct{}
+
+// Agent says where the agent listens.
+func (l *Load) Agent(_ None, addr *string) error {
+	*addr = l.agent
+	return nil
+}
+
+// Target is a proxy and who shall connect to it.
+type Target struct {
+	Addr   string
+	CA     []byte // DER of its certificate; none for plain
+	Path   string // what the agent shall do
+	Tokens []string
+}
+
+// Open connects a client with each token and says what TLS the last of them has agreed on. Of several Opens, the clients add up.
+func (l *Load) Open(t Target, agreed *string) error {
+	peers := make([]*peer, len(t.Tokens))
+	err := all(len(peers), parallel, func(i int) (err error) {
+		peers[i], err = connect(t, t.Tokens[i])
+		return err
+	})
+	for _, p := range peers {
+		if p != nil {
+			l.peers = append(l.peers, p)
+			*agreed = p.agreed()
+		}
+	}
+	return err
+}
+
+// Handshakes connects a client with each token and closes again at once.
+func (l *Load) Handshakes(t Target, _ *None) error {
+	return all(len(t.Tokens), parallel, func(i int) error {
+		p, err := connect(t, t.Tokens[i])
+		if err != nil {
+			return err
+		}
+		return p.leave()
+	})
+}
+
+// Close has every open client close its connection properly.
+func (l *Load) Close(None, *None) error {
+	peers := l.peers
+	l.peers = nil
+	return all(len(peers), parallel, func(i int) error { return peers[i].leave() })
+}
+
+// Messages is how many messages each client sends or gets, and the size of one.
+type Messages struct{ Number, Size int }
+
+// Echo has each client send text messages, the next one when the last has come back.
+func (l *Load) Echo(m Messages, _ *None) error {
+	message := rawws.Make(rawws.Fin|rawws.Text, make([]byte, m.Size), true)
+	return l.each(func(p *peer) error {
+		for range m.Number {
+			if _, err := p.Write(message); err != nil {
+				return err
+			}
+			if err := p.skip(rawws.Text, m.Size); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Send has each client send binary messages as fast as they are taken, until the agent says that it has them all.
+func (l *Load) Send(m Messages, _ *None) error {
+	message := rawws.Make(rawws.Fin|rawws.Binary, make([]byte, m.Size), true)
+	last := rawws.Make(rawws.Fin|rawws.Text, []byte("last"), true)
+	return l.each(func(p *peer) error {
+		for range m.Number {
+			if _, err := p.Write(message); err != nil {
+				return err
+			}
+		}
+		if _, err := p.Write(last); err != nil {
+			return err
+		}
+		return p.skip(rawws.Text, len("last"))
+	})
+}
+
+// Receive has the agent send binary messages to each client as fast as they are taken.
+func (l *Load) Receive(m Messages, _ *None) error {
+	order := rawws.Make(rawws.Fin|rawws.Text, fmt.Appendf(nil, "%d", m.Number), true)
+	return l.each(func(p *peer) error {
+		if _, err := p.Write(order); err != nil {
+			return err
+		}
+		for range m.Number {
+			if err := p.skip(rawws.Binary, m.Size); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Rest has the clients do nothing but answer Pings until they are closed.
+func (l *Load) Rest(None, *None) error {
+	for _, p := range l.peers {
+		p.SetDeadline(time.Time{})
+		p.rested = make(chan error, 1)
+		go func() {
+			_, err := p.next()
+			p.rested <- err
+		}()
+	}
+	return nil
+}
+
+// each has all open clients do something at the same time.
+func (l *Load) each(do func(*peer) error) error {
+	return all(len(l.peers), len(l.peers), func(i int) error {
+		l.peers[i].SetDeadline(time.Now().Add(patience))
+		return do(l.peers[i])
+	})
+}
+
+// all calls do for 0 … n-1, at most so many at a time, and stops at errors.
+func all(n, atOnce int, do func(int) error) error {
+	var next atomic.Int64
+	errs := make([]error, atOnce)
+	var wg sync.WaitGroup
+	for w := range atOnce {
+		wg.Go(func() {
+			for i := int(next.Add(1) - 1); i < n && errs[w] == nil; i = int(next.Add(1) - 1) {
+				errs[w] = do(i)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// connect opens one client.
+func connect(t Target, token string) (_ *peer, err error) {
+	conn, err := net.Dial("tcp", t.Addr)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			conn.Close()
+		}
+	}()
+	conn.SetDeadline(time.Now().Add(patience))
+	if len(t.CA) > 0 {
+		ca, err := x509.ParseCertificate(t.CA)
+		if err != nil {
+			return nil, err
+		}
+		roots := x509.NewCertPool()
+		roots.AddCert(ca)
+		conn = tls.Client(conn, &tls.Config{
+			RootCAs: roots, ServerName: "localhost", NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS13,
+			// One group for all: Go would choose the hybrid with ML-KEM, which OpenSSL knows since 3.5 only.
+			CurvePreferences:            []tls.CurveID{tls.X25519},
+			DynamicRecordSizingDisabled: true,
+		})
+	}
+	if _, err := io.WriteString(conn, rawws.Request("localhost", t.Path, "Authorization: Bearer "+token)); err != nil {
+		return nil, err
+	}
+	p := newPeer(conn, conn, t.Path, true)
+	answer, err := http.ReadResponse(p.r, nil)
+	if err != nil {
+		return nil, fmt.Errorf("handshake: %w", err)
+	}
+	if answer.StatusCode != http.StatusSwitchingProtocols {
+		body, _ := io.ReadAll(io.LimitReader(answer.Body, 256))
+		return nil, fmt.Errorf("handshake: %s %s", answer.Status, body)
+	}
+	return p, nil
+}
+
+// The agent does one of these, by the path of the handshake.
+const (
+	pathEcho   = "/echo"   // gives every message back
+	pathSink   = "/sink"   // takes binary messages in, gives others back
+	pathSource = "/source" // sends as many binary messages as the number in a text message says
+)
+
+// streamSize is the size of a message in a stream.
+const streamSize = 64 << 10
+
+// serveAgent answers handshakes until the process ends.
+func serveAgent(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			if err := attend(conn); err != io.EOF && !errors.As(err, new(closed)) {
+				fmt.Fprintln(os.Stderr, "bench: agent:", err)
+			}
+		}()
+	}
+}
+
+// attend is the agent's side of one connection.
+func attend(conn net.Conn) error {
+	r := newReader(conn, pathEcho)
+	request, err := http.ReadRequest(r)
+	if err != nil {
+		return err
+	}
+	if _, err := io.WriteString(conn, rawws.Response(request)); err != nil {
+		return err
+	}
+	path := request.URL.Path
+	p := newPeer(conn, r, path, false)
+	var in, out []byte
+	for {
+		f, err := p.next()
+		if err != nil {
+			return err
+		}
+		if path == pathSink && f.op == rawws.Binary {
+			if _, err := p.r.Discard(f.size); err != nil {
+				return err
+			}
+			continue
+		}
+		if in, err = p.payload(f, in); err != nil {
+			return err
+		}
+		times := 1
+		if path == pathSource {
+			if times, err = strconv.Atoi(string(in)); err != nil {
+				return err
+			}
+			out = rawws.Append(out[:0], rawws.Fin|rawws.Binary, make([]byte, streamSize), false)
+		} else {
+			out = rawws.Append(out[:0], rawws.Fin|f.op, in, false)
+		}
+		for range times {
+			if _, err := conn.Write(out); err != nil {
+				return err
+			}
+		}
+	}
+}

@@ -1,0 +1,238 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"text/template"
+	"time"
+)
+
+var (
+	//go:embed haproxy.cfg
+	haproxyText string
+	//go:embed gateway.yaml
+	gatewayText string
+)
+
+// setup is what a scenario asks of the proxies.
+type setup struct {
+	TLS bool
+	JWT bool // HAProxy checks tokens too; the gateway always does
+}
+
+// filling is what goes into the configuration of a proxy.
+type filling struct {
+	setup
+	Listen, Admin string
+	Agent         string // where the agent listens
+	Issuer        string // URL of the issuer
+	Dir           string // where certificates and keys are
+	Threads       int    // one for each core, which is the default of both
+	MaxConn       int    // HAProxy wants to know
+}
+
+// kind is a program that is measured.
+type kind struct {
+	name    string
+	file    string // of its configuration
+	config  *template.Template
+	args    func(file string) []string
+	binary  string
+	version string // the argument that asks for it
+}
+
+func newGateway(binary string) kind {
+	args := func(file string) []string { return []string{"serve", "--config", file} }
+	return kind{"gateway", "gateway.yaml", template.Must(template.New("").Parse(gatewayText)), args, binary, "version"}
+}
+
+func newHAProxy(binary string) kind {
+	args := func(file string) []string { return []string{"-db", "-f", file} } // -db: one process, in the foreground
+	return kind{"haproxy", "haproxy.cfg", template.Must(template.New("").Parse(haproxyText)), args, binary, "-v"}
+}
+
+// proxy is a kind that runs.
+type proxy struct {
+	name  string
+	addr  string
+	tls   bool
+	log   string // file of its output
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
+
+// start runs a proxy and returns when it accepts connections. It dies with ctx, and with this process.
+func (k kind) start(ctx context.Context, f filling) (*proxy, error) {
+	var err error
+	if f.Listen, err = freeAddr(); err != nil {
+		return nil, err
+	}
+	if f.Admin, err = freeAddr(); err != nil {
+		return nil, err
+	}
+	var text bytes.Buffer
+	if err := k.config.Execute(&text, f); err != nil {
+		return nil, fmt.Errorf("configure %s: %w", k.name, err)
+	}
+	file := filepath.Join(f.Dir, k.file)
+	if err := os.WriteFile(file, text.Bytes(), 0o600); err != nil {
+		return nil, err
+	}
+	p := &proxy{name: k.name, addr: f.Listen, tls: f.TLS, log: filepath.Join(f.Dir, k.name+".log"), ended: make(chan struct{})}
+	log, err := os.Create(p.log)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	p.cmd = exec.CommandContext(ctx, k.binary, k.args(file)...)
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.cmd.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(f.Threads))
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", k.name, err)
+	}
+	go func() {
+		p.cmd.Wait()
+		close(p.ended)
+	}()
+	if err := p.accepts(ctx); err != nil {
+		p.stop()
+		return nil, err
+	}
+	return p, nil
+}
+
+// freeAddr is a loopback address at which nobody listens.
+func freeAddr() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	return l.Addr().String(), nil
+}
+
+// startTimeout is how long a proxy may take to listen, and to be ready after that.
+const startTimeout = 10 * time.Second
+
+// accepts waits until the proxy listens.
+func (p *proxy) accepts(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		c, err := net.Dial("tcp", p.addr)
+		if err == nil {
+			return c.Close()
+		}
+		select {
+		case <-p.ended:
+			return p.failed(errors.New("it has ended"))
+		case <-ctx.Done():
+			return p.failed(err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// failed adds the last that the proxy has said to an error, unless the user has ended it all.
+func (p *proxy) failed(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	said, _ := os.ReadFile(p.log)
+	return fmt.Errorf("%s: %w\n%s", p.name, err, said[max(0, len(said)-2000):])
+}
+
+func (p *proxy) stop() {
+	p.cmd.Process.Kill()
+	<-p.ended
+}
+
+// cpu is the CPU time of all threads of the proxy since it began, of user and system together, once it has nothing to do any more.
+// The scheduler's own account of a thread has nanoseconds; utime and stime have 10 ms.
+func (p *proxy) cpu() (time.Duration, error) {
+	last := time.Duration(-1)
+	for range 200 {
+		now, err := p.threads()
+		if err != nil {
+			return 0, err
+		}
+		if now-last < 50*time.Microsecond {
+			return now, nil
+		}
+		last = now
+		time.Sleep(20 * time.Millisecond)
+	}
+	return 0, fmt.Errorf("%s does not come to rest", p.name)
+}
+
+func (p *proxy) threads() (sum time.Duration, err error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.cmd.Process.Pid))
+	if err != nil || len(files) == 0 {
+		return 0, fmt.Errorf("%s: no thread to be found", p.name)
+	}
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return 0, err
+		}
+		first, _, _ := strings.Cut(string(text), " ")
+		n, err := strconv.ParseInt(first, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", file, err)
+		}
+		sum += time.Duration(n)
+	}
+	return sum, nil
+}
+
+// rss is the memory that the proxy holds, in bytes.
+func (p *proxy) rss() (int, error) {
+	file := fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(text)) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			n, err := strconv.Atoi(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")))
+			return n << 10, err
+		}
+	}
+	return 0, fmt.Errorf("%s: no VmRSS", file)
+}
+
+// settledRSS is the memory that the proxy holds when it has not changed by more than 1% for a while, or after limit.
+func (p *proxy) settledRSS(ctx context.Context, still, limit time.Duration) (int, error) {
+	end := time.Now().Add(limit)
+	reference, since := 0, time.Now()
+	for {
+		now, err := p.rss()
+		if err != nil {
+			return 0, err
+		}
+		if d := now - reference; max(d, -d) > reference/100 {
+			reference, since = now, time.Now()
+		}
+		if time.Since(since) >= still || time.Now().After(end) {
+			return now, nil
+		}
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,80 @@
+package gateway
+
+import (
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestOperatorsSeeSessionsAndIssuers(t *testing.T) {
+	i := newIssuer(t)
+	c := configured(i, listening(t, echoing))
+	c.Session.ExpiryGrace = time.Minute
+	r := run(t, c)
+	exp := time.Now().Add(time.Hour).Unix()
+	first := r.connect("Authorization: Bearer " + i.token("exp", exp))
+	r.connect("Authorization: Bearer " + i.token("sub", "bob", "exp", 1e12)) // a year that RFC 3339 cannot write
+
+	code, body := get(t, r.AdminAddr(), "/sessions")
+	var sessions []sessionSummary
+	if err := json.Unmarshal([]byte(body), &sessions); err != nil || code != http.StatusOK || len(sessions) != 2 {
+		t.Fatalf("%d, %s: %v", code, body, err)
+	}
+	s := sessions[0]
+	if s.Subject != "alice" || s.Issuer != issuerName || s.Route != "/my-agent" || s.Remote != first.LocalAddr().String() || len(s.Session) != 32 ||
+		s.Expires == nil || s.Expires.Unix() != exp+60+60 || time.Since(s.Start) > patience {
+		t.Errorf("%+v", s)
+	}
+	if s = sessions[1]; s.Subject != "bob" || s.Expires != nil {
+		t.Errorf("%+v", s)
+	}
+
+	code, body = get(t, r.AdminAddr(), "/readyz")
+	var ready readiness
+	if err := json.Unmarshal([]byte(body), &ready); err != nil || code != http.StatusOK || !ready.Ready || ready.Draining || len(ready.Issuers) != 1 {
+		t.Fatalf("%d, %s: %v", code, body, err)
+	}
+	if s := ready.Issuers[0]; s.Issuer != issuerName || s.KeysURL != i.url || s.Keys != 1 || s.Fetched == nil || s.Error != "" {
+		t.Errorf("%+v", s)
+	}
+	if code, _ := get(t, r.AdminAddr(), "/healthz"); code != http.StatusOK {
+		t.Errorf("/healthz: %d", code)
+	}
+	for _, path := range []string{"/sessions", "/debug/pprof/", "/metrics"} {
+		if code, _ := get(t, r.Addr(), path); code != http.StatusNotFound {
+			t.Errorf("%s on the public listener: %d", path, code)
+		}
+	}
+}
+
+func TestReloadIsCountedWhenSomethingHasChanged(t *testing.T) {
+	i, dir := newIssuer(t), t.TempDir()
+	writePair(t, dir, newKeyPair(t, 1, time.Now().Add(time.Hour)))
+	c := configured(i, "agent.invalid")
+	c.TLS = pairIn(dir)
+	log := &journal{}
+	g := compile(t, c, slog.New(slog.NewJSONHandler(log, nil))) // not running: nobody else reads the files
+	g.Reload()
+	writePair(t, dir, newKeyPair(t, 2, time.Now().Add(time.Hour)))
+	g.Reload()
+	writeFile(t, c.TLS.KeyFile, nil)
+	g.Reload()
+	answer := httptest.NewRecorder()
+	g.adminHandler().ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+	text := answer.Body.String()
+	for _, want := range []string{
+		`omnia_gateway_certificate_reloads_total{result="ok"} 1`, `omnia_gateway_certificate_reloads_total{result="error"} 1`,
+		"omnia_gateway_certificate_expiry_seconds ",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s", want)
+		}
+	}
+	if n := len(log.lines(t, "certificate not reloaded; the old one stays")); n != 1 {
+		t.Errorf("%d lines about the bad one", n)
+	}
+}

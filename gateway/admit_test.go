@@ -1,0 +1,313 @@
+package gateway
+
+import (
+	"encoding/base64"
+	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/internal/rawws"
+)
+
+// asking is a request as net/http hands it over, with header lines as they are written.
+func asking(target string, lines ...string) *http.Request {
+	r := &http.Request{
+		Method: "GET", RequestURI: target, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Host: "gateway.test", RemoteAddr: "192.0.2.1:1234", Header: http.Header{}, Body: http.NoBody,
+	}
+	for _, line := range lines {
+		name, value, _ := strings.Cut(line, ": ")
+		r.Header.Add(name, value)
+	}
+	return r
+}
+
+// upgrade are the lines of a right handshake.
+var upgrade = []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: " + rawws.Key}
+
+// admission is a gateway with a route of each kind.
+func admission(t testing.TB, i *issuer, change func(*config.Config)) *Gateway {
+	t.Helper()
+	c := configured(i, "agent:8080")
+	c.Authentication.Authorization.RequiredClaims = config.RequiredClaims{{Claim: "roles", Values: []string{"user"}}}
+	c.Authentication.Authorization.ExcludePaths = []string{"/healthz", "/readyz", "/info", "/kept/info"}
+	c.Routes[0].AllowedOrigins = []string{"https://app.example.com"}
+	c.Routes = append(c.Routes,
+		config.Route{Path: "/public", Upstream: "http://public", StripPrefix: true, Public: true},
+		config.Route{Path: "/kept", Upstream: "http://kept"},
+		config.Route{Path: "/agents/{agent}", Upstream: "http://{agent}.agents:8080", StripPrefix: true,
+			Query:          config.Query{Set: map[string]string{"agent": "{agent}"}, Drop: []string{"namespace"}},
+			RequiredClaims: config.RequiredClaims{{Claim: "agents", Values: []string{"use:{agent}"}}}},
+	)
+	if change != nil {
+		change(c)
+	}
+	return compile(t, c, slog.New(slog.DiscardHandler))
+}
+
+// TestOrderOfTheRules breaks every rule of a list at once, then one less each time: the first that is left decides.
+func TestOrderOfTheRules(t *testing.T) {
+	i := newIssuer(t)
+	g := admission(t, i, nil)
+	bad := "Authorization: Bearer " + i.token("sub", "", "roles", nil, "email", "a\nb", "exp", 1)
+	for _, tt := range []struct {
+		target string
+		lines  []string
+		want   Reason
+	}{
+		{"/nowhere//x", []string{bad, "Origin: null", "Upgrade: h2c"}, BadPath},
+		{"/nowhere/x", []string{bad, "Origin: null", "Upgrade: h2c"}, NoRoute},
+		{"/my-agent/x?access_token=a", []string{bad, "Origin: null", "Upgrade: h2c"}, BadOrigin},
+		{"/my-agent/x?access_token=a", []string{bad, "Upgrade: h2c"}, auth.MultipleCredentials},
+		{"/my-agent/x", []string{bad, "Upgrade: h2c"}, auth.Expired},
+		{"/my-agent/x", []string{"Upgrade: h2c"}, auth.NoToken},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.token("sub", "", "roles", nil, "email", "a\nb"), "Upgrade: h2c"}, auth.NoPrincipal},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.token("roles", nil, "email", "a\nb"), "Upgrade: h2c"}, auth.ClaimMismatch},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.token("email", "a\nb"), "Upgrade: h2c"}, auth.ClaimNotRepresentable},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.token(), "Upgrade: h2c"}, BadUpgrade},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.token()}, OK},
+
+		// On excluded paths and public routes 7, 9, 10 and 11 of the order are not asked.
+		{"/my-agent/info", []string{bad}, auth.Expired},
+		{"/public?access_token=a", []string{bad}, auth.MultipleCredentials},
+		{"/public", []string{"Authorization: Bearer " + i.token("sub", "", "roles", nil, "email", "a\nb")}, PublicRoute},
+		{"/public", nil, PublicRoute},
+		{"/my-agent/info", nil, ExcludedPath}, // as it is left after the prefix
+		{"/kept/info", nil, ExcludedPath},
+		{"/kept/x/info", nil, auth.NoToken},
+		{"/my-agent/info/", nil, auth.NoToken},
+		{"/my-agent/info?x=/../y", nil, ExcludedPath},
+
+		// A route's own claims are added to the global ones.
+		{"/agents/cat", []string{"Authorization: Bearer " + i.token("agents", "use:cat")}, OK},
+		{"/agents/dog", []string{"Authorization: Bearer " + i.token("agents", "use:cat")}, auth.ClaimMismatch},
+		{"/agents/cat", []string{"Authorization: Bearer " + i.token("agents", "use:{agent}")}, auth.ClaimMismatch},
+		{"/agents/cat", []string{"Authorization: Bearer " + i.token("agents", "use:cat", "roles", nil)}, auth.ClaimMismatch},
+		{"/agents/Cat", []string{"Authorization: Bearer " + i.token("agents", "use:Cat")}, NoRoute},
+
+		{"/healthz", nil, Probe},
+		{"/readyz", []string{bad, "Origin: null"}, Probe},
+		{"/info", nil, NoRoute}, // excluded, but nobody's
+		{"/metrics", nil, NoRoute},
+		{"/.gateway/renew", nil, NoRoute},
+	} {
+		p, err := g.admit(t.Context(), asking(tt.target, tt.lines...), nil)
+		got := p.reason
+		if err != nil {
+			got = refusalOf(err).Reason
+		}
+		if got != tt.want {
+			t.Errorf("%s: got %s, want %s (%v)", tt.target, got, tt.want, err)
+		}
+	}
+}
+
+func TestProbesAreNobodysWhereTheyAreNotExcluded(t *testing.T) {
+	i := newIssuer(t)
+	none := admission(t, i, func(c *config.Config) { c.Authentication.Authorization.ExcludePaths = nil })
+	if _, err := none.admit(t.Context(), asking("/healthz"), nil); err == nil || refusalOf(err).Reason != NoRoute {
+		t.Errorf("not excluded: %v", err)
+	}
+	claimed := admission(t, i, func(c *config.Config) { c.Routes = append(c.Routes, config.Route{Path: "/", Upstream: "http://all"}) })
+	if p, err := claimed.admit(t.Context(), asking("/healthz"), nil); err != nil || p.reason != ExcludedPath || p.host != "all" {
+		t.Errorf("claimed by a route: %+v, %v", p, err)
+	}
+	post := asking("/healthz")
+	post.Method = "POST"
+	if _, err := admission(t, i, nil).admit(t.Context(), post, nil); err == nil || refusalOf(err).Reason != NoRoute {
+		t.Errorf("POST: %v", err)
+	}
+}
+
+func TestAuthenticationOffLetsEverybodyInAndStripsAllTheSame(t *testing.T) {
+	i := newIssuer(t)
+	g := admission(t, i, func(c *config.Config) { c.Authentication.Enabled = false })
+	p, err := g.admit(t.Context(), asking("/my-agent/ws?access_token=a&x=1", "Authorization: Bearer b", "X-User-Id: root", "x_user_roles: admin"), nil)
+	if err != nil || p.reason != AuthDisabled || p.target != "/ws?access_token=a&x=1" || p.header.Get("Authorization") != "Bearer b" {
+		t.Errorf("%+v, %v", p, err)
+	}
+	for name := range p.header {
+		if strings.Contains(fold(name), "x-user") {
+			t.Errorf("%s got through", name)
+		}
+	}
+}
+
+func TestWhatTheAgentIsTold(t *testing.T) {
+	i := newIssuer(t)
+	g := admission(t, i, nil)
+	token := i.token("email", "alice@example.com", "agents", "use:cat")
+	k8s := "base64url.bearer.authorization.k8s.io." + base64.RawURLEncoding.EncodeToString([]byte(token))
+	identity := http.Header{"X-User-Id": {"alice"}, "X-User-Email": {"alice@example.com"}, "X-User-Roles": {"user,admin"}, "Authorization": {"Bearer " + token}}
+	for _, tt := range []struct {
+		name    string
+		target  string
+		lines   []string
+		want    string // path and query for the agent
+		header  http.Header
+		offered []string
+		answer  string // to the client, if the agent chooses none
+	}{
+		{"header", "/agents/cat/ws?a=1&agent=dog&namespace=x", append([]string{"authorization: bEARER " + token}, upgrade...), "/ws?a=1&agent=cat", nil, nil, ""},
+		{"query", "/agents/cat/ws?a=%20&access_token=" + token + "&b", upgrade, "/ws?a=%20&b&agent=cat", nil, nil, ""},
+		{"subprotocol", "/agents/cat/ws", append([]string{"Sec-WebSocket-Protocol: bearer, " + token + ", chat"}, upgrade...),
+			"/ws?agent=cat", http.Header{"Sec-Websocket-Protocol": {"chat"}}, []string{"chat"}, "chat"},
+		{"subprotocol alone", "/agents/cat/ws", append([]string{"Sec-WebSocket-Protocol: bearer", "Sec-WebSocket-Protocol: " + token}, upgrade...),
+			"/ws?agent=cat", nil, nil, "bearer"},
+		{"form of Kubernetes", "/agents/cat/ws", append([]string{"Sec-WebSocket-Protocol: chat, " + k8s + ", v2"}, upgrade...),
+			"/ws?agent=cat", http.Header{"Sec-Websocket-Protocol": {"chat, v2"}}, []string{"chat", "v2"}, "chat"},
+		{"form of Kubernetes alone", "/agents/cat/ws", append([]string{"Sec-WebSocket-Protocol: " + k8s}, upgrade...), "/ws?agent=cat", nil, nil, ""},
+		{"no token among them", "/agents/cat/ws", append([]string{"Authorization: Bearer " + token, "Sec-WebSocket-Protocol: chat"}, upgrade...),
+			"/ws?agent=cat", http.Header{"Sec-Websocket-Protocol": {"chat"}}, []string{"chat"}, ""},
+		{"forged identity", "/agents/cat/ws", append([]string{
+			"Authorization: Bearer " + token, "X-User-Id: root", "x_user_id: root", "X.User.Id: root", "X-User-Roles: admin", "X-Forwarded-For: 127.0.0.1", "Forwarded: for=::1",
+		}, upgrade...), "/ws?agent=cat", nil, nil, ""},
+		{"Connection names identity", "/agents/cat/ws", append([]string{"Authorization: Bearer " + token, "Connection: X-User-Id, X-User-Roles, X-Forwarded-For"}, upgrade...),
+			"/ws?agent=cat", nil, nil, ""},
+		{"Connection names the key", "/agents/cat/ws", append([]string{"Authorization: Bearer " + token, "Connection: Sec-WebSocket-Key"}, upgrade...),
+			"/ws?agent=cat", nil, nil, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := asking(tt.target, tt.lines...)
+			before := r.Header.Clone()
+			p, err := g.admit(t.Context(), r, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := http.Header{
+				"X-Forwarded-For": {"192.0.2.1"}, "X-Forwarded-Proto": {"http"}, "X-Forwarded-Host": {"gateway.test"},
+				"Sec-Websocket-Key": {rawws.Key}, "Sec-Websocket-Version": {"13"},
+			}
+			maps.Copy(want, identity)
+			maps.Copy(want, tt.header)
+			if !maps.EqualFunc(p.header, want, slices.Equal) {
+				t.Errorf("headers: got %v, want %v", p.header, want)
+			}
+			if p.target != tt.want || p.scheme != "http" || p.host != "cat.agents:8080" || !p.upgrade || p.reason != OK || p.addr.String() != "192.0.2.1" {
+				t.Errorf("%+v", p)
+			}
+			if !slices.Equal(p.protocol.offered, tt.offered) || p.protocol.answer("") != tt.answer {
+				t.Errorf("subprotocols: %+v, answer %q", p.protocol, p.protocol.answer(""))
+			}
+			if !maps.EqualFunc(r.Header, before, slices.Equal) {
+				t.Error("the request was changed")
+			}
+		})
+	}
+}
+
+func TestTokenIsForwardedNowhereIfSoConfigured(t *testing.T) {
+	i := newIssuer(t)
+	g := admission(t, i, func(c *config.Config) { c.Authentication.JWT.ForwardOriginalToken = false })
+	token := i.token()
+	p, err := g.admit(t.Context(), asking("/my-agent/ws?x=1&access_token="+token, "Authorization: Basic YTpi"), nil)
+	if err != nil || p.target != "/ws?x=1" || p.header.Get("Authorization") != "Basic YTpi" {
+		t.Errorf("%+v, %v", p, err)
+	}
+	p, err = g.admit(t.Context(), asking("/my-agent/ws", "Authorization: Bearer "+token), nil)
+	if _, there := p.header["Authorization"]; err != nil || there {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+func TestOpenPathsTellTheIdentityOfATokenThatWasSent(t *testing.T) {
+	i := newIssuer(t)
+	g := admission(t, i, nil)
+	p, err := g.admit(t.Context(), asking("/public/x", "Authorization: Bearer "+i.token("email", "a\nb", "roles", nil)), nil)
+	if err != nil || p.header.Get("X-User-Id") != "alice" || len(p.header["X-User-Email"]) != 0 || p.identity == nil {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+func TestUpgrades(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*http.Request)
+		ok     bool
+	}{
+		{"right", func(*http.Request) {}, true},
+		{"other case", func(r *http.Request) {
+			r.Header["Upgrade"], r.Header["Connection"] = []string{"WebSocket"}, []string{"keep-alive,UPGRADE"}
+		}, true},
+		{"two lines of Connection", func(r *http.Request) { r.Header["Connection"] = []string{"keep-alive", "Upgrade"} }, true},
+		{"h2c", func(r *http.Request) { r.Header["Upgrade"] = []string{"h2c"} }, false},
+		{"a list", func(r *http.Request) { r.Header["Upgrade"] = []string{"websocket, h2c"} }, false},
+		{"two lines", func(r *http.Request) { r.Header["Upgrade"] = []string{"websocket", "websocket"} }, false},
+		{"empty", func(r *http.Request) { r.Header["Upgrade"] = []string{""} }, false},
+		{"no Connection", func(r *http.Request) { r.Header.Del("Connection") }, false},
+		{"another Connection", func(r *http.Request) { r.Header["Connection"] = []string{"close, upgraded"} }, false},
+		{"POST", func(r *http.Request) { r.Method = "POST" }, false},
+		{"HTTP/1.0", func(r *http.Request) { r.ProtoMinor = 0 }, false},
+		{"no version", func(r *http.Request) { r.Header.Del("Sec-WebSocket-Version") }, false},
+		{"version 8", func(r *http.Request) { r.Header.Set("Sec-WebSocket-Version", "8") }, false},
+		{"two versions", func(r *http.Request) { r.Header.Add("Sec-WebSocket-Version", "13") }, false},
+		{"no key", func(r *http.Request) { r.Header.Del("Sec-WebSocket-Key") }, false},
+		{"a short key", func(r *http.Request) { r.Header.Set("Sec-WebSocket-Key", "AAAA") }, false},
+		{"two keys", func(r *http.Request) { r.Header.Add("Sec-WebSocket-Key", rawws.Key) }, false},
+		{"a body", func(r *http.Request) { r.ContentLength = 5 }, false},
+		{"a body of unknown length", func(r *http.Request) { r.ContentLength = -1 }, false},
+		{"a chunked body", func(r *http.Request) { r.TransferEncoding = []string{"chunked"} }, false},
+		{"Expect", func(r *http.Request) { r.Header.Set("Expect", "100-continue") }, false},
+	} {
+		r := asking("/", upgrade...)
+		tt.change(r)
+		if why := badUpgrade(r); (why == "") != tt.ok {
+			t.Errorf("%s: %q", tt.name, why)
+		}
+	}
+}
+
+func TestExplainShowsTheStepsOfServing(t *testing.T) {
+	i := newIssuer(t)
+	g := admission(t, i, nil)
+	names := func(e Explanation) string {
+		var all []string
+		for n, s := range e.Steps {
+			all = append(all, s.Name)
+			if s.OK != (e.Admitted || n < len(e.Steps)-1) {
+				t.Errorf("step %s: %v", s.Name, s.OK)
+			}
+		}
+		return strings.Join(slices.Compact(all), " ")
+	}
+	token := i.token("agents", "use:cat")
+	e := g.Explain(t.Context(), asking("/agents/cat/ws?agent=dog", append([]string{"Authorization: Bearer " + token}, upgrade...)...))
+	if !e.Admitted || e.Reason != OK || e.Upstream != "http://cat.agents:8080/ws?agent=cat" || e.Header.Get("X-User-Id") != "alice" {
+		t.Errorf("%+v", e)
+	}
+	if got := names(e); !strings.HasPrefix(got, "path route token ") || !strings.HasSuffix(got, " rule header upstream") {
+		t.Errorf("steps: %s", got)
+	}
+	for _, s := range e.Steps {
+		if strings.Contains(s.Detail, token) {
+			t.Errorf("%s shows the token", s.Name)
+		}
+	}
+	e = g.Explain(t.Context(), asking("/agents/dog/ws", "Authorization: Bearer "+token))
+	if e.Admitted || e.Reason != auth.ClaimMismatch || e.Status != 403 || e.Upstream != "" || e.Header != nil || !strings.HasSuffix(names(e), " claim-mismatch") {
+		t.Errorf("%+v", e)
+	}
+	if e = g.Explain(t.Context(), asking("/healthz")); !e.Admitted || e.Reason != Probe || e.Upstream != "" {
+		t.Errorf("%+v", e)
+	}
+}
+
+// BenchmarkAdmit is what one handshake costs before the agent is dialled, with a token that was verified before.
+func BenchmarkAdmit(b *testing.B) {
+	i := newIssuer(b)
+	g := admission(b, i, nil)
+	r := asking("/agents/cat/ws?session=1", append([]string{
+		"Authorization: Bearer " + i.token("agents", "use:cat"), "User-Agent: benchmark", "Origin: https://app.example.com", "Accept-Encoding: gzip",
+	}, upgrade...)...)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := g.admit(b.Context(), r, nil); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
