@@ -33,7 +33,7 @@ const (
 const emptyFragment = 64
 
 // walker follows the frames of one peer through a stream of bytes and never touches a payload. It says how much of the bytes at hand may
-// go on as they are, stops where the relay has to know (a Close, the Pong to a Ping of the gateway's own) and finds every violation of
+// go on as they are, stops where the relay has to know (a Close, a Pong that may answer a Ping of the gateway's own) and finds every violation of
 // RFC 6455 that a frame head can show, before a byte of the offending frame has gone on.
 //
 // What it lets through always ends at a frame boundary or inside the payload of a data frame: heads and control frames are passed whole.
@@ -48,7 +48,6 @@ type walker struct {
 	open     bool   // a fragmented message is under way
 	messages uint64 // messages whose last frame has begun
 	moved    bool   // a data frame has moved; whoever looks resets it
-	pong     uint64 // payload of the Pong that answers the gateway's own Ping; 0: none is awaited
 }
 
 // control is a control frame at which walk stopped.
@@ -230,12 +229,12 @@ func (w *walker) control(f head, frame []byte) (control, *violation) {
 		return c, nil
 	case f.op == opClose:
 		return c, nil
-	case f.op == opPong && w.pong != 0 && len(payload) == 8:
+	case f.op == opPong && len(payload) == 8:
 		var got uint64
 		for i := range 8 {
 			got = got<<8 | uint64(at(i))
 		}
-		if got == w.pong {
+		if got == pingMark {
 			return c, nil
 		}
 	}
@@ -262,10 +261,13 @@ func closeFrame(code int, reason string, masked bool) []byte {
 	return appendControl(nil, opClose, payload, masked)
 }
 
-// appendPing appends a Ping of the gateway's own, whose Pong will carry n.
-func appendPing(b []byte, n uint64, masked bool) []byte {
+// pingMark is the payload of the gateway's own Pings, by which their Pongs are known.
+const pingMark = 0x6f6d6e69612d6777 // "omnia-gw"
+
+// appendPing appends a Ping of the gateway's own.
+func appendPing(b []byte, masked bool) []byte {
 	var payload [8]byte
-	binary.BigEndian.PutUint64(payload[:], n)
+	binary.BigEndian.PutUint64(payload[:], pingMark)
 	return appendControl(b, opPing, payload[:], masked)
 }
 

@@ -64,7 +64,6 @@ func TestWalkerStopsAtClose(t *testing.T) {
 
 func TestWalkerKnowsTheAnswerToItsOwnPing(t *testing.T) {
 	w := newWalker(true)
-	w.pong = pingMark
 	other := rawws.Make(finBit|opPong, []byte("whatever"), true)
 	own := rawws.Make(finBit|opPong, binary.BigEndian.AppendUint64(nil, pingMark), true)
 	n, c, v := w.walk(append(bytes.Clone(other), own...))
@@ -144,7 +143,7 @@ func TestCompressedFramesPassOnlyIfNegotiated(t *testing.T) {
 func TestOwnFramesAreLegal(t *testing.T) {
 	for _, masked := range []bool{true, false} {
 		w := newWalker(masked)
-		if n, _, v := w.walk(appendPing(nil, pingMark, masked)); v != nil || n == 0 {
+		if n, _, v := w.walk(appendPing(nil, masked)); v != nil || n == 0 {
 			t.Errorf("Ping, masked %v: %v", masked, v)
 		}
 		b := closeFrame(3000, strings.Repeat("long ", 50), masked)

@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"io"
+	"math"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -33,10 +34,10 @@ func newRelayRules(c *config.Config) relayRules {
 }
 
 // relay is two directions over two links, each with one goroutine that alone reads its source and alone writes its destination. So there
-// is no lock: whoever wants something of a direction (a Ping, an end) says so in an atomic and wakes it through its read deadline.
+// is no lock: whoever wants an end says so in an atomic and wakes both through their read deadlines.
 type relay struct {
 	rules  relayRules
-	start  time.Time               // other times are kept as what has passed since: a clock that is set must end nobody
+	start  time.Time               // other times are what has passed since: a clock that is set must end nobody
 	up     pump                    // client → agent
 	down   pump                    // agent → client
 	over   chan struct{}           // closed by end
@@ -48,8 +49,11 @@ type relay struct {
 // closing is a Close that one side has sent.
 type closing struct {
 	code int
-	at   time.Time
+	at   time.Duration
 }
+
+// now is the time since the start.
+func (r *relay) now() time.Duration { return time.Since(r.start) }
 
 // pump is one direction.
 type pump struct {
@@ -66,14 +70,26 @@ type pump struct {
 	deaf      bool // src has violated the protocol: what it sends is not even parsed
 	gotClose  bool // src has sent its Close
 	srcClosed bool // src has closed its socket
-	heard     time.Time
+	wantPing  bool // dst is to get a Ping when the frame under way has ended
+	pinged    time.Duration
 
 	closed   atomic.Bool  // dst has got a Close
-	wantPing atomic.Bool  // the other direction asks for a Ping to dst
-	pinged   atomic.Int64 // when the gateway's last Ping to src went out, since the relay's start
+	asked    atomic.Bool  // src has got a Ping of the gateway's own and has not answered it yet
+	heard    atomic.Int64 // when src was last heard, or busy
+	moved    atomic.Int64 // when the last data frame moved
 	bytes    atomic.Uint64
 	messages atomic.Uint64
-	moved    atomic.Int64 // when the last data frame moved, since the relay's start
+}
+
+// busy stands for a time while what was read is passed on: src is not silent while dst keeps it waiting.
+const busy = math.MaxInt64
+
+// lastHeard is when src was last heard.
+func (p *pump) lastHeard() time.Duration {
+	if t := p.heard.Load(); t != busy {
+		return time.Duration(t)
+	}
+	return p.r.now()
 }
 
 // newRelay joins client and agent. earlyUp and earlyDown are bytes that came with the two handshakes. rsv are the reserved bits that the
@@ -81,7 +97,7 @@ type pump struct {
 func newRelay(client, agent *link, earlyUp, earlyDown []byte, rsv byte, rules relayRules) *relay {
 	r := &relay{rules: rules, start: time.Now(), over: make(chan struct{})}
 	join := func(p, other *pump, src, dst *link, early []byte, toAgent bool) {
-		p.r, p.other, p.src, p.dst, p.early, p.toAgent, p.heard = r, other, src, dst, early, toAgent, r.start
+		p.r, p.other, p.src, p.dst, p.early, p.toAgent = r, other, src, dst, early, toAgent
 		p.walk = walker{fromClient: toAgent, rsv: rsv, max: uint64(rules.maxMessage)}
 		src.wire.SetDeadline(time.Time{})
 		src.wire.relay = true
@@ -130,7 +146,7 @@ func (p *pump) run() {
 	early := p.early
 	p.early = nil
 	p.take(early)
-	p.arm(time.Now())
+	p.arm()
 	for p.r.ending.Load() == nil {
 		if p.srcClosed { // it has sent its Close, so the other direction decides when all is over
 			<-p.r.over
@@ -139,11 +155,12 @@ func (p *pump) run() {
 		b, err := p.src.read(p.carry)
 		switch {
 		case err == nil:
+			p.heard.Store(busy)
 			p.take(b)
-			p.heard = time.Now() // not before: src is not silent while dst keeps it waiting
+			p.heard.Store(int64(p.r.now()))
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			p.lookAround()
-			p.arm(time.Now()) // not from within: the two together would not fit into the smallest stack, which all else does
+			p.arm() // not from within: the two together would not fit into the smallest stack, which all else does
 		default:
 			p.lost(err)
 		}
@@ -194,19 +211,21 @@ func (p *pump) pass(b []byte) {
 		switch c.op {
 		case opClose:
 			p.gotClose = true
-			p.r.first.CompareAndSwap(nil, &closing{c.code, time.Now()})
+			p.r.first.CompareAndSwap(nil, &closing{c.code, p.r.now()})
 			p.writeClose(b[:c.length])
 		case opPong:
-			p.walk.pong = 0 // the answer to the gateway's own Ping is not the other side's business
+			if !p.asked.Swap(false) { // else the answer to the gateway's own Ping, which is not the other side's business
+				p.write(b[:c.length])
+			}
 		}
 		b = b[c.length:]
 	}
 	if p.walk.moved {
 		p.walk.moved = false
-		p.moved.Store(int64(time.Since(p.r.start)))
+		p.moved.Store(int64(p.r.now()))
 	}
 	p.carry = append(p.carry[:0], b...)
-	if p.wantPing.Load() {
+	if p.wantPing {
 		p.ping()
 	}
 }
@@ -248,103 +267,83 @@ func (p *pump) writeClose(frame []byte) {
 
 // ping puts a Ping in for dst, if this is a frame boundary; else it stays wanted.
 func (p *pump) ping() {
-	if p.walk.rest > 0 {
+	if p.wantPing = p.walk.rest > 0; p.wantPing {
 		return
 	}
-	p.other.pinged.Store(int64(time.Since(p.r.start))) // before the write: the answer must be later
-	p.write(appendPing(p.own[:0], pingMark, p.toAgent))
-	p.wantPing.Store(false)
+	p.pinged = p.r.now() // before the write: the answer must be later
+	p.other.asked.Store(true)
+	p.write(appendPing(p.own[:0], p.toAgent))
 }
 
-// pingMark is the payload of the gateway's Pings, by which their Pongs are known.
-const pingMark = 0x6f6d6e69612d6777 // "omnia-gw"
-
-// lookAround is what a direction does when its read deadline has passed: it was woken, or its source has been silent for long.
+// lookAround is what a direction does when its read deadline has passed: it was woken, or it is time to see whether dst is still there,
+// which only this direction may ask.
 func (p *pump) lookAround() {
 	if p.r.ending.Load() != nil {
 		return
 	}
-	if p.wantPing.Load() {
-		p.ping()
-	}
-	now := time.Now()
-	silent := now.Sub(p.heard)
+	now := p.r.now()
 	if c := p.r.first.Load(); c != nil {
-		if limit, ok := p.replyBy(c); ok && !now.Before(limit) {
+		if limit, ok := p.replyBy(c); ok && now >= limit {
 			p.r.end(&ending{reason: Closed, code: c.code, err: p.from() + " did not answer the Close"})
 			return
 		}
-	} else if every := p.r.rules.pingInterval; every > 0 && silent >= every {
-		switch pinged := p.lastPinged(); {
-		case p.other.wantPing.Load(): // the other direction is in the middle of a frame: src was not asked yet
-		case !pinged.After(p.heard):
-			p.walk.pong = pingMark
-			p.other.wantPing.Store(true)
-			p.other.wake()
-		case now.Sub(pinged) >= every:
-			p.r.end(endingOf(DeadPeer, p.from()+" answers no Ping"))
+	} else if every := p.r.rules.pingInterval; every > 0 {
+		switch heard := p.other.lastHeard(); {
+		case now-heard < every:
+		case p.pinged <= heard:
+			p.ping()
+		case now-p.pinged >= every:
+			p.r.end(endingOf(DeadPeer, p.other.from()+" answers no Ping"))
 			return
 		}
 	}
-	if idle := p.r.rules.idleTimeout; idle > 0 && now.Sub(p.r.lastMoved()) >= idle {
+	if idle := p.r.rules.idleTimeout; idle > 0 && now-p.r.lastMoved() >= idle {
 		p.r.end(endingOf(Idle, ""))
 	}
 }
 
 // lastMoved is when the last data frame moved, either way.
-func (r *relay) lastMoved() time.Time {
-	return r.start.Add(time.Duration(max(r.up.moved.Load(), r.down.moved.Load())))
+func (r *relay) lastMoved() time.Duration {
+	return time.Duration(max(r.up.moved.Load(), r.down.moved.Load()))
 }
-
-// lastPinged is when the gateway's last Ping to src went out; the start if none has.
-func (p *pump) lastPinged() time.Time { return p.r.start.Add(time.Duration(p.pinged.Load())) }
 
 // arm sets the read deadline to the next time at which silence would mean something. It is not moved with every read, which would cost
 // more than the read: when it passes, lookAround finds that bytes have come since and sets the next one.
-func (p *pump) arm(now time.Time) {
-	var next time.Time
-	sooner := func(t time.Time) {
-		if next.IsZero() || t.Before(next) {
-			next = t
-		}
-	}
+func (p *pump) arm() {
+	const never = math.MaxInt64
+	next := time.Duration(never)
 	first := p.r.first.Load()
 	if first != nil {
 		if limit, ok := p.replyBy(first); ok {
-			sooner(limit)
+			next = limit
 		}
 	} else if every := p.r.rules.pingInterval; every > 0 {
-		if p.other.wantPing.Load() {
-			sooner(now.Add(every))
-		} else {
-			sooner(later(p.lastPinged(), p.heard).Add(every))
+		next = max(p.pinged, p.other.lastHeard()) + every
+		if p.wantPing { // pass will see to it; there is nothing to look for meanwhile
+			next = p.r.now() + every
 		}
 	}
 	if idle := p.r.rules.idleTimeout; idle > 0 {
-		sooner(p.r.lastMoved().Add(idle))
+		next = min(next, p.r.lastMoved()+idle)
 	}
-	p.src.wire.SetReadDeadline(next)
-	// What came before the deadline was set. A Ping that is still wanted in the middle of a frame needs no look around: pass sees to it.
-	if p.r.ending.Load() != nil || p.r.first.Load() != first || p.wantPing.Load() && p.walk.rest == 0 {
+	deadline := time.Time{}
+	if next != never {
+		deadline = p.r.start.Add(next)
+	}
+	p.src.wire.SetReadDeadline(deadline)
+	if p.r.ending.Load() != nil || p.r.first.Load() != first { // it came before the deadline was set
 		p.wake()
 	}
 }
 
 // replyBy is when src must have answered the other side's Close c, if it is src that has to: it may finish what it was sending first
 // (RFC 6455 §5.5.1), as long as somebody takes it.
-func (p *pump) replyBy(c *closing) (time.Time, bool) {
+func (p *pump) replyBy(c *closing) (time.Duration, bool) {
 	since := c.at
 	if !p.mute {
-		since = later(c.at, p.heard)
+		since = max(since, p.lastHeard())
 	}
-	return since.Add(p.r.rules.replyWait), !p.gotClose
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
+	return since + p.r.rules.replyWait, !p.gotClose
 }
 
 // lost is the end of src's stream.
