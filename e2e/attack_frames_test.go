@@ -25,11 +25,6 @@ func announced(masked bool) []byte {
 	return append(head, 'x')
 }
 
-// roomy lets messages be as long as announced says.
-func roomy(i *issuer, a *agent) settings {
-	return plain(i, a.URL).with("limits.maxMessageBytes", 1<<41)
-}
-
 // listener is an agent that accepts and reads, but never sends.
 func listener(v *visit) { v.accept(); io.Copy(io.Discard, v.br) }
 
