@@ -157,7 +157,9 @@ func TestK01SecretsOfTheConfigurationAreNotTold(t *testing.T) {
 		"good": func(w http.ResponseWriter, _ *http.Request) { w.Write(i.JWKS()) },
 		"bad":  func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) },
 		"cut":  func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
-		"else": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/else?apikey=hunter2", http.StatusFound) },
+		"else": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/else?apikey=hunter2", http.StatusFound)
+		},
 	} {
 		i.answer(answer)
 		asked := i.asked.Load()
