@@ -52,7 +52,7 @@ func parseYAML(text string, report func(line, column int, text, hint string)) (r
 				line, column = t.Position.Line, t.Position.Column
 			}
 		}
-		report(line, column, "not YAML: "+message,
+		report(line, column, "not YAML: "+printable(message),
 			`look at the indentation, brackets and quotes here and on the line before ("{agent}" inside braces needs quotes)`)
 		return nil, false
 	}
@@ -69,6 +69,12 @@ func parseYAML(text string, report func(line, column int, text, hint string)) (r
 		}
 	}
 	return root, true
+}
+
+// printable is the library's message fit for a terminal: it may hold a character of the file, such as the tab that YAML does not allow.
+func printable(s string) string {
+	quoted := strconv.QuoteToGraphic(s)
+	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }
 
 // tooDeep finds the token at which brackets, or dashes and other marks of one line, nest deeper than anybody would write. Indentation
