@@ -4,7 +4,7 @@ FUZZTIME ?= 100000x
 
 with_tools = . .tools/env &&
 
-.PHONY: help build unit test lint vet vuln fuzz bench docker tools clean
+.PHONY: help build unit test lint vet vuln soak fuzz bench docker tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ vet: ## go vet alone
 vuln: ## known vulnerabilities in what the gateway calls; needs the network
 	@tools/install go
 	$(with_tools) tools/vuln
+
+soak: ## 200 sessions of 50 MB each way, plain and TLS, every byte compared
+	OMNIA_SOAK_MB=50 go test -run TestEveryByteOfTwoHundredSessionsArrives -v -timeout 20m ./e2e
 
 fuzz: ## every fuzz target for FUZZTIME each, executions or time: make fuzz FUZZTIME=10m
 	@tools/fuzz $(FUZZTIME)
