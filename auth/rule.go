@@ -8,9 +8,6 @@ import (
 	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// agentLabel in a value of a route's own rules stands for the label of the matched path.
-const agentLabel = "{agent}"
-
 // Rules are the claims that a caller must bring; all of them. The zero value asks for nothing.
 type Rules struct{ entries []rule }
 
@@ -53,7 +50,7 @@ func (r rule) wanted(agent string) []string {
 	}
 	values := make([]string, len(r.Values))
 	for n, v := range r.Values {
-		values[n] = strings.ReplaceAll(v, agentLabel, agent)
+		values[n] = strings.ReplaceAll(v, config.AgentLabel, agent)
 	}
 	return values
 }

@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// agentLabel is the one template there is: in a route's path, its upstream's host, its query values and its claim values.
-const agentLabel = "{agent}"
+// AgentLabel is the one template there is: in a route's path, its upstream's host, its query values and its claim values it stands for
+// the label of the path.
+const AgentLabel = "{agent}"
 
 // claimFormats are the formats of ClaimHeader that have a name.
 var claimFormats = []string{"json", "base64json", "first"}
@@ -100,7 +101,7 @@ func (k *checker) routes(routes Routes) {
 			k.add(key+".path", fmt.Sprintf("the same host and path as routes[%d]", first), "keep one of the two, or give one of them a host")
 		}
 		seen[id] = i
-		hasAgent := strings.Contains(r.Path, agentLabel)
+		hasAgent := strings.Contains(r.Path, AgentLabel)
 		k.upstream(key+".upstream", r.Upstream, hasAgent)
 		if len(r.Upstreams) > 0 {
 			k.add(key+".upstreams", "not supported yet", "name one address as upstream")
@@ -130,7 +131,7 @@ func (k *checker) routePath(key, path string) {
 		k.add(key, "missing", hint)
 		return
 	}
-	plain := strings.ReplaceAll(path, agentLabel, "agent")
+	plain := strings.ReplaceAll(path, AgentLabel, "agent")
 	if clean, err := CleanPath(plain); err != nil {
 		k.add(key, err.Error(), hint)
 		return
@@ -141,9 +142,9 @@ func (k *checker) routePath(key, path string) {
 	templates := 0
 	for segment := range strings.SplitSeq(path, "/") {
 		switch {
-		case segment == agentLabel:
+		case segment == AgentLabel:
 			templates++
-		case strings.Contains(segment, agentLabel):
+		case strings.Contains(segment, AgentLabel):
 			k.add(key, "{agent} beside other text in its segment", "give it a segment of its own, such as /agents/{agent}")
 			return
 		case strings.ContainsAny(segment, "{}"):
@@ -165,7 +166,7 @@ func (k *checker) routePath(key, path string) {
 
 // agentIn says that {agent} stands for nothing where the route's path does not have it.
 func (k *checker) agentIn(key, value string, hasAgent bool) {
-	if strings.Contains(value, agentLabel) && !hasAgent {
+	if strings.Contains(value, AgentLabel) && !hasAgent {
 		k.add(key, "{agent} stands for nothing here", "put {agent} into the route's path as well, or write the name out")
 	}
 }
@@ -176,7 +177,7 @@ func (k *checker) upstream(key, value string, hasAgent bool) {
 		k.add(key, "missing", hint)
 		return
 	}
-	u, err := url.Parse(strings.ReplaceAll(value, agentLabel, "agent"))
+	u, err := url.Parse(strings.ReplaceAll(value, AgentLabel, "agent"))
 	_, path, _ := strings.Cut(value, "://")
 	_, path, _ = strings.Cut(path, "/")
 	switch {
@@ -186,7 +187,7 @@ func (k *checker) upstream(key, value string, hasAgent bool) {
 		k.add(key, "user information in the URL", "agents are not logged in to; "+hint)
 	case u.RawQuery != "" || u.ForceQuery || strings.Contains(value, "#"):
 		k.add(key, "query or fragment in the URL", "use query.set for parameters")
-	case strings.Contains(path, agentLabel):
+	case strings.Contains(path, AgentLabel):
 		k.add(key, "{agent} in the path of the URL", "only its host may have it, such as http://{agent}.agents:8080")
 	default:
 		if u.Path != "" {

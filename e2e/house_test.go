@@ -35,8 +35,6 @@ var homes = map[string][]string{
 	"github.com/hashicorp/golang-lru/v2":  {"auth"},
 	"github.com/prometheus/client_golang": {"gateway"},
 	"github.com/spf13/cobra":              {"cmd/omnia-gateway"},
-	"golang.org/x/sys":                    {"bench"},
-	"golang.org/x/sync":                   {"auth"},
 }
 
 // file is one Go file that is part of what is built, not of its tests.

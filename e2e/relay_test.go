@@ -43,17 +43,20 @@ func TestFrameInTheSegmentOfTheAgents101Arrives(t *testing.T) {
 func closeAt(codes chan<- int) func(*visit) {
 	return func(v *visit) {
 		v.accept()
-		for {
-			f, err := rawws.Read(v.br)
-			if err != nil {
-				codes <- -1
-				return
-			}
-			if f.Op() == rawws.Close {
-				codes <- f.Code()
-				v.Write(rawws.MakeClose(f.Code(), "", false))
-				return
-			}
+		codes <- v.closeCode()
+	}
+}
+
+// closeCode reads on until the Close, answers it, and gives its code; -1 if there was none.
+func (v *visit) closeCode() int {
+	for {
+		f, err := rawws.Read(v.br)
+		if err != nil {
+			return -1
+		}
+		if f.Op() == rawws.Close {
+			v.Write(rawws.MakeClose(f.Code(), "", false))
+			return f.Code()
 		}
 	}
 }
@@ -82,17 +85,7 @@ func TestIllegalFrameOfTheAgentEndsBothSidesWith1002(t *testing.T) {
 	a := newAgent(t, func(v *visit) {
 		v.accept()
 		v.Write(illegal[v.r.Header.Get("X-Case")])
-		for {
-			f, err := rawws.Read(v.br)
-			if err != nil {
-				codes <- -1
-				return
-			}
-			if f.Op() == rawws.Close {
-				codes <- f.Code()
-				return
-			}
-		}
+		codes <- v.closeCode()
 	})
 	g := start(t, plain(i, a.URL))
 	for name := range illegal {

@@ -63,8 +63,6 @@ type violation struct {
 	detail string
 }
 
-func (v *violation) Error() string { return v.detail }
-
 func illegal(detail string) *violation { return &violation{ProtocolError, detail} }
 
 // walk looks at the next bytes of the stream: b[:n] may go on. Then either c is a control frame that begins at b[n], or v says why the

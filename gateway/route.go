@@ -11,9 +11,6 @@ import (
 	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// agentLabel is the one template of a route, in its path, its upstream's host, its query values and its claim values.
-const agentLabel = "{agent}"
-
 // route is one compiled route.
 type route struct {
 	name     string // its path in the configuration: the label in log and metrics
@@ -32,7 +29,7 @@ type route struct {
 func newRoutes(c *config.Config) ([]*route, error) {
 	routes := make([]*route, len(c.Routes))
 	for i, rc := range c.Routes {
-		u, err := url.Parse(strings.ReplaceAll(rc.Upstream, agentLabel, agentMark))
+		u, err := url.Parse(strings.ReplaceAll(rc.Upstream, config.AgentLabel, agentMark))
 		if err != nil {
 			return nil, err
 		}
@@ -79,7 +76,7 @@ func byPrecedence(a, b *route) int {
 		return c
 	}
 	for i := range min(len(a.segments), len(b.segments)) {
-		if x, y := a.segments[i] == agentLabel, b.segments[i] == agentLabel; x != y {
+		if x, y := a.segments[i] == config.AgentLabel, b.segments[i] == config.AgentLabel; x != y {
 			if x {
 				return 1
 			}
@@ -112,7 +109,7 @@ func (r *route) match(host, path string) (agent, rest string, ok bool) {
 		}
 		seg, tail, more := strings.Cut(rest[1:], "/")
 		switch {
-		case want == agentLabel:
+		case want == config.AgentLabel:
 			if !isLabel(seg) {
 				return "", "", false
 			}
@@ -185,7 +182,7 @@ func (r *route) query(raw, agent string) string {
 		}
 	}
 	for _, p := range r.set {
-		kept = append(kept, escape(p[0])+"="+escape(strings.ReplaceAll(p[1], agentLabel, agent)))
+		kept = append(kept, escape(p[0])+"="+escape(strings.ReplaceAll(p[1], config.AgentLabel, agent)))
 	}
 	return strings.Join(kept, "&")
 }

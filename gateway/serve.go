@@ -37,7 +37,7 @@ func (g *Gateway) AdminAddr() net.Addr { return g.admin.Addr() }
 
 // Run serves what Listen has bound. When a window arrives on drain it takes its leave: not ready, no new handshakes, a Close 1001 for
 // every session spread over the window, and returns nil when all are gone or the window is over. When ctx ends, everything is cut at
-// once. Every goroutine has ended when Run returns.
+// once. When Run returns every session is over; handlers of plain HTTP are cancelled by then, and may still be on their way out.
 func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
