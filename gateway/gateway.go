@@ -128,16 +128,19 @@ func (g *Gateway) connect(x *exchange) {
 	a, err := g.dialer.handshake(x.r.Context(), x.pass, x.r)
 	g.metrics.dialled(time.Since(dialled), err)
 	if err != nil {
+		g.sessions.free(s)
 		g.refuse(x, refusalOf(err))
 		return
 	}
 	if a.StatusCode != http.StatusSwitchingProtocols {
+		g.sessions.free(s)
 		g.passOn(x, a)
 		return
 	}
 	relay, err := g.accept(x, s, a)
 	if err != nil {
 		a.conn.Close()
+		g.sessions.free(s)
 		g.refuse(x, &auth.Refusal{Reason: ClientLost, Detail: clipError(err)})
 		return
 	}
@@ -221,6 +224,7 @@ func (g *Gateway) serve(s *session, r *relay) {
 // over counts a session that has ended and writes its line. It is no part of serve, whose frame lies on the stack for as long as a session
 // lives: with this in it, the stack of every session would be twice as large.
 func (g *Gateway) over(s *session, e *ending) {
+	g.sessions.free(s)
 	moved := s.counts()
 	lasted := time.Since(s.start)
 	g.metrics.over(e, lasted)

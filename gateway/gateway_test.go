@@ -81,13 +81,17 @@ func compile(t testing.TB, c *config.Config, log *slog.Logger) *Gateway {
 
 // journal is a log that a test can read.
 type journal struct {
-	mu   sync.Mutex
-	text bytes.Buffer
+	mu    sync.Mutex
+	text  bytes.Buffer
+	wrote func() // called with every line, unless nil
 }
 
 func (j *journal) Write(b []byte) (int, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	if j.wrote != nil {
+		j.wrote()
+	}
 	return j.text.Write(b)
 }
 
@@ -244,6 +248,43 @@ func TestRunReturnsWhenEverySessionIsInTheLog(t *testing.T) {
 		if l["reason"] != "drain" || l["code"] != 1001.0 || l["subject"] != "alice" || l["messages_in"] != 1.0 || l["messages_out"] != 1.0 {
 			t.Errorf("%v", l)
 		}
+	}
+}
+
+// Whoever reads that a session is over may connect again at once, however few are let in.
+func TestPlaceIsFreeBeforeItsEndIsSaid(t *testing.T) {
+	i := newIssuer(t)
+	for message, agent := range map[string]func(net.Conn){
+		"ended": echoing,
+		"answered": asked(func(c net.Conn, _ *http.Request) {
+			io.WriteString(c, "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+		}),
+		"refused": func(c net.Conn) { c.Close() },
+	} {
+		t.Run(message, func(t *testing.T) {
+			r := run(t, configured(i, listening(t, agent)))
+			taken := -1
+			r.log.mu.Lock()
+			r.log.wrote = func() {
+				r.sessions.mu.Lock()
+				defer r.sessions.mu.Unlock()
+				taken = r.sessions.places + len(r.sessions.users) + len(r.sessions.addrs)
+			}
+			r.log.mu.Unlock()
+			e := r.dial()
+			e.say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())))
+			if resp := e.answer(); resp.StatusCode == http.StatusSwitchingProtocols {
+				e.say(e.close(1000, ""))
+				e.hearsClose(1000, "")
+				e.Close()
+			}
+			eventually(t, "a line in the log", func() bool { return len(r.log.lines(t, message)) == 1 })
+			r.log.mu.Lock()
+			defer r.log.mu.Unlock()
+			if taken != 0 {
+				t.Error("the line is written while the place is taken")
+			}
+		})
 	}
 }
 

@@ -29,6 +29,8 @@ type session struct {
 	relay  *relay  // nil until the agent has answered
 	ending *ending // why it must not start
 	expiry *time.Timer
+
+	holds bool // a place under the limits; guarded by the lock of sessions
 }
 
 // user is whose sessions are counted together.
@@ -87,6 +89,7 @@ type sessions struct {
 
 	mu       sync.Mutex
 	live     map[*session]struct{}
+	places   int // taken, in total, and by whom
 	users    map[user]int
 	addrs    map[netip.Addr]int
 	draining bool
@@ -109,7 +112,7 @@ func (l *sessions) add(s *session) *auth.Refusal {
 	switch {
 	case l.draining:
 		return &auth.Refusal{Reason: Drain}
-	case over(len(l.live), l.limits.MaxConnections):
+	case over(l.places, l.limits.MaxConnections):
 		return &auth.Refusal{Reason: TooManyConnections}
 	case s.subject != "" && over(l.users[u], l.limits.MaxConnectionsPerUser):
 		return &auth.Refusal{Reason: TooManyUserConnections}
@@ -118,6 +121,8 @@ func (l *sessions) add(s *session) *auth.Refusal {
 	}
 	l.live[s] = struct{}{}
 	l.opened++
+	s.holds = true
+	l.places++
 	l.users[u]++
 	l.addrs[s.addr]++
 	if !s.deadline.IsZero() {
@@ -126,22 +131,40 @@ func (l *sessions) add(s *session) *auth.Refusal {
 	return nil
 }
 
-// remove forgets s. Its traffic stays counted.
-func (l *sessions) remove(s *session) {
-	if s.expiry != nil {
-		s.expiry.Stop()
-	}
-	moved := s.counts()
-	u := user{s.issuer, s.subject}
+// free gives the place of s to others, at the latest when s is removed. Whoever is told that a session is over, by an answer or by a log
+// line, may count on it.
+func (l *sessions) free(s *session) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.live, s)
+	l.release(s)
+}
+
+// release is free, with the lock held.
+func (l *sessions) release(s *session) {
+	if !s.holds {
+		return
+	}
+	s.holds = false
+	l.places--
+	u := user{s.issuer, s.subject}
 	if l.users[u]--; l.users[u] == 0 {
 		delete(l.users, u)
 	}
 	if l.addrs[s.addr]--; l.addrs[s.addr] == 0 {
 		delete(l.addrs, s.addr)
 	}
+}
+
+// remove forgets s: a drain does not wait for it any more. Its traffic stays counted.
+func (l *sessions) remove(s *session) {
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
+	moved := s.counts()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.live, s)
+	l.release(s)
 	l.ended.add(moved)
 	if l.draining && len(l.live) == 0 {
 		close(l.empty)
