@@ -194,7 +194,8 @@ type Session struct {
 	ExpiryGrace time.Duration `yaml:"expiryGrace" env:"EXPIRY_GRACE"`
 	// DrainTimeout is how long SIGTERM may take: Close 1001 to everybody, spread over it. Default 30s.
 	DrainTimeout time.Duration `yaml:"drainTimeout" env:"DRAIN_TIMEOUT"`
-	// PingInterval is how long a side may be silent before it gets a Ping; silent for as long again, it is given up. 0: no Ping. Default 30s.
+	// PingInterval is how long a side may be silent before it gets a Ping, up to a tenth longer, so that not all are asked at once; silent
+	// for as long again, it is given up. 0: no Ping. Default 30s.
 	PingInterval time.Duration `yaml:"pingInterval" env:"PING_INTERVAL"`
 	// IdleTimeout ends a connection on which no message was seen for so long. 0: never.
 	IdleTimeout time.Duration `yaml:"idleTimeout" env:"IDLE_TIMEOUT"`

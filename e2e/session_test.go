@@ -3,6 +3,7 @@ package e2e
 import (
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -252,6 +253,29 @@ func TestLimitsOfConnections(t *testing.T) {
 			g.awaitLine("msg", "ended", "remote", first.LocalAddr().String())
 			g.connect(t, "/my-agent/ws", i.bearer(t)).echoes("there is room again")
 		})
+	}
+}
+
+func TestQuietSessionsHaveNoGoroutines(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("nobody is parked on this system")
+	}
+	i := newIssuer(t)
+	g := startSecure(t, plain(i, newAgent(t, nil).URL), true)
+	before := g.metric("go_goroutines")
+	sockets := make([]*socket, 100)
+	for n := range sockets {
+		sockets[n] = g.connect(t, "/my-agent/ws", i.bearer(t))
+		sockets[n].echoes("before")
+	}
+	for range 2 {
+		eventually(t, "parked", func() bool { return g.metric("go_goroutines") < before+float64(len(sockets))/4 })
+		for _, s := range sockets {
+			s.echoes("after")
+		}
+	}
+	if n := g.metric("omnia_gateway_connections"); n != float64(len(sockets)) {
+		t.Errorf("%v sessions are open", n)
 	}
 }
 

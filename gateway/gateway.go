@@ -146,7 +146,7 @@ func (g *Gateway) connect(x *exchange) {
 	}
 	begun = true
 	g.metrics.handshake(x.pass.reason)
-	go g.serve(s, relay) // the handler returns, so that nothing of net/http stays; sessions waits for it
+	relay.launch(func(e *ending) { g.over(s, e) }) // the handler returns, so that nothing of net/http stays; sessions waits for the relay
 }
 
 // newSession is a session for an admitted handshake, not yet registered.
@@ -215,15 +215,9 @@ func writeSwitch(w io.Writer, agent http.Header, p protocols, id string) error {
 	return b.Flush()
 }
 
-// serve relays an open session and says how it ended.
-func (g *Gateway) serve(s *session, r *relay) {
-	defer g.sessions.remove(s) // last: who waits for the sessions waits for their log lines, too
-	g.over(s, r.run())
-}
-
-// over counts a session that has ended and writes its line. It is no part of serve, whose frame lies on the stack for as long as a session
-// lives: with this in it, the stack of every session would be twice as large.
+// over counts a session that has ended and writes its line.
 func (g *Gateway) over(s *session, e *ending) {
+	defer g.sessions.remove(s) // last: who waits for the sessions waits for their log lines, too
 	g.sessions.free(s)
 	moved := s.counts()
 	lasted := time.Since(s.start)

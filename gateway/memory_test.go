@@ -12,7 +12,7 @@ func TestMemoryIsGivenBackOnceARushIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, freed := newSessions(config.Limits{}), 0
 		ticks := make(chan time.Time)
-		go l.giveBack(t.Context(), ticks, func() { freed++ })
+		go giveBack(t.Context(), ticks, l.sofar, func() { freed++ })
 		for n, step := range []struct {
 			come, freed int // sessions that come before the tick, and how often memory was given back by then
 		}{

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"math"
+	"math/rand/v2"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ const (
 	closeGrace = 3 * time.Second
 	replyWait  = 10 * time.Second
 	linger     = time.Second
+	parkAfter  = 2 * time.Second
 )
 
 // relayRules are what is asked of an open connection.
@@ -27,14 +29,16 @@ type relayRules struct {
 	closeGrace   time.Duration // how long, once a session has ended, a side may take to accept its Close and to answer it
 	replyWait    time.Duration // how long a side may be silent after the other has sent its Close, or may go on when the other is gone by then
 	linger       time.Duration // how long a peer may take to close its socket after Close went both ways
+	lot          *lot          // where quiet directions are parked; nil: nowhere
 }
 
 func newRelayRules(c *config.Config) relayRules {
-	return relayRules{c.Limits.MaxMessageBytes, c.Session.PingInterval, c.Session.IdleTimeout, closeGrace, replyWait, linger}
+	return relayRules{c.Limits.MaxMessageBytes, c.Session.PingInterval, c.Session.IdleTimeout, closeGrace, replyWait, linger, nil}
 }
 
-// relay is two directions over two links, each with one goroutine that alone reads its source and alone writes its destination. So there
-// is no lock: whoever wants an end says so in an atomic and wakes both through their read deadlines.
+// relay is two directions over two links, each with one goroutine that alone reads its source and alone writes its destination. So no
+// lock is held while anything moves: whoever wants an end says so in an atomic and wakes both through their read deadlines. When nothing
+// has moved for a while a direction gives even its goroutine up, until there is something to read or to do (park).
 type relay struct {
 	rules  relayRules
 	start  time.Time               // other times are what has passed since: a clock that is set must end nobody
@@ -44,6 +48,10 @@ type relay struct {
 	ending atomic.Pointer[ending]  // set once, by end
 	cutoff time.Time               // until when the sides may take to close; written before over is closed
 	first  atomic.Pointer[closing] // the first Close that passed through
+	left   atomic.Int32            // directions that are not over
+	done   func(*ending)           // called at the very end
+
+	parking sync.Mutex // held to park and to resume
 }
 
 // closing is a Close that one side has sent.
@@ -72,6 +80,13 @@ type pump struct {
 	srcClosed bool // src has closed its socket
 	wantPing  bool // dst is to get a Ping when the frame under way has ended
 	pinged    time.Duration
+	jitter    time.Duration // how much later than it could dst is asked, so that sessions that fell silent together are not asked together
+
+	awake   bool          // the lot does not take it
+	settled time.Duration // when a message had last moved, when it was last parked
+	parked  bool          // nobody runs it; guarded by parking, as what follows
+	alarm   *time.Timer   // resumes it when it is time to look around; nil until it is first parked
+	watched bool          // the lot knows its descriptor
 
 	closed   atomic.Bool  // dst has got a Close
 	asked    atomic.Bool  // src has got a Ping of the gateway's own and has not answered it yet
@@ -98,6 +113,7 @@ func newRelay(client, agent *link, earlyUp, earlyDown []byte, rsv byte, rules re
 	r := &relay{rules: rules, start: time.Now(), over: make(chan struct{})}
 	join := func(p, other *pump, src, dst *link, early []byte, toAgent bool) {
 		p.r, p.other, p.src, p.dst, p.early, p.toAgent = r, other, src, dst, early, toAgent
+		p.jitter = rand.N(rules.pingInterval/10 + 1)
 		p.walk = walker{fromClient: toAgent, rsv: rsv, max: uint64(rules.maxMessage)}
 		src.wire.SetDeadline(time.Time{})
 		src.wire.relay = true
@@ -107,15 +123,22 @@ func newRelay(client, agent *link, earlyUp, earlyDown []byte, rsv byte, rules re
 	return r
 }
 
-// run moves frames until both sides are closed, and gives the reason. It returns when both goroutines have.
-func (r *relay) run() *ending {
-	var wg sync.WaitGroup
-	wg.Go(r.down.run)
-	r.up.run()
-	wg.Wait()
+// launch moves frames until both sides are closed, and calls done with the reason when they are. It does not wait.
+func (r *relay) launch(done func(*ending)) {
+	r.done = done
+	r.left.Store(2)
+	go r.up.run()
+	go r.down.run()
+}
+
+// leave is called by each direction when it is over. The last one closes the door.
+func (r *relay) leave() {
+	if r.left.Add(-1) > 0 {
+		return
+	}
 	r.up.src.conn.Close()
 	r.down.src.conn.Close()
-	return r.ending.Load()
+	r.done(r.ending.Load())
 }
 
 // end ends the relay for a reason, from any goroutine. Only the first reason counts. It does not wait.
@@ -131,42 +154,116 @@ func (r *relay) end(e *ending) {
 	}
 }
 
-// cut closes both sockets at once.
+// cut closes both sockets at once. The relay must have been ended before.
 func (r *relay) cut() {
+	r.parking.Lock() // a descriptor must not be closed while it goes into the lot
+	defer r.parking.Unlock()
 	r.up.src.wire.Close()
 	r.down.src.wire.Close()
 }
 
-// wake makes the direction look around: its read returns with a timeout.
-func (p *pump) wake() { p.src.wire.SetReadDeadline(time.Unix(1, 0)) }
+// wake makes the direction look around: its read returns with a timeout, or it gets a goroutine again.
+func (p *pump) wake() {
+	p.r.parking.Lock()
+	defer p.r.parking.Unlock()
+	if !p.unpark() {
+		p.src.wire.SetReadDeadline(time.Unix(1, 0))
+	}
+}
 
-// run is the life of one direction: forward until the relay has ended, then close.
+// resume gives the direction a goroutine, if it is parked.
+func (p *pump) resume() {
+	p.r.parking.Lock()
+	defer p.r.parking.Unlock()
+	p.unpark()
+}
+
+// unpark is resume, with the lock held; it says whether the direction was parked.
+func (p *pump) unpark() bool {
+	if !p.parked {
+		return false
+	}
+	p.parked = false
+	if p.alarm != nil {
+		p.alarm.Stop()
+	}
+	p.r.rules.lot.forget(p)
+	go p.run()
+	return true
+}
+
+// park leaves the direction without a goroutine: the caller's must return. False when there is something to do first, or no room.
+func (p *pump) park() bool {
+	p.r.parking.Lock()
+	defer p.r.parking.Unlock()
+	if p.r.ending.Load() != nil || p.r.first.Load() != nil {
+		return false
+	}
+	if err := p.r.rules.lot.watch(p); err != nil {
+		p.awake = true
+		return false
+	}
+	if next := p.next(); next != never {
+		wait := next - p.r.now()
+		if p.alarm == nil {
+			p.alarm = time.AfterFunc(wait, p.resume)
+		} else {
+			p.alarm.Reset(wait)
+		}
+	}
+	if moved := p.r.lastMoved(); moved != p.settled {
+		p.settled = moved
+		p.r.rules.lot.settled.Add(1)
+	}
+	p.parked = true
+	return true
+}
+
+// run is a stretch of the life of one direction: from its start, or from when it was resumed, until it is parked or over.
 func (p *pump) run() {
+	if !p.forward() {
+		p.r.leave()
+	}
+}
+
+// forward passes on what comes until the relay has ended, and closes; or until the direction is parked, which it says.
+func (p *pump) forward() (parked bool) {
 	defer recovered(p.r.end)
-	early := p.early
-	p.early = nil
-	p.take(early)
-	p.arm()
+	if early := p.early; early != nil {
+		p.early = nil
+		p.take(early)
+	}
+	p.lookAround()
+	quiet := p.arm()
 	for p.r.ending.Load() == nil {
 		if p.srcClosed { // it has sent its Close, so the other direction decides when all is over
 			<-p.r.over
 			break
 		}
-		b, err := p.src.read(p.carry)
+		b, err := p.src.read(p.carry, !quiet)
 		switch {
 		case err == nil:
 			p.heard.Store(busy)
 			p.take(b)
 			p.heard.Store(int64(p.r.now()))
+			if quiet { // unless it was a message
+				quiet = p.arm()
+			}
+		case err == wouldBlock{}:
+			if p.park() {
+				return true
+			}
+			quiet = p.arm()
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			p.lookAround()
-			p.arm() // not from within: the two together would not fit into the smallest stack, which all else does
+			quiet = p.arm()
 		default:
 			p.lost(err)
 		}
 	}
 	<-p.r.over
 	p.finish()
+	return false
 }
 
 // take passes on what was read. Once the relay has ended only the rest of a frame goes on, with the Close right behind it.
@@ -307,24 +404,41 @@ func (r *relay) lastMoved() time.Duration {
 	return time.Duration(max(r.up.moved.Load(), r.down.moved.Load()))
 }
 
-// arm sets the read deadline to the next time at which silence would mean something. It is not moved with every read, which would cost
-// more than the read: when it passes, lookAround finds that bytes have come since and sets the next one.
-func (p *pump) arm() {
-	const never = math.MaxInt64
+// never is later than anything.
+const never = math.MaxInt64
+
+// next is when silence would mean something, or never.
+func (p *pump) next() time.Duration {
 	next := time.Duration(never)
-	first := p.r.first.Load()
-	if first != nil {
+	if first := p.r.first.Load(); first != nil {
 		if limit, ok := p.replyBy(first); ok {
 			next = limit
 		}
 	} else if every := p.r.rules.pingInterval; every > 0 {
-		next = max(p.pinged, p.other.lastHeard()) + every
+		next = max(p.pinged, p.other.lastHeard()) + every + p.jitter
 		if p.wantPing { // pass will see to it; there is nothing to look for meanwhile
 			next = p.r.now() + every
 		}
 	}
 	if idle := p.r.rules.idleTimeout; idle > 0 {
 		next = min(next, p.r.lastMoved()+idle)
+	}
+	return next
+}
+
+// arm sets the read deadline to the next time at which there may be something to do, and says whether the direction is quiet: then it need
+// not wait for that time, but can be parked. The deadline is not moved with every read, which would cost more than the read: when it
+// passes, lookAround finds that bytes have come since and arm sets the next one.
+func (p *pump) arm() (quiet bool) {
+	first := p.r.first.Load()
+	next := p.next()
+	if lot := p.r.rules.lot; lot != nil && first == nil && !p.awake {
+		calm := p.r.lastMoved() + lot.after
+		if quiet = p.r.now() >= calm; quiet {
+			next = never
+		} else {
+			next = min(next, calm)
+		}
 	}
 	deadline := time.Time{}
 	if next != never {
@@ -334,6 +448,7 @@ func (p *pump) arm() {
 	if p.r.ending.Load() != nil || p.r.first.Load() != first { // it came before the deadline was set
 		p.wake()
 	}
+	return quiet
 }
 
 // replyBy is when src must have answered the other side's Close c, if it is src that has to: it may finish what it was sending first
@@ -408,7 +523,7 @@ func (p *pump) read(until time.Time) bool {
 		return false
 	}
 	p.src.wire.SetReadDeadline(until)
-	b, err := p.src.read(p.carry)
+	b, err := p.src.read(p.carry, true)
 	switch {
 	case err == nil:
 		p.take(b)

@@ -17,6 +17,17 @@ import (
 // lasting are rules of which no time passes while a test runs; each test sets the one that it is about.
 var lasting = relayRules{maxMessage: 1 << 20, closeGrace: patience / 2, replyWait: patience / 2, linger: time.Minute}
 
+// bothWays runs a test with directions that wait in their goroutines, and again with directions that are parked whenever they wait.
+func bothWays(t *testing.T, test func(t *testing.T, lasting relayRules)) {
+	t.Helper()
+	t.Run("waiting", func(t *testing.T) { test(t, lasting) })
+	t.Run("parked", func(t *testing.T) {
+		lasting := lasting
+		lasting.lot = parkingLot(t)
+		test(t, lasting)
+	})
+}
+
 // joined is a relay between a client and an agent that a test plays.
 type joined struct {
 	*relay
@@ -45,7 +56,7 @@ func prepare(t *testing.T, rules relayRules, version uint16, earlyUp, earlyDown 
 	}
 }
 
-func (j *joined) begin() { go func() { j.ended <- j.run() }() }
+func (j *joined) begin() { j.launch(func(e *ending) { j.ended <- e }) }
 
 // over waits for the end of the relay, which needs both ends to hang up.
 func (j *joined) over(reason Reason, code int, detail string) {
@@ -69,225 +80,239 @@ func (j *joined) overBy(reason Reason, code int, detail string) {
 }
 
 func TestEndings(t *testing.T) {
-	cases := []struct {
-		name   string
-		rules  func(*relayRules)
-		play   func(j *joined, client, agent *end)
-		reason Reason
-		code   int
-		detail string
-	}{
-		{"the client closes", nil, func(_ *joined, client, agent *end) {
-			client.say(client.close(1000, "bye"))
-			agent.hearsClose(1000, "bye")
-			agent.say(agent.close(1000, ""))
-			client.hearsClose(1000, "")
-		}, Closed, 1000, ""},
-		{"the agent closes", nil, func(_ *joined, client, agent *end) {
-			agent.say(agent.close(1001, "restart"))
-			client.hearsClose(1001, "restart")
-			client.say(client.close(1001, "restart"))
-			agent.hearsClose(1001, "restart")
-		}, Closed, 1001, ""},
-		{"a Close without a code", nil, func(_ *joined, client, agent *end) {
-			client.say(client.close(0, ""))
-			agent.hearsClose(0, "")
-			agent.say(agent.close(0, ""))
-			client.hearsClose(0, "")
-		}, Closed, 0, ""},
-		{"a Close right behind a message", nil, func(_ *joined, client, agent *end) {
-			client.say(append(client.make(rawws.Fin|rawws.Text, "last"), client.close(4000, "app")...))
-			agent.hears(rawws.Fin|rawws.Text, "last")
-			agent.hearsClose(4000, "app")
-			agent.say(append(agent.make(rawws.Fin|rawws.Text, "last"), agent.close(4000, "")...))
-			client.hears(rawws.Fin|rawws.Text, "last")
-			client.hearsClose(4000, "")
-		}, Closed, 4000, ""},
-		{"the side that closes may be sent more until the answer", nil, func(_ *joined, client, agent *end) {
-			client.say(client.close(1000, ""))
-			agent.hearsClose(1000, "")
-			agent.say(agent.make(rawws.Fin|rawws.Text, "one more"), agent.close(1000, ""))
-			client.hears(rawws.Fin|rawws.Text, "one more")
-			client.hearsClose(1000, "")
-		}, Closed, 1000, ""},
-		{"nothing follows a Close", func(r *relayRules) { r.linger = 20 * time.Millisecond }, func(_ *joined, client, agent *end) {
-			client.say(append(client.close(1000, ""), client.make(rawws.Fin|rawws.Text, "too late")...))
-			agent.hearsClose(1000, "")
-			agent.say(agent.close(1000, ""))
-			client.hearsClose(1000, "")
-			agent.hungUp()
-		}, Closed, 1000, ""},
-		{"the client hangs up", nil, func(_ *joined, client, agent *end) {
-			client.Close()
-			agent.hearsClose(1001, "client-lost")
-		}, ClientLost, 1001, ""},
-		{"the agent hangs up", nil, func(_ *joined, client, agent *end) {
-			agent.Close()
-			client.hearsClose(1014, "upstream-lost")
-		}, UpstreamLost, 1014, ""},
-		{"the agent hangs up in the middle of a frame", nil, func(_ *joined, client, agent *end) {
-			agent.say([]byte{rawws.Fin | rawws.Binary, 100, 1, 2, 3})
-			agent.Close()
-			b, err := io.ReadAll(client.br)
-			if err != nil || len(b) != 5 {
-				client.t.Errorf("the client got % x, %v: want half a frame, and no Close in it", b, err)
-			}
-		}, UpstreamLost, 1014, ""},
-		{"the client hangs up behind its Close", nil, func(_ *joined, client, agent *end) {
-			client.say(client.close(1000, ""))
-			client.Close()
-			agent.hearsClose(1000, "")
-			agent.say(agent.close(1000, ""))
-		}, Closed, 1000, ""},
-		{"the agent hangs up instead of answering", nil, func(_ *joined, client, agent *end) {
-			client.say(client.close(1000, ""))
-			agent.hearsClose(1000, "")
-			agent.Close()
-			client.hearsClose(1000, "")
-		}, Closed, 1000, "agent hung up instead of answering the Close"},
-		{"the agent does not answer", func(r *relayRules) { r.replyWait = 50 * time.Millisecond }, func(_ *joined, client, agent *end) {
-			client.say(client.close(1000, "bye"))
-			agent.hearsClose(1000, "bye")
-			client.hearsClose(1000, "")
-		}, Closed, 1000, "agent did not answer the Close"},
-		{"the client does not answer", func(r *relayRules) { r.replyWait = 50 * time.Millisecond }, func(_ *joined, client, agent *end) {
-			agent.say(agent.close(1011, "broken"))
-			client.hearsClose(1011, "broken")
-			agent.hearsClose(1011, "")
-		}, Closed, 1011, "client did not answer the Close"},
-		{"the client breaks the protocol", nil, func(_ *joined, client, agent *end) {
-			client.say(append(client.make(rawws.Fin|rawws.Text, "good"), rawws.Make(rawws.Fin|rawws.Text, []byte("bad"), false)...))
-			agent.hears(rawws.Fin|rawws.Text, "good")
-			agent.hearsClose(1002, "protocol-error")
-			client.hearsClose(1002, "protocol-error")
-		}, ProtocolError, 1002, "client: unmasked frame"},
-		{"the agent breaks the protocol", nil, func(_ *joined, client, agent *end) {
-			agent.say(rawws.Make(rawws.Fin|rawws.Text, []byte("bad"), true))
-			agent.hearsClose(1002, "protocol-error")
-			client.hearsClose(1002, "protocol-error")
-		}, ProtocolError, 1002, "agent: masked frame"},
-		{"the client's message is too big", nil, func(_ *joined, client, agent *end) {
-			client.say(rawws.Head(nil, rawws.Fin|rawws.Binary, 1<<20+1, []byte{1, 2, 3, 4}))
-			agent.hearsClose(1009, "message-too-big")
-			client.hearsClose(1009, "message-too-big")
-		}, MessageTooBig, 1009, "client"},
-		{"the token expires", nil, func(j *joined, client, agent *end) {
-			j.end(endingOf(auth.Expired, ""))
-			j.end(endingOf(Drain, "")) // only the first reason counts
-			client.hearsClose(3000, "expired")
-			agent.hearsClose(3000, "expired")
-			client.hungUp() // without having answered: the server closes first
-		}, auth.Expired, 3000, ""},
-		{"nothing moves", func(r *relayRules) { r.idleTimeout = 50 * time.Millisecond }, func(_ *joined, client, agent *end) {
-			client.hearsClose(1001, "idle")
-			agent.hearsClose(1001, "idle")
-		}, Idle, 1001, ""},
-	}
-	for _, tt := range cases {
-		for name, version := range map[string]uint16{"plain": 0, "TLS": tls.VersionTLS13} {
-			t.Run(tt.name+"/"+name, func(t *testing.T) {
-				t.Parallel()
-				rules := lasting
-				if tt.rules != nil {
-					tt.rules(&rules)
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		cases := []struct {
+			name   string
+			rules  func(*relayRules)
+			play   func(j *joined, client, agent *end)
+			reason Reason
+			code   int
+			detail string
+		}{
+			{"the client closes", nil, func(_ *joined, client, agent *end) {
+				client.say(client.close(1000, "bye"))
+				agent.hearsClose(1000, "bye")
+				agent.say(agent.close(1000, ""))
+				client.hearsClose(1000, "")
+			}, Closed, 1000, ""},
+			{"the agent closes", nil, func(_ *joined, client, agent *end) {
+				agent.say(agent.close(1001, "restart"))
+				client.hearsClose(1001, "restart")
+				client.say(client.close(1001, "restart"))
+				agent.hearsClose(1001, "restart")
+			}, Closed, 1001, ""},
+			{"a Close without a code", nil, func(_ *joined, client, agent *end) {
+				client.say(client.close(0, ""))
+				agent.hearsClose(0, "")
+				agent.say(agent.close(0, ""))
+				client.hearsClose(0, "")
+			}, Closed, 0, ""},
+			{"a Close right behind a message", nil, func(_ *joined, client, agent *end) {
+				client.say(append(client.make(rawws.Fin|rawws.Text, "last"), client.close(4000, "app")...))
+				agent.hears(rawws.Fin|rawws.Text, "last")
+				agent.hearsClose(4000, "app")
+				agent.say(append(agent.make(rawws.Fin|rawws.Text, "last"), agent.close(4000, "")...))
+				client.hears(rawws.Fin|rawws.Text, "last")
+				client.hearsClose(4000, "")
+			}, Closed, 4000, ""},
+			{"the side that closes may be sent more until the answer", nil, func(_ *joined, client, agent *end) {
+				client.say(client.close(1000, ""))
+				agent.hearsClose(1000, "")
+				agent.say(agent.make(rawws.Fin|rawws.Text, "one more"), agent.close(1000, ""))
+				client.hears(rawws.Fin|rawws.Text, "one more")
+				client.hearsClose(1000, "")
+			}, Closed, 1000, ""},
+			{"nothing follows a Close", func(r *relayRules) { r.linger = 20 * time.Millisecond }, func(_ *joined, client, agent *end) {
+				client.say(append(client.close(1000, ""), client.make(rawws.Fin|rawws.Text, "too late")...))
+				agent.hearsClose(1000, "")
+				agent.say(agent.close(1000, ""))
+				client.hearsClose(1000, "")
+				agent.hungUp()
+			}, Closed, 1000, ""},
+			{"the client hangs up", nil, func(_ *joined, client, agent *end) {
+				client.Close()
+				agent.hearsClose(1001, "client-lost")
+			}, ClientLost, 1001, ""},
+			{"the agent hangs up", nil, func(_ *joined, client, agent *end) {
+				agent.Close()
+				client.hearsClose(1014, "upstream-lost")
+			}, UpstreamLost, 1014, ""},
+			{"the agent hangs up in the middle of a frame", nil, func(_ *joined, client, agent *end) {
+				agent.say([]byte{rawws.Fin | rawws.Binary, 100, 1, 2, 3})
+				agent.Close()
+				b, err := io.ReadAll(client.br)
+				if err != nil || len(b) != 5 {
+					client.t.Errorf("the client got % x, %v: want half a frame, and no Close in it", b, err)
 				}
-				j := join(t, rules, version, nil, nil)
-				tt.play(j, j.client, j.agent)
-				j.over(tt.reason, tt.code, tt.detail)
-			})
+			}, UpstreamLost, 1014, ""},
+			{"the client hangs up behind its Close", nil, func(_ *joined, client, agent *end) {
+				client.say(client.close(1000, ""))
+				client.Close()
+				agent.hearsClose(1000, "")
+				agent.say(agent.close(1000, ""))
+			}, Closed, 1000, ""},
+			{"the agent hangs up instead of answering", nil, func(_ *joined, client, agent *end) {
+				client.say(client.close(1000, ""))
+				agent.hearsClose(1000, "")
+				agent.Close()
+				client.hearsClose(1000, "")
+			}, Closed, 1000, "agent hung up instead of answering the Close"},
+			{"the agent does not answer", func(r *relayRules) { r.replyWait = 50 * time.Millisecond }, func(_ *joined, client, agent *end) {
+				client.say(client.close(1000, "bye"))
+				agent.hearsClose(1000, "bye")
+				client.hearsClose(1000, "")
+			}, Closed, 1000, "agent did not answer the Close"},
+			{"the client does not answer", func(r *relayRules) { r.replyWait = 50 * time.Millisecond }, func(_ *joined, client, agent *end) {
+				agent.say(agent.close(1011, "broken"))
+				client.hearsClose(1011, "broken")
+				agent.hearsClose(1011, "")
+			}, Closed, 1011, "client did not answer the Close"},
+			{"the client breaks the protocol", nil, func(_ *joined, client, agent *end) {
+				client.say(append(client.make(rawws.Fin|rawws.Text, "good"), rawws.Make(rawws.Fin|rawws.Text, []byte("bad"), false)...))
+				agent.hears(rawws.Fin|rawws.Text, "good")
+				agent.hearsClose(1002, "protocol-error")
+				client.hearsClose(1002, "protocol-error")
+			}, ProtocolError, 1002, "client: unmasked frame"},
+			{"the agent breaks the protocol", nil, func(_ *joined, client, agent *end) {
+				agent.say(rawws.Make(rawws.Fin|rawws.Text, []byte("bad"), true))
+				agent.hearsClose(1002, "protocol-error")
+				client.hearsClose(1002, "protocol-error")
+			}, ProtocolError, 1002, "agent: masked frame"},
+			{"the client's message is too big", nil, func(_ *joined, client, agent *end) {
+				client.say(rawws.Head(nil, rawws.Fin|rawws.Binary, 1<<20+1, []byte{1, 2, 3, 4}))
+				agent.hearsClose(1009, "message-too-big")
+				client.hearsClose(1009, "message-too-big")
+			}, MessageTooBig, 1009, "client"},
+			{"the token expires", nil, func(j *joined, client, agent *end) {
+				j.end(endingOf(auth.Expired, ""))
+				j.end(endingOf(Drain, "")) // only the first reason counts
+				client.hearsClose(3000, "expired")
+				agent.hearsClose(3000, "expired")
+				client.hungUp() // without having answered: the server closes first
+			}, auth.Expired, 3000, ""},
+			{"nothing moves", func(r *relayRules) { r.idleTimeout = 50 * time.Millisecond }, func(_ *joined, client, agent *end) {
+				client.hearsClose(1001, "idle")
+				agent.hearsClose(1001, "idle")
+			}, Idle, 1001, ""},
 		}
-	}
+		for _, tt := range cases {
+			for name, version := range map[string]uint16{"plain": 0, "TLS": tls.VersionTLS13} {
+				t.Run(tt.name+"/"+name, func(t *testing.T) {
+					t.Parallel()
+					rules := lasting
+					if tt.rules != nil {
+						tt.rules(&rules)
+					}
+					j := join(t, rules, version, nil, nil)
+					tt.play(j, j.client, j.agent)
+					j.over(tt.reason, tt.code, tt.detail)
+				})
+			}
+		}
+	})
 }
 
 func TestMistakeInOneDirectionEndsBothSides(t *testing.T) {
-	j := prepare(t, lasting, 0, nil, nil)
-	try := j.down.src.try
-	j.down.src.try = func(fd uintptr) bool {
-		if try(fd) {
-			panic("a mistake of ours")
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		j := prepare(t, lasting, 0, nil, nil)
+		try := j.down.src.try
+		j.down.src.try = func(fd uintptr) bool {
+			if try(fd) {
+				panic("a mistake of ours")
+			}
+			return false
 		}
-		return false
-	}
-	j.begin()
-	j.agent.say(j.agent.make(rawws.Fin|rawws.Text, "x"))
-	j.agent.hearsClose(1011, "internal-error")
-	j.over(InternalError, 1011, "panic: a mistake of ours")
+		j.begin()
+		j.agent.say(j.agent.make(rawws.Fin|rawws.Text, "x"))
+		j.agent.hearsClose(1011, "internal-error")
+		j.over(InternalError, 1011, "panic: a mistake of ours")
+	})
 }
 
 func TestBothSidesCloseAtOnce(t *testing.T) {
-	for range 50 {
-		j := join(t, lasting, 0, nil, nil)
-		var wg sync.WaitGroup
-		wg.Go(func() { j.client.Write(j.client.close(1000, "client")) })
-		wg.Go(func() { j.agent.Write(j.agent.close(1001, "agent")) })
-		j.agent.hearsClose(1000, "client")
-		j.client.hearsClose(1001, "agent")
-		wg.Wait()
-		j.client.Close()
-		j.agent.Close()
-		if e := <-j.ended; e.reason != Closed || e.code != 1000 && e.code != 1001 || e.err != "" {
-			t.Fatalf("ended as %+v", e)
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		for range 50 {
+			j := join(t, lasting, 0, nil, nil)
+			var wg sync.WaitGroup
+			wg.Go(func() { j.client.Write(j.client.close(1000, "client")) })
+			wg.Go(func() { j.agent.Write(j.agent.close(1001, "agent")) })
+			j.agent.hearsClose(1000, "client")
+			j.client.hearsClose(1001, "agent")
+			wg.Wait()
+			j.client.Close()
+			j.agent.Close()
+			if e := <-j.ended; e.reason != Closed || e.code != 1000 && e.code != 1001 || e.err != "" {
+				t.Fatalf("ended as %+v", e)
+			}
 		}
-	}
+	})
 }
 
 func TestEarlyBytesComeFirst(t *testing.T) {
-	up, down := rawws.Make(rawws.Fin|rawws.Text, []byte("early up"), true), rawws.Make(rawws.Fin|rawws.Text, []byte("early down"), false)
-	j := join(t, lasting, 0, up[:5], append(down, 0x81)) // and a head in two parts
-	j.client.say(up[5:])
-	j.agent.say([]byte{1, 'x'})
-	j.agent.hears(rawws.Fin|rawws.Text, "early up")
-	j.client.hears(rawws.Fin|rawws.Text, "early down")
-	j.client.hears(rawws.Fin|rawws.Text, "x")
-	j.client.say(j.client.close(1000, ""))
-	j.agent.hearsClose(1000, "")
-	j.agent.say(j.agent.close(1000, ""))
-	j.over(Closed, 1000, "")
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		up, down := rawws.Make(rawws.Fin|rawws.Text, []byte("early up"), true), rawws.Make(rawws.Fin|rawws.Text, []byte("early down"), false)
+		j := join(t, lasting, 0, up[:5], append(down, 0x81)) // and a head in two parts
+		j.client.say(up[5:])
+		j.agent.say([]byte{1, 'x'})
+		j.agent.hears(rawws.Fin|rawws.Text, "early up")
+		j.client.hears(rawws.Fin|rawws.Text, "early down")
+		j.client.hears(rawws.Fin|rawws.Text, "x")
+		j.client.say(j.client.close(1000, ""))
+		j.agent.hearsClose(1000, "")
+		j.agent.say(j.agent.close(1000, ""))
+		j.over(Closed, 1000, "")
+	})
 }
 
 // The direction that must notice the time may be just about to set its deadline when the Close passes in the other one.
 func TestCloseAmongEarlyBytesIsWaitedForNoLonger(t *testing.T) {
-	rules := lasting
-	rules.replyWait = 5 * time.Millisecond
-	for range 300 {
-		j := join(t, rules, 0, rawws.MakeClose(1000, "", true), nil)
-		j.client.hearsClose(1000, "")
-		j.over(Closed, 1000, "agent did not answer")
-	}
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		rules := lasting
+		rules.replyWait = 5 * time.Millisecond
+		for range 300 {
+			j := join(t, rules, 0, rawws.MakeClose(1000, "", true), nil)
+			j.client.hearsClose(1000, "")
+			j.over(Closed, 1000, "agent did not answer")
+		}
+	})
 }
 
 // Whoever hung up behind its Close takes nothing any more: a side that goes on sending is not waited for.
 func TestSideThatSendsOnAfterTheOtherIsGoneIsNotWaitedFor(t *testing.T) {
-	rules := lasting
-	rules.replyWait, rules.closeGrace = 50*time.Millisecond, 50*time.Millisecond
-	j := join(t, rules, 0, nil, nil)
-	j.client.say(j.client.close(1000, ""))
-	j.client.Close()
-	frame, began := j.agent.make(rawws.Fin|rawws.Binary, strings.Repeat("x", 1000)), time.Now()
-	for {
-		if _, err := j.agent.Write(frame); err != nil {
-			break
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		rules := lasting
+		rules.replyWait, rules.closeGrace = 50*time.Millisecond, 50*time.Millisecond
+		j := join(t, rules, 0, nil, nil)
+		j.client.say(j.client.close(1000, ""))
+		j.client.Close()
+		frame, began := j.agent.make(rawws.Fin|rawws.Binary, strings.Repeat("x", 1000)), time.Now()
+		for {
+			if _, err := j.agent.Write(frame); err != nil {
+				break
+			}
 		}
-	}
-	j.overBy(Closed, 1000, "agent did not answer the Close")
-	if took := time.Since(began); took > patience/2 {
-		t.Errorf("only after %s", took)
-	}
+		j.overBy(Closed, 1000, "agent did not answer the Close")
+		if took := time.Since(began); took > patience/2 {
+			t.Errorf("only after %s", took)
+		}
+	})
 }
 
 func TestSideThatIsStillSendingIsNotCutByTheOthersClose(t *testing.T) {
-	rules := lasting
-	rules.replyWait, rules.pingInterval = 50*time.Millisecond, 50*time.Millisecond
-	j := join(t, rules, 0, nil, nil)
-	j.agent.say(j.agent.close(1000, ""))
-	j.client.hearsClose(1000, "")
-	for began := time.Now(); time.Since(began) < 6*rules.replyWait; {
-		j.client.say(j.client.make(rawws.Fin|rawws.Text, "still sending"))
-		j.agent.hears(rawws.Fin|rawws.Text, "still sending")
-	}
-	j.client.say(j.client.close(1000, ""))
-	j.agent.hearsClose(1000, "")
-	j.over(Closed, 1000, "")
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		rules := lasting
+		rules.replyWait, rules.pingInterval = 50*time.Millisecond, 50*time.Millisecond
+		j := join(t, rules, 0, nil, nil)
+		j.agent.say(j.agent.close(1000, ""))
+		j.client.hearsClose(1000, "")
+		for began := time.Now(); time.Since(began) < 6*rules.replyWait; {
+			j.client.say(j.client.make(rawws.Fin|rawws.Text, "still sending"))
+			j.agent.hears(rawws.Fin|rawws.Text, "still sending")
+		}
+		j.client.say(j.client.close(1000, ""))
+		j.agent.hearsClose(1000, "")
+		j.over(Closed, 1000, "")
+	})
 }
 
 // keepsPonging answers Pings in the background, so that this side is never the one that is given up. The other frames come out of the
@@ -312,231 +337,253 @@ func (e *end) keepsPonging() <-chan rawws.Frame {
 }
 
 func TestSilentSideIsAskedAndGivenUp(t *testing.T) {
-	rules := lasting
-	rules.pingInterval = 50 * time.Millisecond
-	t.Run("client", func(t *testing.T) {
-		j := join(t, rules, 0, nil, nil)
-		j.agent.keepsPonging()
-		j.client.hears(rawws.Fin|rawws.Ping, "omnia-gw")
-		j.client.hearsClose(3008, "dead-peer")
-		j.over(DeadPeer, 3008, "client answers no Ping")
-	})
-	t.Run("agent", func(t *testing.T) {
-		j := join(t, rules, 0, nil, nil)
-		j.client.keepsPonging()
-		j.agent.hears(rawws.Fin|rawws.Ping, "omnia-gw")
-		j.agent.hearsClose(3008, "dead-peer")
-		j.over(DeadPeer, 3008, "agent answers no Ping")
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		rules := lasting
+		rules.pingInterval = 50 * time.Millisecond
+		t.Run("client", func(t *testing.T) {
+			j := join(t, rules, 0, nil, nil)
+			j.agent.keepsPonging()
+			j.client.hears(rawws.Fin|rawws.Ping, "omnia-gw")
+			j.client.hearsClose(3008, "dead-peer")
+			j.over(DeadPeer, 3008, "client answers no Ping")
+		})
+		t.Run("agent", func(t *testing.T) {
+			j := join(t, rules, 0, nil, nil)
+			j.client.keepsPonging()
+			j.agent.hears(rawws.Fin|rawws.Ping, "omnia-gw")
+			j.agent.hearsClose(3008, "dead-peer")
+			j.over(DeadPeer, 3008, "agent answers no Ping")
+		})
 	})
 }
 
 func TestOnlyTheAnswerToTheGatewaysOwnPingIsKeptBack(t *testing.T) {
-	rules := lasting
-	rules.pingInterval = 200 * time.Millisecond
-	j := join(t, rules, 0, nil, nil)
-	atAgent := j.agent.keepsPonging()
-	for range 2 { // silence, then an answer: for as long as anybody likes
-		j.client.hears(rawws.Fin|rawws.Ping, "omnia-gw")
-		j.client.say(j.client.make(rawws.Fin|rawws.Pong, "omnia-gw"), j.client.make(rawws.Fin|rawws.Pong, "of its own"))
-		if f := <-atAgent; f.Op() != rawws.Pong || string(f.Payload) != "of its own" {
-			t.Fatalf("the agent got %v", f)
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		rules := lasting
+		rules.pingInterval = 200 * time.Millisecond
+		j := join(t, rules, 0, nil, nil)
+		atAgent := j.agent.keepsPonging()
+		for range 2 { // silence, then an answer: for as long as anybody likes
+			j.client.hears(rawws.Fin|rawws.Ping, "omnia-gw")
+			j.client.say(j.client.make(rawws.Fin|rawws.Pong, "omnia-gw"), j.client.make(rawws.Fin|rawws.Pong, "of its own"))
+			if f := <-atAgent; f.Op() != rawws.Pong || string(f.Payload) != "of its own" {
+				t.Fatalf("the agent got %v", f)
+			}
 		}
-	}
-	j.client.Close()
-	if f := <-atAgent; f.Code() != 1001 {
-		t.Errorf("the agent got %v", f)
-	}
-	j.over(ClientLost, 1001, "")
+		j.client.Close()
+		if f := <-atAgent; f.Code() != 1001 {
+			t.Errorf("the agent got %v", f)
+		}
+		j.over(ClientLost, 1001, "")
+	})
 }
 
 // The agent takes several ping intervals for one frame, while the client only listens. No Ping may be written into the frame, the rest of
 // it must not wait, and a client that was not asked is not dead.
 func TestPingWaitsForTheEndOfALongFrame(t *testing.T) {
-	rules := lasting
-	rules.pingInterval = 40 * time.Millisecond
-	j := join(t, rules, 0, nil, nil)
-	payload := strings.Repeat("slow", 16)
-	frame := j.agent.make(rawws.Fin|rawws.Text, payload)
-	tick := time.NewTicker(rules.pingInterval / 8)
-	defer tick.Stop()
-	for i := range frame {
-		j.agent.say(frame[i : i+1])
-		<-tick.C
-	}
-	j.client.hears(rawws.Fin|rawws.Text, payload)
-	j.client.hears(rawws.Fin|rawws.Ping, "omnia-gw")
-	j.client.Close()
-	j.agent.hearsClose(1001, "client-lost")
-	j.over(ClientLost, 1001, "")
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		rules := lasting
+		rules.pingInterval = 40 * time.Millisecond
+		j := join(t, rules, 0, nil, nil)
+		payload := strings.Repeat("slow", 16)
+		frame := j.agent.make(rawws.Fin|rawws.Text, payload)
+		tick := time.NewTicker(rules.pingInterval / 8)
+		defer tick.Stop()
+		for i := range frame {
+			j.agent.say(frame[i : i+1])
+			<-tick.C
+		}
+		j.client.hears(rawws.Fin|rawws.Text, payload)
+		j.client.hears(rawws.Fin|rawws.Ping, "omnia-gw")
+		j.client.Close()
+		j.agent.hearsClose(1001, "client-lost")
+		j.over(ClientLost, 1001, "")
+	})
 }
 
 // A stream's chunks hardly ever end where a frame ends.
 func TestCloseIsPutIntoARunningStream(t *testing.T) {
-	for name, version := range map[string]uint16{"plain": 0, "TLS": tls.VersionTLS13} {
-		t.Run(name, func(t *testing.T) {
-			j := join(t, lasting, version, nil, nil)
-			payload := strings.Repeat("x", 100_001)
-			go func() {
-				for {
-					if _, err := j.agent.Write(j.agent.make(rawws.Fin|rawws.Binary, payload)); err != nil {
-						return
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		for name, version := range map[string]uint16{"plain": 0, "TLS": tls.VersionTLS13} {
+			t.Run(name, func(t *testing.T) {
+				j := join(t, lasting, version, nil, nil)
+				payload := strings.Repeat("x", 100_001)
+				go func() {
+					for {
+						if _, err := j.agent.Write(j.agent.make(rawws.Fin|rawws.Binary, payload)); err != nil {
+							return
+						}
 					}
+				}()
+				for range 3 {
+					j.client.hears(rawws.Fin|rawws.Binary, payload)
 				}
-			}()
-			for range 3 {
-				j.client.hears(rawws.Fin|rawws.Binary, payload)
-			}
-			j.end(endingOf(auth.Expired, ""))
-			j.client.hearsClose(3000, "expired")
-			j.over(auth.Expired, 3000, "")
-		})
-	}
+				j.end(endingOf(auth.Expired, ""))
+				j.client.hearsClose(3000, "expired")
+				j.over(auth.Expired, 3000, "")
+			})
+		}
+	})
 }
 
 func TestCloseNeverStandsInTheMiddleOfAFrame(t *testing.T) {
-	long := rawws.Make(rawws.Fin|rawws.Binary, bytes.Repeat([]byte("x"), 1000), false)
-	t.Run("the frame is finished", func(t *testing.T) {
-		j := join(t, lasting, 0, nil, nil)
-		j.agent.say(long[:500])
-		if b, err := j.client.br.Peek(100); err != nil {
-			t.Fatalf("%d bytes of the frame: %v", len(b), err)
-		}
-		j.client.say([]byte{0xff, 0xff})
-		j.agent.hearsClose(1002, "protocol-error")
-		j.agent.say(long[500:], j.agent.make(rawws.Fin|rawws.Text, "dropped"), j.agent.close(1002, ""))
-		j.client.hears(rawws.Fin|rawws.Binary, strings.Repeat("x", 1000))
-		if n := j.client.hearsClose(1002, "protocol-error"); n != 0 {
-			t.Errorf("%d frames between the rest and the Close", n)
-		}
-		j.over(ProtocolError, 1002, "client: ")
-	})
-	t.Run("the frame is never finished", func(t *testing.T) {
-		rules := lasting
-		rules.closeGrace = 100 * time.Millisecond
-		j := join(t, rules, 0, nil, nil)
-		j.agent.say(long[:500])
-		if b, err := j.client.br.Peek(100); err != nil {
-			t.Fatalf("%d bytes of the frame: %v", len(b), err)
-		}
-		j.client.say([]byte{0xff, 0xff})
-		j.agent.hearsClose(1002, "protocol-error")
-		if b, err := io.ReadAll(j.client.br); err != nil || !bytes.Equal(b, long[:500]) {
-			t.Errorf("the client got %d bytes, %v: want the 500 that there are", len(b), err)
-		}
-		j.overBy(ProtocolError, 1002, "client: ")
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		long := rawws.Make(rawws.Fin|rawws.Binary, bytes.Repeat([]byte("x"), 1000), false)
+		t.Run("the frame is finished", func(t *testing.T) {
+			j := join(t, lasting, 0, nil, nil)
+			j.agent.say(long[:500])
+			if b, err := j.client.br.Peek(100); err != nil {
+				t.Fatalf("%d bytes of the frame: %v", len(b), err)
+			}
+			j.client.say([]byte{0xff, 0xff})
+			j.agent.hearsClose(1002, "protocol-error")
+			j.agent.say(long[500:], j.agent.make(rawws.Fin|rawws.Text, "dropped"), j.agent.close(1002, ""))
+			j.client.hears(rawws.Fin|rawws.Binary, strings.Repeat("x", 1000))
+			if n := j.client.hearsClose(1002, "protocol-error"); n != 0 {
+				t.Errorf("%d frames between the rest and the Close", n)
+			}
+			j.over(ProtocolError, 1002, "client: ")
+		})
+		t.Run("the frame is never finished", func(t *testing.T) {
+			rules := lasting
+			rules.closeGrace = 100 * time.Millisecond
+			j := join(t, rules, 0, nil, nil)
+			j.agent.say(long[:500])
+			if b, err := j.client.br.Peek(100); err != nil {
+				t.Fatalf("%d bytes of the frame: %v", len(b), err)
+			}
+			j.client.say([]byte{0xff, 0xff})
+			j.agent.hearsClose(1002, "protocol-error")
+			if b, err := io.ReadAll(j.client.br); err != nil || !bytes.Equal(b, long[:500]) {
+				t.Errorf("the client got %d bytes, %v: want the 500 that there are", len(b), err)
+			}
+			j.overBy(ProtocolError, 1002, "client: ")
+		})
 	})
 }
 
 func TestCloseDoesNotWaitForASideThatTakesNothing(t *testing.T) {
-	for name, version := range map[string]uint16{"plain": 0, "TLS": tls.VersionTLS13} {
-		t.Run(name, func(t *testing.T) {
-			rules := lasting
-			rules.closeGrace = 200 * time.Millisecond
-			j := prepare(t, rules, version, nil, nil)
-			blocked := make(chan struct{}, 1)
-			flush := j.down.dst.wire.flush
-			j.down.dst.wire.flush = func(fd uintptr) bool {
-				done := flush(fd)
-				if !done {
-					select {
-					case blocked <- struct{}{}:
-					default:
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		for name, version := range map[string]uint16{"plain": 0, "TLS": tls.VersionTLS13} {
+			t.Run(name, func(t *testing.T) {
+				rules := lasting
+				rules.closeGrace = 200 * time.Millisecond
+				j := prepare(t, rules, version, nil, nil)
+				blocked := make(chan struct{}, 1)
+				flush := j.down.dst.wire.flush
+				j.down.dst.wire.flush = func(fd uintptr) bool {
+					done := flush(fd)
+					if !done {
+						select {
+						case blocked <- struct{}{}:
+						default:
+						}
 					}
+					return done
 				}
-				return done
-			}
-			j.begin()
-			go func() {
-				for {
-					if _, err := j.agent.Write(j.agent.make(rawws.Fin|rawws.Binary, strings.Repeat("x", 1<<18))); err != nil {
-						return
+				j.begin()
+				go func() {
+					for {
+						if _, err := j.agent.Write(j.agent.make(rawws.Fin|rawws.Binary, strings.Repeat("x", 1<<18))); err != nil {
+							return
+						}
 					}
+				}()
+				<-blocked
+				began := time.Now()
+				j.end(endingOf(Drain, ""))
+				j.agent.hearsClose(1001, "drain")
+				j.overBy(Drain, 1001, "")
+				if took := time.Since(began); took > 10*rules.closeGrace {
+					t.Errorf("ended after %s", took)
 				}
-			}()
-			<-blocked
-			began := time.Now()
-			j.end(endingOf(Drain, ""))
-			j.agent.hearsClose(1001, "drain")
-			j.overBy(Drain, 1001, "")
-			if took := time.Since(began); took > 10*rules.closeGrace {
-				t.Errorf("ended after %s", took)
-			}
-		})
-	}
+			})
+		}
+	})
 }
 
 func TestSideThatTakesNothingIsDead(t *testing.T) {
-	rules := lasting
-	rules.closeGrace = 100 * time.Millisecond
-	j := prepare(t, rules, 0, nil, nil)
-	j.down.dst.wire.stalled = 50 * time.Millisecond
-	j.begin()
-	go func() {
-		for {
-			if _, err := j.agent.Write(j.agent.make(rawws.Fin|rawws.Binary, strings.Repeat("x", 1<<18))); err != nil {
-				return
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		rules := lasting
+		rules.closeGrace = 100 * time.Millisecond
+		j := prepare(t, rules, 0, nil, nil)
+		j.down.dst.wire.stalled = 50 * time.Millisecond
+		j.begin()
+		go func() {
+			for {
+				if _, err := j.agent.Write(j.agent.make(rawws.Fin|rawws.Binary, strings.Repeat("x", 1<<18))); err != nil {
+					return
+				}
 			}
-		}
-	}()
-	j.agent.hearsClose(3008, "dead-peer")
-	j.overBy(DeadPeer, 3008, "client takes no bytes")
+		}()
+		j.agent.hearsClose(3008, "dead-peer")
+		j.overBy(DeadPeer, 3008, "client takes no bytes")
+	})
 }
 
 func TestCutEndsARelayAtOnce(t *testing.T) {
-	j := join(t, lasting, 0, nil, nil)
-	j.end(endingOf(Drain, ""))
-	j.cut()
-	j.overBy(Drain, 1001, "")
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		j := join(t, lasting, 0, nil, nil)
+		j.end(endingOf(Drain, ""))
+		j.cut()
+		j.overBy(Drain, 1001, "")
+	})
 }
 
 func TestRelayThatWasEndedBeforeItBeganSaysSo(t *testing.T) {
-	j := prepare(t, lasting, 0, rawws.Make(rawws.Fin|rawws.Text, []byte("too late"), true), nil)
-	j.end(endingOf(auth.Expired, ""))
-	j.begin()
-	j.client.hearsClose(3000, "expired")
-	if n := j.agent.hearsClose(3000, "expired"); n != 0 {
-		t.Errorf("%d frames went on after the end", n)
-	}
-	j.over(auth.Expired, 3000, "")
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		j := prepare(t, lasting, 0, rawws.Make(rawws.Fin|rawws.Text, []byte("too late"), true), nil)
+		j.end(endingOf(auth.Expired, ""))
+		j.begin()
+		j.client.hearsClose(3000, "expired")
+		if n := j.agent.hearsClose(3000, "expired"); n != 0 {
+			t.Errorf("%d frames went on after the end", n)
+		}
+		j.over(auth.Expired, 3000, "")
+	})
 }
 
 func TestTrafficIsCountedWhileItMoves(t *testing.T) {
-	j := join(t, lasting, 0, nil, nil)
-	s := &session{relay: j.relay}
-	up := append(j.client.make(rawws.Text, "a message "), j.client.make(rawws.Fin|rawws.Continuation, "in two parts")...)
-	j.client.say(up, j.client.make(rawws.Fin|rawws.Ping, ""))
-	for range 3 {
-		if _, err := rawws.Read(j.agent.br); err != nil {
-			t.Fatal(err)
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		j := join(t, lasting, 0, nil, nil)
+		s := &session{relay: j.relay}
+		up := append(j.client.make(rawws.Text, "a message "), j.client.make(rawws.Fin|rawws.Continuation, "in two parts")...)
+		j.client.say(up, j.client.make(rawws.Fin|rawws.Ping, ""))
+		for range 3 {
+			if _, err := rawws.Read(j.agent.br); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	j.agent.say(j.agent.make(rawws.Fin|rawws.Text, "one"), j.agent.make(rawws.Fin|rawws.Text, "two"))
-	j.client.hears(rawws.Fin|rawws.Text, "one")
-	j.client.hears(rawws.Fin|rawws.Text, "two")
-	want := traffic{uint64(len(up) + 6), 10, 1, 2}
-	eventually(t, "all traffic in the counts", func() bool { return s.counts() == want })
-	j.client.Close()
-	j.agent.hearsClose(1001, "client-lost")
-	j.over(ClientLost, 1001, "")
+		j.agent.say(j.agent.make(rawws.Fin|rawws.Text, "one"), j.agent.make(rawws.Fin|rawws.Text, "two"))
+		j.client.hears(rawws.Fin|rawws.Text, "one")
+		j.client.hears(rawws.Fin|rawws.Text, "two")
+		want := traffic{uint64(len(up) + 6), 10, 1, 2}
+		eventually(t, "all traffic in the counts", func() bool { return s.counts() == want })
+		j.client.Close()
+		j.agent.hearsClose(1001, "client-lost")
+		j.over(ClientLost, 1001, "")
+	})
 }
 
 // Idleness is about data: Pings and Pongs do not keep a session open.
 func TestPingsDoNotKeepAnIdleSession(t *testing.T) {
-	rules := lasting
-	rules.idleTimeout, rules.pingInterval = 120*time.Millisecond, 30*time.Millisecond
-	j := join(t, rules, 0, nil, nil)
-	j.agent.keepsPonging()
-	for {
-		f, err := rawws.Read(j.client.br)
-		if err != nil {
-			t.Fatal(err)
+	bothWays(t, func(t *testing.T, lasting relayRules) {
+		rules := lasting
+		rules.idleTimeout, rules.pingInterval = 120*time.Millisecond, 30*time.Millisecond
+		j := join(t, rules, 0, nil, nil)
+		j.agent.keepsPonging()
+		for {
+			f, err := rawws.Read(j.client.br)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if f.Op() == rawws.Close {
+				break
+			}
+			j.client.say(j.client.make(rawws.Fin|rawws.Pong, string(f.Payload)))
 		}
-		if f.Op() == rawws.Close {
-			break
-		}
-		j.client.say(j.client.make(rawws.Fin|rawws.Pong, string(f.Payload)))
-	}
-	j.over(Idle, 1001, "")
+		j.over(Idle, 1001, "")
+	})
 }
 
 func TestLinkNeedsAWire(t *testing.T) {

@@ -39,14 +39,22 @@ func (g *Gateway) AdminAddr() net.Addr { return g.admin.Addr() }
 // every session spread over the window, and returns nil when all are gone or the window is over. When ctx ends, everything is cut at
 // once. When Run returns every session is over; handlers of plain HTTP are cancelled by then, and may still be on their way out.
 func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
+	var err error
+	if g.relays.lot, err = newLot(parkAfter); err != nil {
+		return fmt.Errorf("quiet sessions: %w", err)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	if g.relays.lot != nil {
+		wg.Go(g.relays.lot.run)
+		defer g.relays.lot.close()
+	}
 	wg.Go(func() { g.auth.Run(ctx) })
 	wg.Go(func() {
 		quiet := time.NewTicker(quietFor)
 		defer quiet.Stop()
-		g.sessions.giveBack(ctx, quiet.C, debug.FreeOSMemory)
+		giveBack(ctx, quiet.C, g.stir, debug.FreeOSMemory)
 	})
 	if g.certs != nil {
 		wg.Go(func() {
@@ -78,6 +86,15 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 		}
 		return err
 	}
+}
+
+// stir is what giveBack asks.
+func (g *Gateway) stir() (times, live uint64) {
+	times, live = g.sessions.sofar()
+	if lot := g.relays.lot; lot != nil {
+		times += lot.settled.Load()
+	}
+	return times, live
 }
 
 // leave drains. The listeners stay open while it lasts, so that probes and refused handshakes get an answer.

@@ -254,11 +254,10 @@ func TestCutReturnsWhenAllAreGone(t *testing.T) {
 		s, j := caller(i), prepare(t, lasting, 0, nil, nil)
 		l.add(s)
 		s.begin(j.relay)
-		go func() {
-			j.run()
+		j.launch(func(*ending) {
 			over.Add(1)
 			l.remove(s)
-		}()
+		})
 	}
 	l.cut()
 	if over.Load() != n {

@@ -22,7 +22,7 @@ type wire struct {
 	raw   syscall.RawConn
 	relay bool // set once, before the relay's goroutines start
 
-	fd uintptr // valid inside the callback of a raw read only
+	fd uintptr // the descriptor, once read; only inside the callback of a raw read is it certain that it is still this connection's
 
 	out     []byte // what Write has still to write; the rest of its state is below
 	armed   bool   // a write deadline is set
@@ -147,6 +147,7 @@ type link struct {
 	buf   *[bufSize]byte // the buffer in use, nil while nothing moves
 	n     int
 	err   error
+	wait  bool                  // for something to read
 	try   func(fd uintptr) bool // tryRead, bound once
 }
 
@@ -174,12 +175,16 @@ const bufSize = 64 << 10
 
 var bufs = sync.Pool{New: func() any { return new([bufSize]byte) }}
 
-// read waits for bytes and gives them behind carry, in a buffer that release gives back. Without an error there is at least one new byte.
-// While it waits it holds a goroutine's stack and nothing else. An os.ErrDeadlineExceeded leaves the link as it was.
-func (l *link) read(carry []byte) ([]byte, error) {
-	l.carry = carry
+// read gives bytes behind carry, in a buffer that release gives back. Without an error there is at least one new byte. Until there is, it
+// waits, holding a goroutine's stack and nothing else; or, unless wait, says wouldBlock. That, and an os.ErrDeadlineExceeded, leave the
+// link as it was.
+func (l *link) read(carry []byte, wait bool) ([]byte, error) {
+	l.carry, l.wait = carry, wait
 	if err := l.wire.raw.Read(l.try); err != nil {
 		return nil, err
+	}
+	if l.buf == nil {
+		return nil, wouldBlock{}
 	}
 	if l.err != nil && l.n == len(carry) {
 		l.release()
@@ -197,7 +202,7 @@ func (l *link) tryRead(fd uintptr) bool {
 	if _, ok := err.(wouldBlock); ok {
 		if m == 0 {
 			l.release()
-			return false
+			return !l.wait
 		}
 		err = nil // of the alert behind the last bytes of TLS 1.2, which crypto/tls reads along with them; the next read says it again
 	}

@@ -82,7 +82,7 @@ func TestBytesArriveIntactBothWays(t *testing.T) {
 			h := sha256.New()
 			var carry []byte
 			for got := 0; got < size; {
-				b, err := l.read(carry)
+				b, err := l.read(carry, true)
 				if err != nil {
 					t.Fatalf("after %d bytes: %v", got, err)
 				}
@@ -135,7 +135,7 @@ func TestDeadlineWakesAReadAndLosesNothing(t *testing.T) {
 			})
 			h := sha256.New()
 			for got := 0; got < size; {
-				b, err := l.read(nil)
+				b, err := l.read(nil, true)
 				if errors.Is(err, os.ErrDeadlineExceeded) {
 					l.wire.SetReadDeadline(time.Now().Add(patience))
 					continue
@@ -151,7 +151,7 @@ func TestDeadlineWakesAReadAndLosesNothing(t *testing.T) {
 				t.Error("what was read is not what was written")
 			}
 			for { // now that nothing comes any more
-				if _, err := l.read(nil); errors.Is(err, os.ErrDeadlineExceeded) {
+				if _, err := l.read(nil, true); errors.Is(err, os.ErrDeadlineExceeded) {
 					break
 				} else if err != nil {
 					t.Fatalf("got %v, want to be woken", err)
@@ -185,7 +185,7 @@ func TestWaitingReadHoldsNoBuffer(t *testing.T) {
 			var wg sync.WaitGroup
 			wg.Go(func() {
 				for got := 0; got < len("firstsecond"); l.release() {
-					b, err := l.read(nil)
+					b, err := l.read(nil, true)
 					if err != nil {
 						t.Error(err)
 						return
@@ -216,7 +216,7 @@ func TestEndOfTheStreamComesBehindItsLastBytes(t *testing.T) {
 				peer.Close()
 			}()
 			for got := 0; ; {
-				b, err := l.read(nil)
+				b, err := l.read(nil, true)
 				if err == io.EOF && got == 100_000 {
 					return
 				}
@@ -263,12 +263,12 @@ func TestBytesBeforeHalfAnAlertAreNotLost(t *testing.T) {
 	all := g.out.Bytes()
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		b, err := l.read(nil)
+		b, err := l.read(nil, true)
 		if err != nil || string(b) != "last words" {
 			t.Errorf("got %q, %v", b, err)
 		}
 		l.release()
-		if _, err := l.read(nil); err != io.EOF {
+		if _, err := l.read(nil, true); err != io.EOF {
 			t.Errorf("got %v, want EOF", err)
 		}
 	})
@@ -299,7 +299,7 @@ func TestKeyUpdateIsAnsweredDuringRelay(t *testing.T) {
 	read := make(chan string)
 	go func() {
 		for range 2 {
-			b, err := l.read(nil)
+			b, err := l.read(nil, true)
 			if err != nil {
 				t.Errorf("read: %v", err)
 			}

@@ -1,0 +1,233 @@
+package gateway
+
+import (
+	"crypto/tls"
+	"io"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/internal/rawws"
+)
+
+// parkingLot is one in which every direction is parked that finds nothing to read. At the end of the test it must be empty.
+func parkingLot(t testing.TB) *lot {
+	t.Helper()
+	l, err := newLot(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan struct{})
+	go func() {
+		l.run()
+		close(over)
+	}()
+	t.Cleanup(func() {
+		l.close()
+		<-over
+		if n := l.holds(); n > 0 {
+			t.Errorf("%d directions are left in the lot", n)
+		}
+	})
+	return l
+}
+
+// holds is how many directions wait in the lot.
+func (l *lot) holds() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, p := range l.by {
+		if p != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// isParked says whether nobody runs p.
+func (p *pump) isParked() bool {
+	p.r.parking.Lock()
+	defer p.r.parking.Unlock()
+	return p.parked
+}
+
+func TestQuietSessionIsParkedUntilThereIsSomethingToDo(t *testing.T) {
+	message := func(from, to *end) {
+		from.say(from.make(rawws.Fin|rawws.Text, "hello"))
+		to.hears(rawws.Fin|rawws.Text, "hello")
+	}
+	for name, story := range map[string]func(j *joined) (reason Reason, code int){
+		"the client speaks": func(j *joined) (Reason, int) { message(j.client, j.agent); return "", 0 },
+		"the agent speaks":  func(j *joined) (Reason, int) { message(j.agent, j.client); return "", 0 },
+		"half a message": func(j *joined) (Reason, int) {
+			frame := j.client.make(rawws.Fin|rawws.Text, "in parts")
+			for i := range frame {
+				j.client.say(frame[i : i+1])
+				eventually(j.t, "parked inside a frame", j.up.isParked)
+			}
+			j.agent.hears(rawws.Fin|rawws.Text, "in parts")
+			return "", 0
+		},
+		"the client hangs up": func(j *joined) (Reason, int) {
+			j.client.Close()
+			j.agent.hearsClose(1001, "client-lost")
+			return ClientLost, 1001
+		},
+		"the agent hangs up": func(j *joined) (Reason, int) {
+			j.agent.Close()
+			j.client.hearsClose(1014, "upstream-lost")
+			return UpstreamLost, 1014
+		},
+		"it is ended": func(j *joined) (Reason, int) { j.end(endingOf(Drain, "")); return Drain, 1001 },
+		"it is cut":   func(j *joined) (Reason, int) { j.end(endingOf(Drain, "")); j.cut(); return Drain, 1001 },
+	} {
+		for kind, version := range map[string]uint16{"plain": 0, "TLS": tls.VersionTLS13} {
+			t.Run(name+"/"+kind, func(t *testing.T) {
+				rules := lasting
+				rules.lot = parkingLot(t)
+				j := join(t, rules, version, nil, nil)
+				parked := func() bool { return j.up.isParked() && j.down.isParked() }
+				eventually(t, "parked at first", parked)
+				reason, code := story(j)
+				if reason == "" {
+					eventually(t, "parked again", parked)
+					if n := rules.lot.holds(); n != 2 {
+						t.Errorf("the lot holds %d directions, want both", n)
+					}
+					message(j.client, j.agent)
+					message(j.agent, j.client)
+					j.client.Close()
+					j.agent.hearsClose(1001, "client-lost")
+					reason, code = ClientLost, 1001
+				}
+				j.over(reason, code, "")
+			})
+		}
+	}
+}
+
+// Pings go on while a session is parked, and do not count as life in it.
+func TestParkedSessionIsPinged(t *testing.T) {
+	rules := lasting
+	rules.pingInterval = 30 * time.Millisecond
+	rules.lot = parkingLot(t)
+	j := join(t, rules, 0, nil, nil)
+	j.agent.say(j.agent.make(rawws.Fin|rawws.Text, "hello"))
+	j.client.hears(rawws.Fin|rawws.Text, "hello")
+	eventually(t, "settled", func() bool { return rules.lot.settled.Load() == 2 })
+	j.agent.keepsPonging()
+	for range 3 {
+		j.client.hears(rawws.Fin|rawws.Ping, "omnia-gw")
+		j.client.say(j.client.make(rawws.Fin|rawws.Pong, "omnia-gw"))
+		eventually(t, "parked again", j.up.isParked)
+	}
+	if n := rules.lot.settled.Load(); n != 2 {
+		t.Errorf("settled %d times, want once for each direction", n)
+	}
+	j.client.hears(rawws.Fin|rawws.Ping, "omnia-gw")
+	j.client.hearsClose(3008, "dead-peer")
+	j.over(DeadPeer, 3008, "client answers no Ping")
+}
+
+// Every message finds both directions parked, or on their way there, or on their way back.
+func TestNothingIsLostOnTheWayIntoTheLotAndBack(t *testing.T) {
+	const sessions, messages = 16, 300
+	for name, version := range map[string]uint16{"plain": 0, "TLS 1.2": tls.VersionTLS12, "TLS 1.3": tls.VersionTLS13} {
+		t.Run(name, func(t *testing.T) {
+			rules := lasting
+			rules.lot = parkingLot(t)
+			var all []*joined
+			var wg sync.WaitGroup
+			for range sessions {
+				j := join(t, rules, version, nil, nil)
+				for _, way := range [][2]*end{{j.client, j.agent}, {j.agent, j.client}} {
+					said, pace := make(chan string, messages), make(chan struct{}, 1) // pace: at most two are under way
+					wg.Go(func() {
+						defer close(said)
+						for range messages {
+							text := strings.Repeat("x", rand.IntN(3000))
+							said <- text
+							if _, err := way[0].Write(way[0].make(rawws.Fin|rawws.Text, text)); err != nil {
+								t.Errorf("write: %v", err)
+								return
+							}
+							pace <- struct{}{}
+						}
+					})
+					wg.Go(func() {
+						for text := range said {
+							f, err := rawws.Read(way[1].br)
+							if err != nil || string(f.Payload) != text {
+								t.Errorf("got %v, %v; want %d bytes", f, err, len(text))
+								way[1].Close()
+								return
+							}
+							<-pace
+						}
+					})
+				}
+				all = append(all, j)
+			}
+			wg.Wait()
+			for _, j := range all {
+				j.client.Close()
+				j.agent.hearsClose(1001, "client-lost")
+				j.over(ClientLost, 1001, "")
+			}
+		})
+	}
+}
+
+func TestLotThatTakesNobodyLeavesTheGoroutines(t *testing.T) {
+	rules := lasting
+	rules.lot = &lot{fd: -1}
+	j := join(t, rules, 0, nil, nil)
+	for range 3 {
+		j.client.say(j.client.make(rawws.Fin|rawws.Text, "hello"))
+		j.agent.hears(rawws.Fin|rawws.Text, "hello")
+	}
+	j.agent.Close()
+	j.client.hearsClose(1014, "upstream-lost")
+	j.over(UpstreamLost, 1014, "")
+	if !j.up.awake || !j.down.awake || rules.lot.holds() > 0 {
+		t.Error("something was parked")
+	}
+}
+
+// What it costs to wake a session up: a round trip through one whose directions are parked before each message, beside one that waits.
+func BenchmarkRoundTrip(b *testing.B) {
+	for _, kind := range []struct {
+		name    string
+		version uint16
+	}{{"plain", 0}, {"TLS", tls.VersionTLS13}} {
+		for _, parked := range []bool{false, true} {
+			name := kind.name + "/waiting"
+			if parked {
+				name = kind.name + "/parked"
+			}
+			b.Run(name, func(b *testing.B) {
+				rules := lasting
+				if parked {
+					rules.lot = parkingLot(b)
+				}
+				client, outerClient := newLinkOver(b, kind.version, true)
+				agent, outerAgent := newLinkOver(b, kind.version, false)
+				over := make(chan *ending, 1)
+				newRelay(client, agent, nil, nil, 0, rules).launch(func(e *ending) { over <- e })
+				there, back := rawws.Make(rawws.Fin|rawws.Text, make([]byte, 128), true), rawws.Make(rawws.Fin|rawws.Text, make([]byte, 128), false)
+				buf := make([]byte, len(there))
+				for b.Loop() {
+					outerClient.Write(there)
+					io.ReadFull(outerAgent, buf)
+					outerAgent.Write(back)
+					io.ReadFull(outerClient, buf[:len(back)])
+				}
+				outerClient.Close()
+				outerAgent.Close()
+				<-over
+			})
+		}
+	}
+}
