@@ -6,8 +6,8 @@ import (
 )
 
 const (
-	// quietFor is how long nobody must have come or fallen silent for a rush to be over. By then whoever came last and says nothing is parked.
-	quietFor = parkAfter + time.Second
+	// quietFor is how long nobody must have come or fallen silent for a rush to be over. A rush of connections is one of silences parkAfter later.
+	quietFor = time.Second
 	// rush is how often that must have happened: less leaves too little behind to be worth a collection.
 	rush = 256
 )

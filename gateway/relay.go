@@ -18,7 +18,7 @@ const (
 	closeGrace = 3 * time.Second
 	replyWait  = 10 * time.Second
 	linger     = time.Second
-	parkAfter  = 2 * time.Second
+	parkAfter  = time.Second
 )
 
 // relayRules are what is asked of an open connection.
