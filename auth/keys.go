@@ -16,7 +16,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -514,16 +513,11 @@ func (s *keySet) allowed(uri string) (*url.URL, error) {
 	}
 	switch {
 	case u.Scheme == "https":
-	case u.Scheme == "http" && (s.insecure || isLoopback(u.Hostname())):
+	case u.Scheme == "http" && (s.insecure || config.IsLoopback(u)):
 	default:
 		return nil, errors.New("only https is allowed beyond this machine, without insecureHTTP")
 	}
 	return u, nil
-}
-
-func isLoopback(host string) bool {
-	addr, err := netip.ParseAddr(host)
-	return strings.EqualFold(host, "localhost") || err == nil && addr.Unmap().IsLoopback()
 }
 
 // redacted is an address without what may be secret in it: userinfo, query, fragment.

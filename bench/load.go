@@ -66,6 +66,7 @@ type Target struct {
 	CA     []byte // DER of its certificate; none for plain
 	Path   string // what the agent shall do
 	Tokens []string
+	Hybrid bool // offer the key exchange with ML-KEM too
 }
 
 // Open connects a client with each token and says what TLS the last of them has agreed on. Of several Opens, the clients add up.
@@ -210,12 +211,14 @@ func connect(t Target, token string) (_ *peer, err error) {
 		}
 		roots := x509.NewCertPool()
 		roots.AddCert(ca)
-		conn = tls.Client(conn, &tls.Config{
+		c := &tls.Config{
 			RootCAs: roots, ServerName: "localhost", NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS13,
-			// One group for all: Go would choose the hybrid with ML-KEM, which OpenSSL knows since 3.5 only.
-			CurvePreferences:            []tls.CurveID{tls.X25519},
 			DynamicRecordSizingDisabled: true,
-		})
+		}
+		if !t.Hybrid { // one group for all: OpenSSL knows the hybrid, which Go would choose, since 3.5 only
+			c.CurvePreferences = []tls.CurveID{tls.X25519}
+		}
+		conn = tls.Client(conn, c)
 	}
 	if _, err := io.WriteString(conn, rawws.Request("localhost", t.Path, "Authorization: Bearer "+token)); err != nil {
 		return nil, err

@@ -42,6 +42,7 @@ type flags struct {
 	still    time.Duration
 	settle   time.Duration
 	json     bool
+	hybrid   bool
 	gateway  string
 	haproxy  string
 }
@@ -62,6 +63,7 @@ func main() {
 	flag.IntVar(&f.sessions, "sessions", 3000, "sessions of the idle scenarios")
 	flag.DurationVar(&f.still, "still", 35*time.Second, "for how long memory must not change to count; the default sees the gateway's first Pings")
 	flag.DurationVar(&f.settle, "settle", 3*time.Minute, "how long memory may take for that")
+	flag.BoolVar(&f.hybrid, "hybrid", false, "clients offer the key exchange with ML-KEM, as Go's do by default, even if only one proxy knows it")
 	flag.BoolVar(&f.json, "json", false, "print JSON instead of a table")
 	flag.StringVar(&f.gateway, "gateway", "", "`file` of the gateway; built from ./cmd/omnia-gateway if not given")
 	flag.StringVar(&f.haproxy, "haproxy", "haproxy", "`file` of HAProxy")
@@ -92,6 +94,7 @@ type bench struct {
 	maxConn int    // more connections than a scenario has
 	ca      []byte
 	agreed  string // what TLS clients and proxies have agreed on
+	hybrid  bool   // clients offer the key exchange with ML-KEM
 }
 
 // measure runs the scenarios that are asked for and reports.
@@ -103,7 +106,7 @@ func measure(ctx context.Context, f flags) error {
 	if f.rounds < 1 || f.conns < 1 || f.messages < 1 || f.sessions < 1 {
 		return errors.New("-rounds, -conns, -messages and -sessions are at least 1")
 	}
-	b := &bench{}
+	b := &bench{hybrid: f.hybrid}
 	if b.dir, err = os.MkdirTemp("", "omnia-gateway-bench-"); err != nil {
 		return err
 	}

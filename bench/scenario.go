@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -134,24 +135,27 @@ func (b *bench) held(ctx context.Context, p *proxy, f flags) (int, error) {
 
 // target is p for clients that bring these tokens.
 func (b *bench) target(p *proxy, path string, tokens []string) Target {
-	t := Target{Addr: p.addr, Path: path, Tokens: tokens}
+	t := Target{Addr: p.addr, Path: path, Tokens: tokens, Hybrid: b.hybrid}
 	if p.tls {
 		t.CA = b.ca
 	}
 	return t
 }
 
-// open has n clients connect through p. What TLS they agree on must be the same for both proxies.
+// open has n clients connect through p. What TLS they agree on must be the same for both proxies, unless the hybrid was asked for.
 func (b *bench) open(ctx context.Context, p *proxy, path, token string, n int) error {
 	var agreed string
 	if err := b.call(ctx, "Open", b.target(p, path, repeat(token, n)), &agreed); err != nil {
 		return p.failed(err)
 	}
-	if p.tls && b.agreed == "" {
+	switch {
+	case !p.tls || agreed == b.agreed:
+	case b.agreed == "":
 		b.agreed = agreed
-	}
-	if p.tls && b.agreed != agreed {
+	case !b.hybrid:
 		return fmt.Errorf("%s speaks %s, the other %s: they cannot be compared", p.name, agreed, b.agreed)
+	case !strings.Contains(b.agreed, agreed):
+		b.agreed += ", but " + p.name + " " + agreed
 	}
 	return nil
 }

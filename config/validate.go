@@ -331,7 +331,7 @@ func (k *checker) issuer(key string, j JWT, enabled bool) {
 		k.add(key+".issuer", "user information in the URL", "remove it: the address is public")
 	case j.JWKSURI == "" && (issuer.RawQuery != "" || issuer.ForceQuery || strings.Contains(j.Issuer, "#")):
 		k.add(key+".issuer", "query or fragment in the URL, so its keys cannot be found", "set jwksUri as well")
-	case issuer.Scheme == "http" && !isLoopback(issuer) && !j.InsecureHTTP:
+	case issuer.Scheme == "http" && !IsLoopback(issuer) && !j.InsecureHTTP:
 		k.add(key+".issuer", "http:// beyond loopback", insecure)
 	}
 	if j.JWKSURI == "" {
@@ -346,7 +346,7 @@ func (k *checker) issuer(key string, j JWT, enabled bool) {
 		k.add(key+".jwksUri", "user information in the URL", "remove it: a key set is public")
 	case strings.Contains(j.JWKSURI, "#"):
 		k.add(key+".jwksUri", "fragment in the URL", "remove it: it is never sent")
-	case keys.Scheme == "http" && !isLoopback(keys) && !j.InsecureHTTP:
+	case keys.Scheme == "http" && !IsLoopback(keys) && !j.InsecureHTTP:
 		k.add(key+".jwksUri", "http:// beyond loopback", insecure)
 	}
 }
@@ -572,7 +572,9 @@ func isURLHost(u *url.URL) bool {
 	return err == nil || isHostName(strings.ToLower(u.Hostname()))
 }
 
-func isLoopback(u *url.URL) bool {
+// IsLoopback says whether a URL's host is this machine by its very name: localhost, or a loopback address (RFC 6761 §6.3, RFC 1122 §3.2.1.3).
+// Nothing is resolved. Without insecureHTTP only such hosts may be asked for keys by http.
+func IsLoopback(u *url.URL) bool {
 	if strings.EqualFold(u.Hostname(), "localhost") {
 		return true
 	}
