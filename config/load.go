@@ -42,8 +42,21 @@ func Load(file string, environ []string) (*Config, error) {
 		slices.SortStableFunc(l.problems, Problem.compare)
 		return nil, l.problems
 	}
-	c.Notes = append(l.notes, c.remarks()...)
+	c.Notes = slices.Concat(l.notes, c.remarks(), writable(file, c.TLS))
 	return &c, nil
+}
+
+// writable are notes about files that anybody on the machine may write: who can, rules the gateway. That others may read a key is not
+// noted, since that is how Kubernetes mounts a Secret. What is wrong with a file otherwise, whoever reads it says.
+func writable(file string, t TLS) (notes []string) {
+	for _, f := range []struct{ name, file string }{
+		{"configuration file", file}, {"tls.certFile", t.CertFile}, {"tls.keyFile", t.KeyFile}, {"tls.clientCAFile", t.ClientCAFile},
+	} {
+		if info, err := os.Stat(f.file); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o002 != 0 {
+			notes = append(notes, f.name+": anybody on this machine may write it, and so change who is let in; use chmod o-w")
+		}
+	}
+	return notes
 }
 
 // Problem is one mistake in the configuration.

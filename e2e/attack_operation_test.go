@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -175,6 +177,34 @@ func TestK01SecretsOfTheConfigurationAreNotTold(t *testing.T) {
 				t.Errorf("%s: a secret of jwksUri is in the %s: %s", name, place, text)
 			}
 		}
+	}
+}
+
+func TestK03FilesThatAnybodyMayWriteAreNamed(t *testing.T) {
+	for _, tt := range []struct {
+		mode os.FileMode
+		want bool
+	}{{0o666, true}, {0o602, true}, {0o644, false}, {0o400, false}} {
+		t.Run(tt.mode.String(), func(t *testing.T) {
+			i, c := newIssuer(t), newCertificate(t)
+			file := plain(i, "http://127.0.0.1:9").with("tls", c.settings()).write(t)
+			for _, name := range []string{file, c.keyFile, c.certFile} {
+				if err := os.Chmod(name, tt.mode); err != nil {
+					t.Fatal(err)
+				}
+			}
+			check := exec.Command(binary, "check", "--config", file)
+			check.Env = environment()
+			out, err := check.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v\n%s", err, out)
+			}
+			for _, name := range []string{"configuration file", "tls.keyFile", "tls.certFile"} {
+				if got := strings.Contains(string(out), name+": anybody on this machine may write it"); got != tt.want {
+					t.Errorf("%s named: %v, want %v, in\n%s", name, got, tt.want, out)
+				}
+			}
+		})
 	}
 }
 

@@ -126,17 +126,24 @@ func startSecure(t *testing.T, s settings, secure bool) *gateway {
 	return g
 }
 
-// startUnready is start without waiting for the issuers' keys.
-func startUnready(t *testing.T, s settings) *gateway {
+// write makes a configuration file of s.
+func (s settings) write(t *testing.T) (file string) {
 	t.Helper()
 	text, err := yaml.Marshal(map[string]any(s))
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "gateway.yaml")
+	file = filepath.Join(t.TempDir(), "gateway.yaml")
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return file
+}
+
+// startUnready is start without waiting for the issuers' keys.
+func startUnready(t *testing.T, s settings) *gateway {
+	t.Helper()
+	file := s.write(t)
 	g := &gateway{t: t, log: newLogLines(), ended: make(chan struct{})}
 	g.cmd = exec.Command(binary, "serve", "--config", file)
 	g.cmd.Env = environment()
