@@ -94,8 +94,12 @@ func (t *certificates) server() *tls.Config {
 	return &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return t.current.Load(), nil }}
 }
 
-// settle is how long the files must be left alone before they are read: a certificate and its key are two files.
-const settle = 200 * time.Millisecond
+const (
+	// settle is how long the files must be left alone before they are read: a certificate and its key are two files.
+	settle = 200 * time.Millisecond
+	// restless is when they are read all the same: others may write to the folder all the time.
+	restless = 10 * settle
+)
 
 // watch reloads when a file changes, until ctx ends. It watches the folders, as Kubernetes swaps a symlink there and an editor replaces
 // the file.
@@ -121,15 +125,25 @@ func (t *certificates) watch(ctx context.Context, reload func()) error {
 		}
 	}
 	quiet := time.NewTimer(settle) // what has changed since the files were first read was seen by nobody
+	first := time.Now()            // of the changes after which they were not read yet; zero: there is none
+	changed := func() {
+		if first.IsZero() {
+			first = time.Now()
+		}
+		if time.Since(first) < restless {
+			quiet.Reset(settle)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-w.Events:
-			quiet.Reset(settle)
-		case <-w.Errors: // an overflow: something has changed
-			quiet.Reset(settle)
+			changed()
+		case <-w.Errors: // an overflow
+			changed()
 		case <-quiet.C:
+			first = time.Time{}
 			reload()
 		}
 	}

@@ -309,6 +309,29 @@ func TestChangeBeforeTheWatchIsSeen(t *testing.T) {
 	}
 }
 
+func TestFolderInWhichOthersAlwaysWriteIsReadAllTheSame(t *testing.T) {
+	dir := t.TempDir()
+	writePair(t, dir, newKeyPair(t, 1, time.Now().Add(time.Hour)))
+	certs, addr := served(t, pairIn(dir))
+	writePair(t, dir, newKeyPair(t, 2, time.Now().Add(time.Hour)))
+	outcomes := watched(t, certs)
+	tick := time.NewTicker(settle / 20)
+	defer tick.Stop()
+	for limit := time.After(patience); ; {
+		select {
+		case err := <-outcomes:
+			if err != nil || serial(t, addr) != 2 {
+				t.Errorf("certificate %d is served; %v", serial(t, addr), err)
+			}
+			return
+		case <-tick.C:
+			writeFile(t, filepath.Join(dir, "other"), []byte("x"))
+		case <-limit:
+			t.Fatal("no reload")
+		}
+	}
+}
+
 func TestWatchOfNothing(t *testing.T) {
 	certs := &certificates{config: config.TLS{CertFile: filepath.Join(t.TempDir(), "gone", "tls.crt")}}
 	if err := certs.watch(t.Context(), func() {}); err == nil {
