@@ -28,6 +28,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -93,8 +94,8 @@ type bench struct {
 	known   string // a token
 	maxConn int    // more connections than a scenario has
 	ca      []byte
-	agreed  string // what TLS clients and proxies have agreed on
-	hybrid  bool   // clients offer the key exchange with ML-KEM
+	agreed  []string // what TLS clients and proxies have agreed on
+	hybrid  bool     // clients offer the key exchange with ML-KEM
 }
 
 // measure runs the scenarios that are asked for and reports.
@@ -131,7 +132,7 @@ func measure(ctx context.Context, f flags) error {
 		}
 		out.Results = append(out.Results, r)
 	}
-	out.TLS = b.agreed
+	out.TLS = strings.Join(b.agreed, "; ")
 	if f.json {
 		return out.json(os.Stdout)
 	}

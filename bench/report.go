@@ -18,7 +18,7 @@ import (
 // report is what is printed in the end.
 type report struct {
 	Machine machine  `json:"machine"`
-	TLS     string   `json:"tls,omitempty"` // what clients and both proxies have agreed on
+	TLS     string   `json:"tls,omitempty"` // what clients and proxies have agreed on
 	Results []result `json:"results"`
 }
 
@@ -79,7 +79,7 @@ func (r report) table(w io.Writer) error {
 		fmt.Fprintf(w, "%s: %s\n", name, r.Machine.Peers[name])
 	}
 	if r.TLS != "" {
-		fmt.Fprintf(w, "TLS of both: %s\n", r.TLS)
+		fmt.Fprintf(w, "TLS: %s\n", r.TLS)
 	}
 	fmt.Fprintln(w, "median of the rounds (lowest–highest)")
 	t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)

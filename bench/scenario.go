@@ -5,7 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
+	"slices"
 	"time"
 )
 
@@ -149,13 +149,11 @@ func (b *bench) open(ctx context.Context, p *proxy, path, token string, n int) e
 		return p.failed(err)
 	}
 	switch {
-	case !p.tls || agreed == b.agreed:
-	case b.agreed == "":
-		b.agreed = agreed
-	case !b.hybrid:
-		return fmt.Errorf("%s speaks %s, the other %s: they cannot be compared", p.name, agreed, b.agreed)
-	case !strings.Contains(b.agreed, agreed):
-		b.agreed += ", but " + p.name + " " + agreed
+	case !p.tls || slices.Contains(b.agreed, agreed):
+	case len(b.agreed) == 0 || b.hybrid:
+		b.agreed = append(b.agreed, agreed)
+	default:
+		return fmt.Errorf("%s speaks %s, the other %s: they cannot be compared", p.name, agreed, b.agreed[0])
 	}
 	return nil
 }
