@@ -111,7 +111,7 @@ func TestQuietSessionIsParkedUntilThereIsSomethingToDo(t *testing.T) {
 // Pings go on while a session is parked, and do not count as life in it.
 func TestParkedSessionIsPinged(t *testing.T) {
 	rules := lasting
-	rules.pingInterval = 30 * time.Millisecond
+	rules.pingInterval = 200 * time.Millisecond
 	rules.lot = parkingLot(t)
 	j := join(t, rules, 0, nil, nil)
 	j.agent.say(j.agent.make(rawws.Fin|rawws.Text, "hello"))
@@ -129,6 +129,26 @@ func TestParkedSessionIsPinged(t *testing.T) {
 	j.client.hears(rawws.Fin|rawws.Ping, "omnia-gw")
 	j.client.hearsClose(3008, "dead-peer")
 	j.over(DeadPeer, 3008, "client answers no Ping")
+}
+
+// A peer that sends Pings without a pause costs a goroutine, not one for each of them.
+func TestDirectionIsNotParkedAllTheTime(t *testing.T) {
+	rules := lasting
+	rules.lot = parkingLot(t)
+	rules.lot.after = 10 * time.Minute
+	j := prepare(t, rules, 0, nil, nil)
+	j.start = j.start.Add(-time.Hour) // for so long nothing has moved
+	j.begin()
+	for range 10 * maxParked {
+		j.client.say(j.client.make(rawws.Fin|rawws.Ping, "now"))
+		j.agent.hears(rawws.Fin|rawws.Ping, "now")
+	}
+	j.client.Close()
+	j.agent.hearsClose(1001, "client-lost")
+	j.over(ClientLost, 1001, "")
+	if n := j.up.often; n == 0 || n > maxParked {
+		t.Errorf("parked %d times, want %d at most", n, maxParked)
+	}
 }
 
 // Every message finds both directions parked, or on their way there, or on their way back.

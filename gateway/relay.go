@@ -72,7 +72,7 @@ type pump struct {
 	walk     walker
 	carry    []byte        // bytes read and not yet passed on: the beginning of a head or a control frame
 	early    []byte        // bytes that arrived together with the handshake
-	own      [maxPing]byte // for a Ping: to allocate one takes more stack than all else does
+	own      [maxPing]byte // for a Ping, so that none is allocated
 
 	mute      bool // nothing more goes to dst: it has got its Close, or takes no bytes any more
 	deaf      bool // src has violated the protocol: what it sends is not even parsed
@@ -83,6 +83,8 @@ type pump struct {
 	jitter    time.Duration // how much later than it could dst is asked, so that sessions that fell silent together are not asked together
 
 	awake   bool          // the lot does not take it
+	often   int           // how often it was parked
+	since   time.Duration // this time, which is not long ago
 	settled time.Duration // when a message had last moved, when it was last parked
 	parked  bool          // nobody runs it; guarded by parking, as what follows
 	alarm   *time.Timer   // resumes it when it is time to look around; nil until it is first parked
@@ -199,12 +201,13 @@ func (p *pump) park() bool {
 	if p.r.ending.Load() != nil || p.r.first.Load() != nil {
 		return false
 	}
-	if err := p.r.rules.lot.watch(p); err != nil {
+	lot, now := p.r.rules.lot, p.r.now()
+	if err := lot.watch(p); err != nil {
 		p.awake = true
 		return false
 	}
 	if next := p.next(); next != never {
-		wait := next - p.r.now()
+		wait := next - now
 		if p.alarm == nil {
 			p.alarm = time.AfterFunc(wait, p.resume)
 		} else {
@@ -213,8 +216,12 @@ func (p *pump) park() bool {
 	}
 	if moved := p.r.lastMoved(); moved != p.settled {
 		p.settled = moved
-		p.r.rules.lot.settled.Add(1)
+		lot.settled.Add(1)
 	}
+	if now-p.since >= lot.after {
+		p.often, p.since = 0, now
+	}
+	p.often++
 	p.parked = true
 	return true
 }
@@ -407,6 +414,10 @@ func (r *relay) lastMoved() time.Duration {
 // never is later than anything.
 const never = math.MaxInt64
 
+// maxParked is how often a direction is parked within the time that makes it quiet. A Ping and a Pong, either side's, are within that; a peer
+// that sends them without a pause would have goroutines made and ended all the time.
+const maxParked = 4
+
 // next is when silence would mean something, or never.
 func (p *pump) next() time.Duration {
 	next := time.Duration(never)
@@ -434,6 +445,9 @@ func (p *pump) arm() (quiet bool) {
 	next := p.next()
 	if lot := p.r.rules.lot; lot != nil && first == nil && !p.awake {
 		calm := p.r.lastMoved() + lot.after
+		if p.often >= maxParked {
+			calm = max(calm, p.since+lot.after)
+		}
 		if quiet = p.r.now() >= calm; quiet {
 			next = never
 		} else {
