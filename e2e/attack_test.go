@@ -84,12 +84,10 @@ func (g *gateway) rejected(t *testing.T, status int, reason, text string) answer
 // leftovers remembers what the gateway holds now; what it gives waits until the gateway holds no more than that, and sees that nothing has
 // gone wrong inside of it.
 func (g *gateway) leftovers() (gone func()) {
-	goroutines, fds := g.metric("go_goroutines"), g.metric("process_open_fds")
+	before := g.held()
 	return func() {
 		g.t.Helper()
-		eventually(g.t, "left without a goroutine or file descriptor too many", func() bool {
-			return g.metric("omnia_gateway_connections") == 0 && g.metric("process_open_fds") <= fds && g.metric("go_goroutines") <= goroutines
-		})
+		g.holdsNoMoreThan(before)
 		if wrong := g.log.with("reason", "internal-error"); len(wrong) > 0 {
 			g.t.Errorf("the log says %v", wrong)
 		}

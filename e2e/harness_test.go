@@ -222,6 +222,39 @@ func (g *gateway) metric(series string) (v float64) {
 	return v
 }
 
+// held is what a gateway holds at one moment.
+type held struct{ sessions, goroutines, fds int }
+
+// held asks what the gateway holds. Its goroutines are counted by a profile: the metric counts some of those that gather the metrics, now more
+// and now fewer.
+func (g *gateway) held() (h held) {
+	g.t.Helper()
+	eventually(g.t, "told what it holds", func() bool {
+		_, profile := g.ask("/debug/pprof/goroutine?debug=1")
+		fmt.Sscanf(profile, "goroutine profile: total %d", &h.goroutines)
+		h.sessions, h.fds = int(g.metric("omnia_gateway_connections")), int(g.metric("process_open_fds"))
+		return h.goroutines > 0 && h.fds > 0
+	})
+	return h
+}
+
+// holdsNoMoreThan waits until nothing is left over.
+func (g *gateway) holdsNoMoreThan(before held) {
+	g.t.Helper()
+	var now held
+	for deadline := time.Now().Add(patience); ; {
+		now = g.held()
+		if now.sessions <= before.sessions && now.goroutines <= before.goroutines && now.fds <= before.fds {
+			return
+		}
+		if time.Now().After(deadline) {
+			_, profile := g.ask("/debug/pprof/goroutine?debug=1")
+			g.t.Fatalf("left with %+v, before %+v, after %v\n%s", now, before, patience, profile)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
 // awaitLine waits for a line of the log in which the keys have the values: key, value, key, value, …
 func (g *gateway) awaitLine(pairs ...any) map[string]any {
 	g.t.Helper()

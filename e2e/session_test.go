@@ -262,14 +262,14 @@ func TestQuietSessionsHaveNoGoroutines(t *testing.T) {
 	}
 	i := newIssuer(t)
 	g := startSecure(t, plain(i, newAgent(t, nil).URL), true)
-	before := g.metric("go_goroutines")
+	before := g.held()
 	sockets := make([]*socket, 100)
 	for n := range sockets {
 		sockets[n] = g.connect(t, "/my-agent/ws", i.bearer(t))
 		sockets[n].echoes("before")
 	}
 	for range 2 {
-		eventually(t, "parked", func() bool { return g.metric("go_goroutines") < before+float64(len(sockets))/4 })
+		eventually(t, "parked", func() bool { return g.held().goroutines < before.goroutines+len(sockets)/4 })
 		for _, s := range sockets {
 			s.echoes("after")
 		}

@@ -45,7 +45,7 @@ func TestEveryByteOfTwoHundredSessionsArrives(t *testing.T) {
 				sums.both("agent", v.r.Header.Get("X-Soak"), v.Conn, v.br, size, false)
 			})
 			g := startSecure(t, plain(i, a.URL), secure)
-			goroutines, fds := g.metric("go_goroutines"), g.metric("process_open_fds")
+			before := g.held()
 			bearer := i.bearer(t)
 			began := time.Now()
 			var wg sync.WaitGroup
@@ -63,9 +63,7 @@ func TestEveryByteOfTwoHundredSessionsArrives(t *testing.T) {
 			for n := range sessions {
 				sums.compare(t, strconv.Itoa(n))
 			}
-			eventually(t, "left without a goroutine or file descriptor too many", func() bool {
-				return g.metric("omnia_gateway_connections") == 0 && g.metric("process_open_fds") <= fds && g.metric("go_goroutines") <= goroutines
-			})
+			g.holdsNoMoreThan(before)
 			for _, line := range g.log.with("msg", "ended") {
 				if line["reason"] != "closed" || line["code"] != 1000.0 {
 					t.Errorf("a session ended as %v %v", line["reason"], line["code"])
