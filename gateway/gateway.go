@@ -2,8 +2,8 @@
 //
 // ServeHTTP is the whole story: admit decides (path, route, origin, token, rules, headers: admit.go), then the request is refused, or
 // goes to its agent as plain HTTP (httpproxy.go), or becomes a session: registered under the limits (session.go), the agent dialled and
-// its 101 checked (upstream.go), the client answered, and frames relayed both ways (relay.go over frame.go and wire.go) until one of the
-// sides, or the gateway, has a reason to end it (outcome.go). Every outcome is one word, one log line and one counter.
+// its 101 checked (upstream.go), the client answered, and frames relayed both ways (relay.go over frame.go and wire.go; park.go while nothing
+// moves) until one of the sides, or the gateway, has a reason to end it (outcome.go). Every outcome is one word, one log line and one counter.
 //
 // Each room is entered once and nothing reaches back into one: expiry and drain end a session with a reason.
 package gateway

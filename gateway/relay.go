@@ -18,7 +18,6 @@ const (
 	closeGrace = 3 * time.Second
 	replyWait  = 10 * time.Second
 	linger     = time.Second
-	parkAfter  = time.Second
 )
 
 // relayRules are what is asked of an open connection.
@@ -82,9 +81,9 @@ type pump struct {
 	pinged    time.Duration
 	jitter    time.Duration // how much later than it could dst is asked, so that sessions that fell silent together are not asked together
 
-	awake   bool          // the lot does not take it
-	often   int           // how often it was parked
-	since   time.Duration // this time, which is not long ago
+	awake   bool // the lot does not take it
+	often   int  // how often it was parked since the time in since
+	since   time.Duration
 	settled time.Duration // when a message had last moved, when it was last parked
 	parked  bool          // nobody runs it; guarded by parking, as what follows
 	alarm   *time.Timer   // resumes it when it is time to look around; nil until it is first parked
@@ -162,68 +161,6 @@ func (r *relay) cut() {
 	defer r.parking.Unlock()
 	r.up.src.wire.Close()
 	r.down.src.wire.Close()
-}
-
-// wake makes the direction look around: its read returns with a timeout, or it gets a goroutine again.
-func (p *pump) wake() {
-	p.r.parking.Lock()
-	defer p.r.parking.Unlock()
-	if !p.unpark() {
-		p.src.wire.SetReadDeadline(time.Unix(1, 0))
-	}
-}
-
-// resume gives the direction a goroutine, if it is parked.
-func (p *pump) resume() {
-	p.r.parking.Lock()
-	defer p.r.parking.Unlock()
-	p.unpark()
-}
-
-// unpark is resume, with the lock held; it says whether the direction was parked.
-func (p *pump) unpark() bool {
-	if !p.parked {
-		return false
-	}
-	p.parked = false
-	if p.alarm != nil {
-		p.alarm.Stop()
-	}
-	p.r.rules.lot.forget(p)
-	go p.run()
-	return true
-}
-
-// park leaves the direction without a goroutine: the caller's must return. False when there is something to do first, or no room.
-func (p *pump) park() bool {
-	p.r.parking.Lock()
-	defer p.r.parking.Unlock()
-	if p.r.ending.Load() != nil || p.r.first.Load() != nil {
-		return false
-	}
-	lot, now := p.r.rules.lot, p.r.now()
-	if err := lot.watch(p); err != nil {
-		p.awake = true
-		return false
-	}
-	if next := p.next(); next != never {
-		wait := next - now
-		if p.alarm == nil {
-			p.alarm = time.AfterFunc(wait, p.resume)
-		} else {
-			p.alarm.Reset(wait)
-		}
-	}
-	if moved := p.r.lastMoved(); moved != p.settled {
-		p.settled = moved
-		lot.settled.Add(1)
-	}
-	if now-p.since >= lot.after {
-		p.often, p.since = 0, now
-	}
-	p.often++
-	p.parked = true
-	return true
 }
 
 // run is a stretch of the life of one direction: from its start, or from when it was resumed, until it is parked or over.
@@ -413,10 +350,6 @@ func (r *relay) lastMoved() time.Duration {
 
 // never is later than anything.
 const never = math.MaxInt64
-
-// maxParked is how often a direction is parked within the time that makes it quiet. A Ping and a Pong, either side's, are within that; a peer
-// that sends them without a pause would have goroutines made and ended all the time.
-const maxParked = 4
 
 // next is when silence would mean something, or never.
 func (p *pump) next() time.Duration {
