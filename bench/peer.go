@@ -5,7 +5,6 @@ package main
 import (
 	"bufio"
 	"crypto/tls"
-	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -40,7 +39,7 @@ func newReader(r io.Reader, path string) *bufio.Reader {
 type frame struct {
 	op   byte
 	size int
-	key  [4]byte // zero when not masked
+	key  []byte // nil when not masked
 }
 
 // closed is the error that stands for a Close with this code; 0 when it has none.
@@ -76,46 +75,19 @@ func (p *peer) next() (frame, error) {
 	}
 }
 
-func (p *peer) head() (f frame, err error) {
-	b, err := p.r.Peek(2)
-	if err != nil {
-		return f, err
+func (p *peer) head() (frame, error) {
+	first, size, key, err := rawws.ReadHead(p.r)
+	if err == nil && size > 2*streamSize {
+		err = fmt.Errorf("frame of %d bytes", size)
 	}
-	f.op, f.size = b[0]&0x0f, int(b[1]&0x7f)
-	masked, length := b[1]&0x80 != 0, 2
-	switch f.size {
-	case 126:
-		length = 4
-	case 127:
-		length = 10
-	}
-	if masked {
-		length += 4
-	}
-	if b, err = p.r.Peek(length); err != nil {
-		return f, err
-	}
-	switch f.size {
-	case 126:
-		f.size = int(binary.BigEndian.Uint16(b[2:]))
-	case 127:
-		f.size = int(binary.BigEndian.Uint64(b[2:]))
-	}
-	if masked {
-		copy(f.key[:], b[length-4:])
-	}
-	if f.size > 2*streamSize {
-		return f, fmt.Errorf("frame of %d bytes", f.size)
-	}
-	_, err = p.r.Discard(length)
-	return f, err
+	return frame{first & 0x0f, int(size), key}, err
 }
 
 // payload reads the payload of f into b, or into a longer one.
 func (p *peer) payload(f frame, b []byte) ([]byte, error) {
 	b = slices.Grow(b[:0], f.size)[:f.size]
 	_, err := io.ReadFull(p.r, b)
-	if f.key != [4]byte{} {
+	if f.key != nil {
 		for i := range b {
 			b[i] ^= f.key[i%4]
 		}

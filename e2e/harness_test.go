@@ -242,17 +242,18 @@ func (g *gateway) held() (h held) {
 func (g *gateway) holdsNoMoreThan(before held) {
 	g.t.Helper()
 	var now held
-	for deadline := time.Now().Add(patience); ; {
-		now = g.held()
-		if now.sessions <= before.sessions && now.goroutines <= before.goroutines && now.fds <= before.fds {
-			return
-		}
-		if time.Now().After(deadline) {
+	done := false
+	defer func() {
+		if !done {
 			_, profile := g.ask("/debug/pprof/goroutine?debug=1")
-			g.t.Fatalf("left with %+v, before %+v, after %v\n%s", now, before, patience, profile)
+			g.t.Logf("left with %+v, before %+v\n%s", now, before, profile)
 		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	}()
+	eventually(g.t, "left without a goroutine or file descriptor too many", func() bool {
+		now = g.held()
+		done = now.sessions <= before.sessions && now.goroutines <= before.goroutines && now.fds <= before.fds
+		return done
+	})
 }
 
 // awaitLine waits for a line of the log in which the keys have the values: key, value, key, value, …

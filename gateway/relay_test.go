@@ -285,12 +285,8 @@ func TestSideThatSendsOnAfterTheOtherIsGoneIsNotWaitedFor(t *testing.T) {
 		j := join(t, rules, 0, nil, nil)
 		j.client.say(j.client.close(1000, ""))
 		j.client.Close()
-		frame, began := j.agent.make(rawws.Fin|rawws.Binary, strings.Repeat("x", 1000)), time.Now()
-		for {
-			if _, err := j.agent.Write(frame); err != nil {
-				break
-			}
-		}
+		began := time.Now()
+		j.agent.keepsSending(strings.Repeat("x", 1000))
 		j.overBy(Closed, 1000, "agent did not answer the Close")
 		if took := time.Since(began); took > patience/2 {
 			t.Errorf("only after %s", took)
@@ -334,6 +330,16 @@ func (e *end) keepsPonging() <-chan rawws.Frame {
 		}
 	}()
 	return frames
+}
+
+// keepsSending sends messages until it cannot.
+func (e *end) keepsSending(payload string) {
+	frame := e.make(rawws.Fin|rawws.Binary, payload)
+	for {
+		if _, err := e.Write(frame); err != nil {
+			return
+		}
+	}
 }
 
 func TestSilentSideIsAskedAndGivenUp(t *testing.T) {
@@ -408,13 +414,7 @@ func TestCloseIsPutIntoARunningStream(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				j := join(t, lasting, version, nil, nil)
 				payload := strings.Repeat("x", 100_001)
-				go func() {
-					for {
-						if _, err := j.agent.Write(j.agent.make(rawws.Fin|rawws.Binary, payload)); err != nil {
-							return
-						}
-					}
-				}()
+				go j.agent.keepsSending(payload)
 				for range 3 {
 					j.client.hears(rawws.Fin|rawws.Binary, payload)
 				}
@@ -469,26 +469,9 @@ func TestCloseDoesNotWaitForASideThatTakesNothing(t *testing.T) {
 				rules := lasting
 				rules.closeGrace = 200 * time.Millisecond
 				j := prepare(t, rules, version, nil, nil)
-				blocked := make(chan struct{}, 1)
-				flush := j.down.dst.wire.flush
-				j.down.dst.wire.flush = func(fd uintptr) bool {
-					done := flush(fd)
-					if !done {
-						select {
-						case blocked <- struct{}{}:
-						default:
-						}
-					}
-					return done
-				}
+				blocked := j.down.dst.wire.blocks()
 				j.begin()
-				go func() {
-					for {
-						if _, err := j.agent.Write(j.agent.make(rawws.Fin|rawws.Binary, strings.Repeat("x", 1<<18))); err != nil {
-							return
-						}
-					}
-				}()
+				go j.agent.keepsSending(strings.Repeat("x", 1<<18))
 				<-blocked
 				began := time.Now()
 				j.end(endingOf(Drain, ""))
@@ -509,13 +492,7 @@ func TestSideThatTakesNothingIsDead(t *testing.T) {
 		j := prepare(t, rules, 0, nil, nil)
 		j.down.dst.wire.stalled = 50 * time.Millisecond
 		j.begin()
-		go func() {
-			for {
-				if _, err := j.agent.Write(j.agent.make(rawws.Fin|rawws.Binary, strings.Repeat("x", 1<<18))); err != nil {
-					return
-				}
-			}
-		}()
+		go j.agent.keepsSending(strings.Repeat("x", 1<<18))
 		j.agent.hearsClose(3008, "dead-peer")
 		j.overBy(DeadPeer, 3008, "client takes no bytes")
 	})

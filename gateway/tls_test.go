@@ -28,19 +28,7 @@ func served(t *testing.T, c config.TLS) (*certificates, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				io.Copy(c, c)
-			}()
-		}
-	}()
+	attend(t, l, func(c net.Conn) { io.Copy(c, c) })
 	return certs, l.Addr().String()
 }
 

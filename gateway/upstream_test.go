@@ -22,6 +22,12 @@ func listening(t testing.TB, serve func(net.Conn)) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	attend(t, l, serve)
+	return l.Addr().String()
+}
+
+// attend hands each connection of l to serve, until the test ends.
+func attend(t testing.TB, l net.Listener, serve func(net.Conn)) {
 	t.Cleanup(func() { l.Close() })
 	go func() {
 		for {
@@ -35,7 +41,6 @@ func listening(t testing.TB, serve func(net.Conn)) string {
 			}()
 		}
 	}()
-	return l.Addr().String()
 }
 
 // asked hands an agent the request that it was sent.

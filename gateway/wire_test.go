@@ -177,6 +177,23 @@ func (l *link) waits() <-chan bool {
 	return c
 }
 
+// blocks makes w tell that a Write waits for the peer.
+func (w *wire) blocks() <-chan struct{} {
+	c := make(chan struct{}, 1)
+	flush := w.flush
+	w.flush = func(fd uintptr) bool {
+		done := flush(fd)
+		if !done {
+			select {
+			case c <- struct{}{}:
+			default:
+			}
+		}
+		return done
+	}
+	return c
+}
+
 func TestWaitingReadHoldsNoBuffer(t *testing.T) {
 	for _, side := range sides {
 		t.Run(side.name, func(t *testing.T) {
@@ -447,18 +464,7 @@ func TestCutEndsABlockedWrite(t *testing.T) {
 	for _, side := range sides {
 		t.Run(side.name, func(t *testing.T) {
 			l, _ := newLinkOver(t, side.version, side.server)
-			blocked := make(chan struct{}, 1)
-			flush := l.wire.flush
-			l.wire.flush = func(fd uintptr) bool {
-				done := flush(fd)
-				if !done {
-					select {
-					case blocked <- struct{}{}:
-					default:
-					}
-				}
-				return done
-			}
+			blocked := l.wire.blocks()
 			failed := make(chan error, 1)
 			go func() {
 				for {
