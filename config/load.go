@@ -14,7 +14,7 @@ import (
 )
 
 // maxFileBytes is far more than any configuration needs, and little enough to parse without a thought.
-const maxFileBytes = 1 << 20
+const maxFileBytes = 128 << 10
 
 // Load makes the configuration: the defaults, over them the YAML file (none if file is ""), over it the variables OMNIA_GATEWAY_* of
 // environ, which has the form of os.Environ. The result is valid and complete: Listen is filled in, Notes hold what is worth logging.
@@ -73,7 +73,7 @@ type Problem struct {
 type Place struct {
 	// Name is that of the file or of the environment variable.
 	Name string
-	// Line and Column count from 1, Column in characters. Both are 0 where they mean nothing.
+	// Line and Column count from 1, Column in characters. They are 0 where they are not known.
 	Line, Column int
 }
 
@@ -81,6 +81,9 @@ type Place struct {
 func (p Place) String() string {
 	if p.Line == 0 {
 		return p.Name
+	}
+	if p.Column == 0 {
+		return fmt.Sprintf("%s:%d", p.Name, p.Line)
 	}
 	return fmt.Sprintf("%s:%d:%d", p.Name, p.Line, p.Column)
 }
@@ -202,7 +205,7 @@ func (l *loader) readFile(c *Config) {
 		if errors.As(err, &pe) {
 			err = pe.Err // the place names the file already
 		}
-		l.problem(at, "", "read the file: "+err.Error(), "give a readable YAML file of at most 1 MiB")
+		l.problem(at, "", "read the file: "+err.Error(), "give a readable YAML file of at most 128 KiB")
 		return
 	}
 	text = bytes.TrimPrefix(text, []byte("\ufeff")) // the byte order mark some editors leave

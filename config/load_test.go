@@ -159,6 +159,22 @@ func TestUnreadableFilesAreProblems(t *testing.T) {
 	}
 }
 
+// TestHostileFilesTakeLinearTime reads the patterns that made a parser's time grow with the square of the length, at the largest size
+// that is read. The bound is for a busy machine: what is not linear takes a minute.
+func TestHostileFilesTakeLinearTime(t *testing.T) {
+	for _, pattern := range []struct{ before, again string }{
+		{"a: |\n ", "\r"}, {"a: |\n ", " \n"}, {"", "{a: "}, {"", "- "}, {"", "? "}, {"", "[a, "}, {"", "a: b\n"}, {"[", "a:\n "}, {"a: ", "*a "},
+		{"", "a: &a b\n"}, {"", "#\n"}, {"\"", "\\n"}, {"", "---\n"}, {"a:\n  - ", "<<: a\n"}, {"routes:\n", "- {}\n"}, {"routes: [", "{},"},
+	} {
+		text := pattern.before + strings.Repeat(pattern.again, (maxFileBytes-len(pattern.before))/len(pattern.again))
+		began := time.Now()
+		load(t, text)
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("%q and many of %q: %v", pattern.before, pattern.again, took)
+		}
+	}
+}
+
 func TestExampleHasEveryKey(t *testing.T) {
 	text, err := os.ReadFile("example.yaml")
 	if err != nil {

@@ -307,8 +307,11 @@ func (k *checker) jwt(key string, j JWT, enabled bool) {
 
 // unique says that an element of a list was given before. Empty elements have a problem of their own.
 func (k *checker) unique(key string, list []string) {
+	seen := map[string]int{}
 	for i, s := range list {
-		if first := slices.Index(list, s); first < i && s != "" {
+		if first, twice := seen[s]; !twice {
+			seen[s] = i
+		} else if s != "" {
 			k.add(index(key, i), fmt.Sprintf("the same as %s", index(key[strings.LastIndexByte(key, '.')+1:], first)), "keep one of the two")
 		}
 	}

@@ -3,22 +3,20 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"net/netip"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/goccy/go-yaml"
-	"github.com/goccy/go-yaml/ast"
-	"github.com/goccy/go-yaml/lexer"
-	"github.com/goccy/go-yaml/parser"
-	"github.com/goccy/go-yaml/token"
+	"go.yaml.in/yaml/v3"
 )
 
-// The YAML tree is walked here, not by the library: its decoder ends at the first mistake and forgets where each key stood.
+// The YAML tree is walked here, not by the library: its decoder forgets where each key stood, and takes a key that is given twice.
 
 // chartKeys are other blocks of Omnia's Helm values. They may stand in the file and mean nothing to the gateway.
 var chartKeys = []string{"istio", "gateway", "internalGateway"}
@@ -26,103 +24,66 @@ var chartKeys = []string{"istio", "gateway", "internalGateway"}
 // notYet are top-level keys that are designed but not built. To ignore them would promise what is not kept.
 var notYet = []string{"cluster"}
 
-// maxDepth bounds nesting, as the parser recurses.
-const maxDepth = 64
-
-// parseYAML gives the root of the one document in text, nil if there is none. On a mistake it reports where, and what.
-func parseYAML(text string, report func(line, column int, text, hint string)) (root ast.Node, ok bool) {
+// parseYAML returns the root of the one document in text, nil if there is none. It reports where the first mistake is, and what. Its time
+// is linear in the length of text.
+func parseYAML(text string, report func(line, column int, text, hint string)) (root *yaml.Node, ok bool) {
 	if i := plainText(text); i >= 0 {
 		before := text[:i]
 		line := strings.Count(before, "\n") + 1
 		report(line, len([]rune(before[strings.LastIndex(before, "\n")+1:]))+1, "NUL byte, or not UTF-8", "save the file as UTF-8 text")
 		return nil, false
 	}
-	tokens := lexer.Tokenize(text)
-	if t := tooDeep(tokens); t != nil {
-		report(t.Position.Line, t.Position.Column, "nested too deeply", fmt.Sprintf("at most %d levels are read", maxDepth))
-		return nil, false
-	}
-	file, err := parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
-	if err != nil {
-		line, column, message := 0, 0, "not readable"
-		var e yaml.Error
-		if errors.As(err, &e) {
-			message = e.GetMessage()
-			if t := e.GetToken(); t != nil && t.Position != nil {
-				line, column = t.Position.Line, t.Position.Column
-			}
-		}
-		report(line, column, "not YAML: "+printable(message),
-			`look at the indentation, brackets and quotes here and on the line before ("{agent}" inside braces needs quotes)`)
-		return nil, false
-	}
-	for _, doc := range file.Docs {
-		switch {
-		case doc.Body == nil:
-		case doc.Body.Type() == ast.DirectiveType:
+	for d := yaml.NewDecoder(strings.NewReader(text)); ; {
+		var doc yaml.Node
+		switch err := d.Decode(&doc); {
+		case errors.Is(err, io.EOF):
+			return root, true
+		case err != nil:
+			line, message := syntaxError(err)
+			report(line, 0, "not YAML: "+message,
+				`look at the indentation, brackets and quotes here and on the line before ("{agent}" inside braces needs quotes)`)
+			return nil, false
+		case len(doc.Content) == 0 || isNull(doc.Content[0]):
 		case root != nil:
-			at := start(doc.Body)
+			at := doc.Content[0]
 			report(at.Line, at.Column, "a second document", "put everything into one, without --- between")
 			return nil, false
 		default:
-			root = doc.Body
+			root = doc.Content[0]
 		}
 	}
-	return root, true
 }
 
-// printable is the library's message fit for a terminal: it may hold a character of the file, such as the tab that YAML does not allow.
-func printable(s string) string {
-	quoted := strconv.QuoteToGraphic(s)
-	return strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
+var librarysWords = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)`)
+
+// syntaxError returns the line that the library complains about, and its complaint fit for a terminal: it may hold a character of the file.
+func syntaxError(err error) (line int, message string) {
+	message = "not readable"
+	line = 1 // the library leaves the first line out
+	if m := librarysWords.FindStringSubmatch(err.Error()); m != nil {
+		message = m[2]
+		if n, err := strconv.Atoi(m[1]); err == nil {
+			line = n
+			if strings.HasPrefix(message, "did not find expected") { // its parser counts lines from 0, its scanner from 1
+				line++
+			}
+		}
+	}
+	if strings.HasPrefix(message, "unknown anchor") {
+		line, message = 0, "an alias of an anchor that is not there" // its name might be a secret that begins with a star
+	}
+	quoted := strconv.QuoteToGraphic(message)
+	return line, strings.ReplaceAll(quoted[1:len(quoted)-1], `\"`, `"`)
 }
 
-// tooDeep finds the token at which brackets, or dashes and other marks of one line, nest deeper than anybody would write. Indentation
-// cannot: each level of it costs a longer line.
-func tooDeep(tokens token.Tokens) *token.Token {
-	brackets, marks, line := 0, 0, 0
-	for _, t := range tokens {
-		if t.Position.Line != line {
-			marks, line = 0, t.Position.Line
-		}
-		switch t.Type {
-		case token.MappingStartType, token.SequenceStartType:
-			brackets++
-		case token.MappingEndType, token.SequenceEndType:
-			brackets--
-		case token.SequenceEntryType, token.MappingKeyType, token.TagType, token.AnchorType:
-			marks++
-		}
-		if brackets > maxDepth || marks > maxDepth {
-			return t
-		}
-	}
-	return nil
-}
-
-// start is the position of a node's first character. The library's own position of a mapping is that of its first colon.
-func start(n ast.Node) token.Position {
-	switch m := n.(type) {
-	case *ast.MappingNode:
-		if !m.IsFlowStyle && len(m.Values) > 0 {
-			return start(m.Values[0].Key)
-		}
-	case *ast.MappingValueNode:
-		return start(m.Key)
-	}
-	if t := n.GetToken(); t != nil && t.Position != nil {
-		return *t.Position
-	}
-	return token.Position{}
-}
+func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
 
 // at is the place of a node: its own in the file, the whole variable in the environment.
-func (l *loader) at(n ast.Node) Place {
+func (l *loader) at(n *yaml.Node) Place {
 	if l.variable != "" {
 		return Place{Name: l.variable}
 	}
-	p := start(n)
-	return Place{Name: l.file, Line: p.Line, Column: p.Column}
+	return Place{Name: l.file, Line: n.Line, Column: n.Column}
 }
 
 // decodeFile decodes the text of the file over c.
@@ -136,56 +97,46 @@ func (l *loader) decodeFile(text string, c *Config) {
 }
 
 // decode puts a node into v, the value of key, and reports whether it could. It goes on after a mistake, so that all of them are found.
-func (l *loader) decode(n ast.Node, at Place, v reflect.Value, key string) bool {
+func (l *loader) decode(n *yaml.Node, at Place, v reflect.Value, key string) bool {
 	if l.variable == "" && key != "" {
 		l.places[key] = at
 	}
-	switch n.(type) {
-	case *ast.AnchorNode, *ast.AliasNode:
+	switch {
+	case n.Kind == yaml.AliasNode || n.Anchor != "":
 		l.problem(at, key, "anchors and aliases are not supported", "write the value out")
 		return false
-	case *ast.TagNode:
+	case n.Style&yaml.TaggedStyle != 0:
 		l.problem(at, key, "tags are not supported", "write the value without it")
 		return false
-	}
-	switch {
 	case isScalar(v.Type()):
 		return l.decodeScalar(n, at, v, key)
 	case v.Kind() == reflect.Slice:
 		return l.decodeList(n, at, v, key)
-	}
-	if _, null := n.(*ast.NullNode); null {
+	case isNull(n):
 		return true // a block of which nothing is said
-	}
-	var pairs []*ast.MappingValueNode
-	switch m := n.(type) {
-	case *ast.MappingNode:
-		pairs = m.Values
-	case *ast.MappingValueNode:
-		pairs = []*ast.MappingValueNode{m}
-	default:
+	case n.Kind != yaml.MappingNode:
 		l.problem(at, key, called(n)+" where keys with values belong", `write "key: value" lines`)
 		return false
 	}
 	if v.Kind() == reflect.Map {
-		return l.decodeMap(pairs, v, key)
+		return l.decodeMap(n, v, key)
 	}
-	return l.decodeStruct(pairs, v, key)
+	return l.decodeStruct(n, v, key)
 }
 
-// eachKey calls f for every pair whose key can be one and was not given before.
-func (l *loader) eachKey(pairs []*ast.MappingValueNode, key string, f func(name string, at Place, value ast.Node)) (ok bool) {
+// eachKey calls f for every pair of a mapping whose key can be one and was not given before.
+func (l *loader) eachKey(n *yaml.Node, key string, f func(name string, at Place, value *yaml.Node)) (ok bool) {
 	ok = true
 	seen := map[string]int{}
-	for _, pair := range pairs {
-		at := l.at(pair.Key)
-		scalar, isScalar := pair.Key.(ast.ScalarNode)
-		if _, merge := pair.Key.(*ast.MergeKeyNode); merge || !isScalar {
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		word, value := n.Content[i], n.Content[i+1]
+		at := l.at(word)
+		if word.Kind != yaml.ScalarNode || word.Anchor != "" || word.Style&yaml.TaggedStyle != 0 || word.ShortTag() == "!!merge" {
 			l.problem(at, key, "merge keys and other keys that are no plain text are not supported", "write the keys out")
 			ok = false
 			continue
 		}
-		name := scalar.GetToken().Value
+		name := word.Value
 		if line, twice := seen[name]; twice {
 			hint := "keep one of the two"
 			if line > 0 {
@@ -196,12 +147,12 @@ func (l *loader) eachKey(pairs []*ast.MappingValueNode, key string, f func(name 
 			continue
 		}
 		seen[name] = at.Line
-		f(name, at, pair.Value)
+		f(name, at, value)
 	}
 	return ok
 }
 
-func (l *loader) decodeStruct(pairs []*ast.MappingValueNode, v reflect.Value, key string) bool {
+func (l *loader) decodeStruct(n *yaml.Node, v reflect.Value, key string) bool {
 	fields := map[string]int{}
 	var names []string
 	for f := range v.Type().Fields() {
@@ -212,7 +163,7 @@ func (l *loader) decodeStruct(pairs []*ast.MappingValueNode, v reflect.Value, ke
 	}
 	good := true
 	var ignored []string
-	keysGood := l.eachKey(pairs, key, func(name string, at Place, value ast.Node) {
+	keysGood := l.eachKey(n, key, func(name string, at Place, value *yaml.Node) {
 		i, known := fields[name]
 		switch {
 		case known:
@@ -239,10 +190,10 @@ func (l *loader) decodeStruct(pairs []*ast.MappingValueNode, v reflect.Value, ke
 	return good && keysGood
 }
 
-func (l *loader) decodeMap(pairs []*ast.MappingValueNode, v reflect.Value, key string) bool {
+func (l *loader) decodeMap(n *yaml.Node, v reflect.Value, key string) bool {
 	v.Set(reflect.MakeMap(v.Type()))
 	good := true
-	keysGood := l.eachKey(pairs, key, func(name string, at Place, value ast.Node) {
+	keysGood := l.eachKey(n, key, func(name string, at Place, value *yaml.Node) {
 		item := reflect.New(v.Type().Elem()).Elem()
 		good = l.decode(value, at, item, join(key, name)) && good
 		v.SetMapIndex(reflect.ValueOf(name), item)
@@ -251,17 +202,16 @@ func (l *loader) decodeMap(pairs []*ast.MappingValueNode, v reflect.Value, key s
 }
 
 // decodeList replaces the list in v. Elements start from their own defaults.
-func (l *loader) decodeList(n ast.Node, at Place, v reflect.Value, key string) bool {
-	s, ok := n.(*ast.SequenceNode)
-	if !ok {
+func (l *loader) decodeList(n *yaml.Node, at Place, v reflect.Value, key string) bool {
+	if n.Kind != yaml.SequenceNode {
 		l.problem(at, key, called(n)+" where a list belongs", "write [a, b], or lines that begin with a dash; [] for an empty list")
 		return false
 	}
-	list := reflect.MakeSlice(v.Type(), 0, len(s.Values))
+	list := reflect.MakeSlice(v.Type(), 0, len(n.Content))
 	good := true
-	for i, e := range s.Values {
+	for i, e := range n.Content {
 		item, itemKey := blank(v.Type().Elem()), fmt.Sprintf("%s[%d]", key, i)
-		if _, null := e.(*ast.NullNode); null {
+		if isNull(e) {
 			l.problem(l.at(e), itemKey, "nothing where an element belongs", "write the element after the dash, or remove it")
 			good = false
 		} else {
@@ -285,8 +235,8 @@ func blank(t reflect.Type) reflect.Value {
 	return v.Elem()
 }
 
-func (l *loader) decodeScalar(n ast.Node, at Place, v reflect.Value, key string) bool {
-	if _, null := n.(*ast.NullNode); null {
+func (l *loader) decodeScalar(n *yaml.Node, at Place, v reflect.Value, key string) bool {
+	if isNull(n) {
 		l.problem(at, key, "no value", "give one, or leave the key out for its default")
 		return false
 	}
@@ -304,21 +254,22 @@ func (l *loader) decodeScalar(n ast.Node, at Place, v reflect.Value, key string)
 
 // scalarText is the text of a scalar node if YAML took it for something from which a t may be made: no quoted booleans, no bare numbers as
 // text (1.20 would lose its 0 on the way through other programs).
-func scalarText(n ast.Node, t reflect.Type) (string, bool) {
-	text := n.GetToken().Value
-	switch n := n.(type) {
-	case *ast.StringNode:
-		return n.Value, t.Kind() == reflect.String || t == durationType || t == prefixType
-	case *ast.LiteralNode:
-		return n.Value.Value, t.Kind() == reflect.String
-	case *ast.BoolNode:
-		return text, t.Kind() == reflect.Bool
-	case *ast.IntegerNode:
-		return text, t.Kind() == reflect.Int || t.Kind() == reflect.Int64 || t.Kind() == reflect.Float64
-	case *ast.FloatNode:
-		return text, t.Kind() == reflect.Float64
+func scalarText(n *yaml.Node, t reflect.Type) (string, bool) {
+	if n.Kind != yaml.ScalarNode {
+		return "", false
 	}
-	return "", false
+	switch n.ShortTag() {
+	case "!!bool":
+		return n.Value, t.Kind() == reflect.Bool
+	case "!!int":
+		if t == durationType {
+			return n.Value, n.Value == "0" // any other number would need a unit
+		}
+		return n.Value, t.Kind() == reflect.Int || t.Kind() == reflect.Int64 || t.Kind() == reflect.Float64
+	case "!!float":
+		return n.Value, t.Kind() == reflect.Float64
+	}
+	return n.Value, t.Kind() == reflect.String || t == durationType || t == prefixType
 }
 
 var (
@@ -403,17 +354,21 @@ func exampleOf(t reflect.Type) string {
 }
 
 // called names what stands in the file.
-func called(n ast.Node) string {
-	switch n.(type) {
-	case *ast.MappingNode, *ast.MappingValueNode:
+func called(n *yaml.Node) string {
+	switch {
+	case n.Kind == yaml.MappingNode:
 		return "keys with values"
-	case *ast.SequenceNode:
+	case n.Kind == yaml.SequenceNode:
 		return "a list"
-	case *ast.BoolNode:
+	case n.Kind == yaml.AliasNode:
+		return "an alias"
+	}
+	switch n.ShortTag() {
+	case "!!bool":
 		return "a boolean"
-	case *ast.IntegerNode, *ast.FloatNode, *ast.InfinityNode, *ast.NanNode:
+	case "!!int", "!!float":
 		return "a number"
-	case *ast.NullNode:
+	case "!!null":
 		return "nothing"
 	}
 	return "text"

@@ -30,7 +30,7 @@ var homes = map[string][]string{
 	"github.com/coder/websocket":          {"dev"},
 	"github.com/fsnotify/fsnotify":        {"gateway"},
 	"github.com/go-chi/chi/v5":            {"gateway"},
-	"github.com/goccy/go-yaml":            {"config"},
+	"go.yaml.in/yaml/v3":                  {"config"},
 	"github.com/golang-jwt/jwt/v5":        {"auth"},
 	"github.com/hashicorp/golang-lru/v2":  {"auth"},
 	"github.com/prometheus/client_golang": {"gateway"},
