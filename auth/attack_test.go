@@ -27,12 +27,13 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // The attacks on tokens (A) and on the retrieval of keys (B) that docs/security.md lists, as far as they meet this package.
 
 // refused asks a gateway with good keys for the reason of each token.
-func refused(t *testing.T, want Reason, tokens ...string) {
+func refused(t *testing.T, want outcome.Reason, tokens ...string) {
 	t.Helper()
 	a := ready(t, allKeys(), nil)
 	for _, token := range tokens {
@@ -46,8 +47,8 @@ func TestA01AlgNone(t *testing.T) {
 	for _, alg := range []string{"none", "None", "NONE", "nOnE", ""} {
 		header := encode([]byte(`{"alg":"` + alg + `"}`))
 		payload := strings.Split(good("rsa1", nil), ".")[1]
-		refused(t, AlgNotAllowed, header+"."+payload+".AA")
-		refused(t, Malformed, header+"."+payload+".", header+"."+payload)
+		refused(t, outcome.AlgNotAllowed, header+"."+payload+".AA")
+		refused(t, outcome.Malformed, header+"."+payload+".", header+"."+payload)
 	}
 }
 
@@ -55,7 +56,7 @@ func TestA02PublicKeyAsHMACSecret(t *testing.T) {
 	pub := ring()["rsa1"].Public().(*rsa.PublicKey)
 	der := must(x509.MarshalPKIXPublicKey(pub))
 	for _, secret := range [][]byte{der, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), pub.N.Bytes()} {
-		refused(t, AlgNotAllowed, hs256(secret, "rsa1"))
+		refused(t, outcome.AlgNotAllowed, hs256(secret, "rsa1"))
 	}
 }
 
@@ -70,7 +71,7 @@ func TestA03SymmetricKeyInThePublicJWKS(t *testing.T) {
 	secret := bytes.Repeat([]byte{7}, 32)
 	a := ready(t, set("rsa1", object{"kty": "oct", "kid": "oct", "alg": "HS256", "use": "sig", "k": encode(secret)}), nil)
 	for _, kid := range []string{"oct", "rsa1", ""} {
-		if got := reason(a, hs256(secret, kid)); got != AlgNotAllowed {
+		if got := reason(a, hs256(secret, kid)); got != outcome.AlgNotAllowed {
 			t.Errorf("kid %q: %q", kid, got)
 		}
 	}
@@ -80,13 +81,13 @@ func TestA04KeyInTheTokensHeader(t *testing.T) {
 	evil := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the token's address was asked") }))
 	defer evil.Close()
 	for name, value := range map[string]any{"jwk": published("unknown", nil), "jku": evil.URL, "x5u": evil.URL, "x5c": []string{"AA"}} {
-		refused(t, UnknownKey, mint("unknown", object{"alg": "RS256", "kid": "unknown", name: value}, claims(nil)))
-		refused(t, BadSignature, mint("unknown", object{"alg": "RS256", name: value}, claims(nil)))
+		refused(t, outcome.UnknownKey, mint("unknown", object{"alg": "RS256", "kid": "unknown", name: value}, claims(nil)))
+		refused(t, outcome.BadSignature, mint("unknown", object{"alg": "RS256", name: value}, claims(nil)))
 	}
 }
 
 func TestA05AlgorithmOfAnotherKey(t *testing.T) {
-	refused(t, AlgKeyMismatch,
+	refused(t, outcome.AlgKeyMismatch,
 		mint("rsa1", object{"alg": "PS512", "kid": "rsa1"}, claims(nil)),
 		mint("ec256", object{"alg": "ES384", "kid": "ec256"}, claims(nil)),
 		mint("ec256", object{"alg": "ES512", "kid": "ec256"}, claims(nil)),
@@ -98,7 +99,7 @@ func TestA06PsychicSignatures(t *testing.T) {
 	n := elliptic.P256().Params().N.FillBytes(make([]byte, 32))
 	one := append(make([]byte, 31), 1)
 	for _, s := range [][]byte{make([]byte, 64), slices.Concat(n, n), slices.Concat(one, one), slices.Concat(n, one), {0}} {
-		refused(t, BadSignature, signed+"."+encode(s))
+		refused(t, outcome.BadSignature, signed+"."+encode(s))
 	}
 }
 
@@ -119,15 +120,15 @@ func TestA07OtherTextsForOneToken(t *testing.T) {
 	}
 	last := strings.IndexByte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", token[len(token)-1])
 	bits := "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"[last|1]
-	refused(t, Malformed, token[:len(token)-1]+string(bits), token+"\n", token+"=", parts[0]+"\r\n."+parts[1]+"."+parts[2])
+	refused(t, outcome.Malformed, token[:len(token)-1]+string(bits), token+"\n", token+"=", parts[0]+"\r\n."+parts[1]+"."+parts[2])
 }
 
 func TestA08TokenWithoutKidIsTriedOnFittingKeysOnly(t *testing.T) {
 	a := ready(t, set(published("rsa1", object{"use": "enc", "alg": "RSA-OAEP"}), published("rsa2", object{"alg": "RS512"}), "ec256"), nil)
-	if got := reason(a, mint("rsa1", object{"alg": "RS256"}, claims(nil))); got != UnknownKey {
+	if got := reason(a, mint("rsa1", object{"alg": "RS256"}, claims(nil))); got != outcome.UnknownKey {
 		t.Error(got)
 	}
-	if got := reason(a, mint("rsa2", object{"alg": "RS256"}, claims(nil))); got != UnknownKey {
+	if got := reason(a, mint("rsa2", object{"alg": "RS256"}, claims(nil))); got != outcome.UnknownKey {
 		t.Error(got)
 	}
 }
@@ -136,7 +137,7 @@ func TestA09KidInjection(t *testing.T) {
 	for _, kid := range []string{"../../dev/null", "' OR 1=1--", "rsa1\r\nx: y", "RSA1", "rsa1 ", strings.Repeat("k", 4096), "\x00"} {
 		token := mint("rsa1", object{"alg": "RS256", "kid": kid}, claims(nil))
 		_, err := ready(t, allKeys(), nil).Verify(t.Context(), Credential{Token: token}, nil)
-		if reasonOf(err) != UnknownKey || strings.ContainsAny(err.Error(), "\r\n\x00") || len(err.Error()) > 200 {
+		if reasonOf(err) != outcome.UnknownKey || strings.ContainsAny(err.Error(), "\r\n\x00") || len(err.Error()) > 200 {
 			t.Errorf("%q: %q", kid, err)
 		}
 	}
@@ -144,7 +145,7 @@ func TestA09KidInjection(t *testing.T) {
 
 func TestA10DuplicateKidIsOneIssuersOwn(t *testing.T) {
 	a := ready(t, set(published("rsa1", object{"kid": "k"}), published("rsa2", object{"kid": "k"})), nil)
-	for key, want := range map[string]Reason{"rsa1": "", "rsa2": "", "unknown": BadSignature} {
+	for key, want := range map[string]outcome.Reason{"rsa1": "", "rsa2": "", "unknown": outcome.BadSignature} {
 		if got := reason(a, mint(key, object{"alg": "RS256", "kid": "k"}, claims(nil))); got != want {
 			t.Errorf("%s: %q", key, got)
 		}
@@ -152,57 +153,57 @@ func TestA10DuplicateKidIsOneIssuersOwn(t *testing.T) {
 }
 
 func TestA11ExpMissingNullZero(t *testing.T) {
-	refused(t, NoExpiry, good("rsa1", object{"exp": nil}))
-	refused(t, Expired, good("rsa1", object{"exp": 0}))
-	refused(t, Malformed, mint("rsa1", rs256, `{"iss":"https://auth.example.com","aud":"agents","sub":"u","exp":null}`))
+	refused(t, outcome.NoExpiry, good("rsa1", object{"exp": nil}))
+	refused(t, outcome.Expired, good("rsa1", object{"exp": 0}))
+	refused(t, outcome.Malformed, mint("rsa1", rs256, `{"iss":"https://auth.example.com","aud":"agents","sub":"u","exp":null}`))
 }
 
 func TestA12NumericOverflow(t *testing.T) {
-	refused(t, Malformed, good("rsa1", object{"nbf": 1e308}), good("rsa1", object{"nbf": 1<<63 - 1}), good("rsa1", object{"exp": 1e19}),
+	refused(t, outcome.Malformed, good("rsa1", object{"nbf": 1e308}), good("rsa1", object{"nbf": 1<<63 - 1}), good("rsa1", object{"exp": 1e19}),
 		mint("rsa1", rs256, `{"iss":"https://auth.example.com","aud":"agents","sub":"u","exp":1e9999}`))
-	refused(t, NotYetValid, good("rsa1", object{"nbf": int64(1 << 62)}))
+	refused(t, outcome.NotYetValid, good("rsa1", object{"nbf": int64(1 << 62)}))
 }
 
 func TestA13SkewIsNoMoreThanConfigured(t *testing.T) {
-	refused(t, Expired, good("rsa1", object{"exp": now.Unix() - 61}))
-	refused(t, NotYetValid, good("rsa1", object{"nbf": now.Unix() + 61}))
+	refused(t, outcome.Expired, good("rsa1", object{"exp": now.Unix() - 61}))
+	refused(t, outcome.NotYetValid, good("rsa1", object{"nbf": now.Unix() + 61}))
 }
 
 func TestA14RegisteredNamesInAnotherCase(t *testing.T) {
 	for name, value := range map[string]any{
 		"ISS": issuerName, "Sub": "victim", "EXP": 4102444800, "Aud": "agents", "iſſ": issuerName, "ſub": "victim", "NBF": 0, "Jti": "x",
 	} {
-		refused(t, Malformed, good("rsa1", object{name: value}), good("rsa1", object{name: value, "iss": "https://evil"}))
+		refused(t, outcome.Malformed, good("rsa1", object{name: value}), good("rsa1", object{name: value, "iss": "https://evil"}))
 	}
-	refused(t, Malformed, mint("rsa1", object{"alg": "RS256", "ALG": "none", "kid": "rsa1"}, claims(nil)),
+	refused(t, outcome.Malformed, mint("rsa1", object{"alg": "RS256", "ALG": "none", "kid": "rsa1"}, claims(nil)),
 		mint("rsa1", object{"alg": "RS256", "Kid": "rsa2", "kid": "rsa1"}, claims(nil)))
 	refused(t, "", good("rsa1", object{"Roles": "x", "nested": object{"SUB": "x"}}))
 }
 
 func TestA15DuplicateMembers(t *testing.T) {
-	refused(t, Malformed,
+	refused(t, outcome.Malformed,
 		mint("rsa1", `{"alg":"none","alg":"RS256","kid":"rsa1"}`, claims(nil)),
 		mint("rsa1", `{"alg":"RS256","kid":"rsa2","kid":"rsa1"}`, claims(nil)),
 		mint("rsa1", rs256, `{"iss":"https://evil","iss":"https://auth.example.com","aud":"agents","exp":4102444800}`))
 }
 
 func TestA16CriticalExtensions(t *testing.T) {
-	refused(t, CritUnsupported, mint("rsa1", with(rs256, object{"crit": []string{"b64"}, "b64": false}), claims(nil)),
+	refused(t, outcome.CritUnsupported, mint("rsa1", with(rs256, object{"crit": []string{"b64"}, "b64": false}), claims(nil)),
 		mint("rsa1", with(rs256, object{"crit": "exp"}), claims(nil)))
 }
 
 func TestA17AudAndIssOfWrongTypesOrNearlyRight(t *testing.T) {
-	refused(t, Malformed, good("rsa1", object{"iss": []string{issuerName}}), good("rsa1", object{"aud": []any{"agents", 1}}))
-	refused(t, WrongIssuer, good("rsa1", object{"iss": ""}), good("rsa1", object{"iss": issuerName + "/x"}), good("rsa1", object{"iss": " " + issuerName}))
-	refused(t, WrongAudience, good("rsa1", object{"aud": []string{"", "agent"}}), good("rsa1", object{"aud": "agents2"}))
+	refused(t, outcome.Malformed, good("rsa1", object{"iss": []string{issuerName}}), good("rsa1", object{"aud": []any{"agents", 1}}))
+	refused(t, outcome.WrongIssuer, good("rsa1", object{"iss": ""}), good("rsa1", object{"iss": issuerName + "/x"}), good("rsa1", object{"iss": " " + issuerName}))
+	refused(t, outcome.WrongAudience, good("rsa1", object{"aud": []string{"", "agent"}}), good("rsa1", object{"aud": "agents2"}))
 }
 
 func TestA18TokenOfAnotherService(t *testing.T) {
-	refused(t, WrongAudience, good("rsa1", object{"aud": "billing"}), good("rsa1", object{"aud": nil}))
+	refused(t, outcome.WrongAudience, good("rsa1", object{"aud": "billing"}), good("rsa1", object{"aud": nil}))
 }
 
 func TestA20MissingOrOddSubject(t *testing.T) {
-	refused(t, Malformed, good("rsa1", object{"sub": []string{"admin"}}), good("rsa1", object{"sub": 1}), good("rsa1", object{"sub": true}))
+	refused(t, outcome.Malformed, good("rsa1", object{"sub": []string{"admin"}}), good("rsa1", object{"sub": 1}), good("rsa1", object{"sub": true}))
 	a := ready(t, allKeys(), nil)
 	for _, sub := range []any{nil, "", " ", "admin ", "a\nb"} {
 		id, err := a.Verify(t.Context(), Credential{Token: good("rsa1", object{"sub": sub})}, nil)
@@ -218,7 +219,7 @@ func TestA21HugeTokensAreRefusedBeforeTheyAreRead(t *testing.T) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	for _, token := range []string{huge + "." + huge + ".AA", strings.Repeat(".", 1<<20), huge} {
-		if got := reason(a, token); got != Malformed {
+		if got := reason(a, token); got != outcome.Malformed {
 			t.Error(got)
 		}
 	}
@@ -226,14 +227,14 @@ func TestA21HugeTokensAreRefusedBeforeTheyAreRead(t *testing.T) {
 	if n := after.TotalAlloc - before.TotalAlloc; n > 8<<20 { // the hash of the cache reads it once
 		t.Errorf("%d bytes allocated", n)
 	}
-	refused(t, Malformed, strings.Repeat(".", 10000), mint("rsa1", rs256, strings.Repeat(`{"a":`, 3000)))
+	refused(t, outcome.Malformed, strings.Repeat(".", 10000), mint("rsa1", rs256, strings.Repeat(`{"a":`, 3000)))
 }
 
 func TestA22WeakAndMonstrousRSAKeys(t *testing.T) {
 	n := new(big.Int).Lsh(big.NewInt(1), 131071)
 	monster := encode(n.Add(n, big.NewInt(1)).Bytes())
 	a := ready(t, set("rsa1024", published("rsa1", object{"kid": "monster", "n": monster}), published("rsa2", object{"kid": "one", "e": "AQ"})), nil)
-	for kid, want := range map[string]Reason{"rsa1024": WeakKey, "monster": UnknownKey, "one": UnknownKey} {
+	for kid, want := range map[string]outcome.Reason{"rsa1024": outcome.WeakKey, "monster": outcome.UnknownKey, "one": outcome.UnknownKey} {
 		if got := reason(a, mint("rsa1024", object{"alg": "RS256", "kid": kid}, claims(nil))); got != want {
 			t.Errorf("%s: %q", kid, got)
 		}
@@ -244,7 +245,7 @@ func TestA23PSSSaltLength(t *testing.T) {
 	a := ready(t, set(published("rsa1", object{"alg": nil})), nil)
 	signed := strings.Join(strings.Split(mint("rsa1", object{"alg": "PS256", "kid": "rsa1"}, claims(nil)), ".")[:2], ".")
 	sum := sha256.Sum256([]byte(signed))
-	for salt, want := range map[int]Reason{1: BadSignature, 20: BadSignature, 31: BadSignature, 32: "", 33: BadSignature} {
+	for salt, want := range map[int]outcome.Reason{1: outcome.BadSignature, 20: outcome.BadSignature, 31: outcome.BadSignature, 32: "", 33: outcome.BadSignature} {
 		s := must(rsa.SignPSS(rand.Reader, ring()["rsa1"].(*rsa.PrivateKey), crypto.SHA256, sum[:], &rsa.PSSOptions{SaltLength: salt}))
 		if got := reason(a, signed+"."+encode(s)); got != want {
 			t.Errorf("salt of %d bytes: %q", salt, got)
@@ -263,11 +264,11 @@ func TestA24AmbiguousCredentials(t *testing.T) {
 		{http.Header{}, "access_token=a&access_token=b"},
 		{http.Header{"Authorization": {"Bearer a"}, "Sec-Websocket-Protocol": {"bearer, b"}}, ""},
 	} {
-		if _, _, err := a.Take(c.header, c.query); reasonOf(err) != MultipleCredentials {
+		if _, _, err := a.Take(c.header, c.query); reasonOf(err) != outcome.MultipleCredentials {
 			t.Errorf("%v %s: %v", c.header, c.query, err)
 		}
 	}
-	refused(t, Malformed, "a, Bearer b")
+	refused(t, outcome.Malformed, "a, Bearer b")
 }
 
 func TestA25RefusalsHoldNothingOfTheToken(t *testing.T) {
@@ -293,7 +294,7 @@ func TestA26RemovedKeyIsGoneAfterTheNextRefresh(t *testing.T) {
 		}
 		i.answer(200, set("rsa2"))
 		time.Sleep(refreshEvery)
-		if got := reason(a, token); got != UnknownKey {
+		if got := reason(a, token); got != outcome.UnknownKey {
 			t.Errorf("%q after the refresh", got)
 		}
 	})
@@ -305,7 +306,7 @@ func TestB01UnknownKidFlood(t *testing.T) {
 		flood := func(n int) {
 			start := time.Now()
 			for range n {
-				if got := reason(a, mint("unknown", object{"alg": "RS256", "kid": rand.Text()}, claims(nil))); got != UnknownKey {
+				if got := reason(a, mint("unknown", object{"alg": "RS256", "kid": rand.Text()}, claims(nil))); got != outcome.UnknownKey {
 					t.Error(got)
 				}
 			}
@@ -468,8 +469,8 @@ func TestB10RemovedKeysAreGone(t *testing.T) {
 	a := build(t, settings(nil), func(*http.Request) (*http.Response, error) { return respond(200, body) })
 	for _, c := range []struct {
 		body string
-		want Reason
-	}{{set("rsa1", "rsa2"), ""}, {set("rsa2"), UnknownKey}} {
+		want outcome.Reason
+	}{{set("rsa1", "rsa2"), ""}, {set("rsa2"), outcome.UnknownKey}} {
 		body = c.body
 		if err := a.Refresh(t.Context()); err != nil {
 			t.Fatal(err)

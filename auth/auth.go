@@ -23,48 +23,6 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 )
 
-// Reason is the one word for an outcome.
-type Reason string
-
-// The reasons for which this package refuses.
-const (
-	NoToken               Reason = "no-token"
-	MultipleCredentials   Reason = "multiple-credentials"
-	Malformed             Reason = "malformed"
-	AlgNotAllowed         Reason = "alg-not-allowed"
-	CritUnsupported       Reason = "crit-unsupported"
-	WrongIssuer           Reason = "wrong-issuer"
-	JWKSUnavailable       Reason = "jwks-unavailable"
-	UnknownKey            Reason = "unknown-key"
-	WeakKey               Reason = "weak-key"
-	AlgKeyMismatch        Reason = "alg-key-mismatch"
-	BadSignature          Reason = "bad-signature"
-	NoExpiry              Reason = "no-expiry"
-	Expired               Reason = "expired"
-	NotYetValid           Reason = "not-yet-valid"
-	WrongAudience         Reason = "wrong-audience"
-	NoPrincipal           Reason = "no-principal"
-	ClaimMismatch         Reason = "claim-mismatch"
-	ClaimNotRepresentable Reason = "claim-not-representable"
-)
-
-// Refusal is why a request was not let in. It never holds a token or a part of one: Detail may be logged and shown by explain, the
-// client sees Reason only.
-type Refusal struct {
-	// Reason is the word.
-	Reason Reason
-	// Detail says it to the operator: one line, bounded, without secrets.
-	Detail string
-}
-
-// Error is the word and the detail.
-func (r *Refusal) Error() string {
-	if r.Detail == "" {
-		return string(r.Reason)
-	}
-	return string(r.Reason) + ": " + r.Detail
-}
-
 // Identity is a verified caller. It is shared between requests with the same token and must not be changed.
 type Identity struct {
 	// Issuer and Subject are the claims iss and sub. Subject may be empty or unusable: HasPrincipal tells.

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // now is the time of every test that does not say otherwise.
@@ -168,18 +169,18 @@ func ready(t testing.TB, keys string, change func(*config.Authentication)) *Auth
 }
 
 // reason is why a token is refused, "" if it is not.
-func reason(a *Authenticator, token string) Reason {
+func reason(a *Authenticator, token string) outcome.Reason {
 	_, err := a.Verify(context.Background(), Credential{Token: token}, nil)
 	return reasonOf(err)
 }
 
-func reasonOf(err error) Reason {
+func reasonOf(err error) outcome.Reason {
 	if err == nil {
 		return ""
 	}
-	var r *Refusal
+	var r *outcome.Refusal
 	if !errors.As(err, &r) {
-		return Reason("no refusal: " + err.Error())
+		return outcome.Reason("no refusal: " + err.Error())
 	}
 	return r.Reason
 }
@@ -209,7 +210,7 @@ func TestAuthenticationOffIsReadyAndAsksNobody(t *testing.T) {
 
 func TestNoAlgorithmsMeansNone(t *testing.T) {
 	a := ready(t, allKeys(), func(c *config.Authentication) { c.JWT.Algorithms = nil })
-	if got := reason(a, good("rsa1", nil)); got != AlgNotAllowed {
+	if got := reason(a, good("rsa1", nil)); got != outcome.AlgNotAllowed {
 		t.Fatal(got)
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // maxDigits is how long a number may be when it is written out: 1e999999999 is eleven bytes in a token.
@@ -31,7 +33,7 @@ func (a *Authenticator) Headers(id *Identity) ([]HeaderValue, error) {
 		text, err := headerText(value, m.Format)
 		if err != nil {
 			if refused == nil {
-				refused = &Refusal{ClaimNotRepresentable, fmt.Sprintf("claim %s for header %s: %v", clip(m.Claim), m.Header, err)}
+				refused = &outcome.Refusal{Reason: outcome.ClaimNotRepresentable, Detail: fmt.Sprintf("claim %s for header %s: %v", clip(m.Claim), m.Header, err)}
 			}
 			continue
 		}

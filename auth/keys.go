@@ -25,6 +25,7 @@ import (
 
 	"github.com/MicahParks/jwkset"
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // How an issuer is asked for its keys.
@@ -177,7 +178,7 @@ func (k *jwk) fits(alg string) bool {
 
 // find gives the keys to try for a token: those that its kid names, then those that have none. A token without kid may be from any. The
 // refusal says why there is none.
-func (s *jwks) find(alg, kid string) ([]jwk, *Refusal) {
+func (s *jwks) find(alg, kid string) ([]jwk, *outcome.Refusal) {
 	var named, others []jwk
 	var weak, unfit bool
 	for _, k := range s.keys {
@@ -199,13 +200,13 @@ func (s *jwks) find(alg, kid string) ([]jwk, *Refusal) {
 	case len(keys) > 0:
 		return keys[:min(len(keys), maxTried)], nil
 	case weak:
-		return nil, &Refusal{WeakKey, "key " + clip(kid) + " is shorter than " + fmt.Sprint(minRSA) + " bits"}
+		return nil, &outcome.Refusal{Reason: outcome.WeakKey, Detail: "key " + clip(kid) + " is shorter than " + fmt.Sprint(minRSA) + " bits"}
 	case unfit:
-		return nil, &Refusal{AlgKeyMismatch, "key " + clip(kid) + " is not for " + alg}
+		return nil, &outcome.Refusal{Reason: outcome.AlgKeyMismatch, Detail: "key " + clip(kid) + " is not for " + alg}
 	case kid == "":
-		return nil, &Refusal{UnknownKey, "the issuer has no key for " + alg}
+		return nil, &outcome.Refusal{Reason: outcome.UnknownKey, Detail: "the issuer has no key for " + alg}
 	}
-	return nil, &Refusal{UnknownKey, "the issuer has no key " + clip(kid)}
+	return nil, &outcome.Refusal{Reason: outcome.UnknownKey, Detail: "the issuer has no key " + clip(kid)}
 }
 
 // keySet is the keys of one issuer and how they are kept fresh: by run, in the background. It is never pooled with another's.

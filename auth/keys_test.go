@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 func TestBrokenKeysAreSkippedAndTheRestWorks(t *testing.T) {
@@ -203,7 +204,7 @@ func TestDiscovery(t *testing.T) {
 			if !strings.HasSuffix(state.KeysURL, c.url) {
 				t.Errorf("keys from %s", state.KeysURL)
 			}
-			want := JWKSUnavailable
+			want := outcome.JWKSUnavailable
 			if c.good {
 				want = ""
 			}
@@ -234,7 +235,7 @@ func TestFirstSetWithNothingUsableCountsAsFetched(t *testing.T) {
 	if state := a.Issuers()[0]; !a.Ready() || state.Keys != 0 || state.Skipped != 2 || state.Fetched.IsZero() {
 		t.Errorf("%+v", state)
 	}
-	if got := reason(a, good("rsa1", nil)); got != UnknownKey {
+	if got := reason(a, good("rsa1", nil)); got != outcome.UnknownKey {
 		t.Error(got)
 	}
 }
@@ -319,7 +320,7 @@ func (i *idp) simulate(t *testing.T, story func(t *testing.T, a *Authenticator, 
 func TestIssuerDownAtStartIsFoundSoonAfterItComesUp(t *testing.T) {
 	i := &idp{}
 	i.simulate(t, func(t *testing.T, a *Authenticator, log *journal) {
-		if a.Ready() || reason(a, good("rsa1", nil)) != JWKSUnavailable {
+		if a.Ready() || reason(a, good("rsa1", nil)) != outcome.JWKSUnavailable {
 			t.Error("ready without keys")
 		}
 		time.Sleep(5 * time.Minute)
@@ -397,7 +398,7 @@ func TestKeysLiveThroughAnOutageButNotForEver(t *testing.T) {
 			t.Errorf("age %s, %+v", age, state)
 		}
 		time.Sleep(keepFor)
-		if got := reason(a, good("rsa1", nil)); got != JWKSUnavailable || a.Ready() {
+		if got := reason(a, good("rsa1", nil)); got != outcome.JWKSUnavailable || a.Ready() {
 			t.Errorf("got %q after a week and an hour", got)
 		}
 		i.answer(200, allKeys())

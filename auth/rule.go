@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // Rules are the claims that a caller must bring; all of them. The zero value asks for nothing.
@@ -36,7 +37,7 @@ func (r Rules) Check(id *Identity, agent string, t Trace) error {
 		held, wanted := texts(id.Claims, rule.Claim), rule.wanted(agent)
 		n := slices.IndexFunc(wanted, func(want string) bool { return fits(want, held) })
 		if n < 0 {
-			return &Refusal{ClaimMismatch, fmt.Sprintf("claim %s has %s, which is none of %q", clip(rule.Claim), shown(held), wanted)}
+			return &outcome.Refusal{Reason: outcome.ClaimMismatch, Detail: fmt.Sprintf("claim %s has %s, which is none of %q", clip(rule.Claim), shown(held), wanted)}
 		}
 		t.trace("rule", "claim %s has %s", rule.Claim, wanted[n])
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // identity is one with these claims, numbers as a token's are.
@@ -86,7 +87,7 @@ func TestRequiredClaims(t *testing.T) {
 		{`{"a":"x"}`, require("a.b", "x"), false},
 	} {
 		err := NewRules(c.rules, nil).Check(identity(t, c.claims), "", nil)
-		if (err == nil) != c.want || err != nil && reasonOf(err) != ClaimMismatch {
+		if (err == nil) != c.want || err != nil && reasonOf(err) != outcome.ClaimMismatch {
 			t.Errorf("%s, %v: %v", c.claims, c.rules, err)
 		}
 	}
@@ -199,7 +200,7 @@ func TestClaimsToHeaders(t *testing.T) {
 		}}}
 		id.Claims["fixed"] = "f"
 		told, err := (&Authenticator{}).Headers(id)
-		if (c.want == "!") != (reasonOf(err) == ClaimNotRepresentable) || c.want != "!" && err != nil {
+		if (c.want == "!") != (reasonOf(err) == outcome.ClaimNotRepresentable) || c.want != "!" && err != nil {
 			t.Errorf("%s as %q: %v", c.claim, c.format, err)
 		}
 		if len(told) == 0 || told[len(told)-1] != (HeaderValue{"x-fixed", "f"}) {

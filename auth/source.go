@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // kubernetesProtocol is the subprotocol that carries its token in its own name, behind a dot: unpadded base64url of it (the form of the
@@ -98,9 +99,9 @@ func (a *Authenticator) Take(h http.Header, query string) (Credential, string, e
 	t.subprotocols(a.places.protocols)
 	switch {
 	case t.several != "":
-		return Credential{}, query, &Refusal{MultipleCredentials, t.several}
+		return Credential{}, query, &outcome.Refusal{Reason: outcome.MultipleCredentials, Detail: t.several}
 	case len(t.found.Places) > 0 && t.found.Token == "":
-		return Credential{}, query, &Refusal{Malformed, "an empty token in " + t.found.Places[0]}
+		return Credential{}, query, &outcome.Refusal{Reason: outcome.Malformed, Detail: "an empty token in " + t.found.Places[0]}
 	}
 	return t.found, query, nil
 }

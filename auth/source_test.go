@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 const k8s = "base64url.bearer.authorization.k8s.io."
@@ -25,7 +26,7 @@ func TestTake(t *testing.T) {
 		header h
 		query  string
 
-		reason Reason
+		reason outcome.Reason
 		token  string
 		left   h
 		rest   string
@@ -43,15 +44,15 @@ func TestTake(t *testing.T) {
 		{"two in one line", none, h{"Authorization": {"Bearer a, Bearer b"}}, "", "", "a, Bearer b", h{}, ""},
 		{"basic", none, h{"Authorization": {"Basic eA=="}}, "", "", "", h{"Authorization": {"Basic eA=="}}, ""},
 		{"basic beside a token", none, h{"Authorization": {"Basic eA=="}}, "access_token=" + tok, "", tok, h{"Authorization": {"Basic eA=="}}, ""},
-		{"two equal lines", none, h{"Authorization": {"Bearer " + tok, "Bearer " + tok}}, "", MultipleCredentials, "", h{}, ""},
-		{"basic and bearer", none, h{"Authorization": {"Basic eA==", "Bearer " + tok}}, "", MultipleCredentials, "", h{}, ""},
+		{"two equal lines", none, h{"Authorization": {"Bearer " + tok, "Bearer " + tok}}, "", outcome.MultipleCredentials, "", h{}, ""},
+		{"basic and bearer", none, h{"Authorization": {"Basic eA==", "Bearer " + tok}}, "", outcome.MultipleCredentials, "", h{}, ""},
 		{"other headers are not read", none, h{"X-Access-Token": {tok}, "Cookie": {"access_token=" + tok}}, "", "", "",
 			h{"X-Access-Token": {tok}, "Cookie": {"access_token=" + tok}}, ""},
 
 		{"whole value", func(j *config.JWT) { j.FromHeaders = config.HeaderSources{{Name: "x-jwt"}} },
 			h{"X-Jwt": {tok}, "Authorization": {"Bearer z"}}, "", "", tok, h{"Authorization": {"Bearer z"}}, ""},
 		{"whole value, two lines", func(j *config.JWT) { j.FromHeaders = config.HeaderSources{{Name: "X-Jwt"}} },
-			h{"X-Jwt": {tok, tok}}, "", MultipleCredentials, "", h{}, ""},
+			h{"X-Jwt": {tok, tok}}, "", outcome.MultipleCredentials, "", h{}, ""},
 		{"whole value, empty", func(j *config.JWT) { j.FromHeaders = config.HeaderSources{{Name: "X-Jwt"}} },
 			h{"X-Jwt": {""}}, "", "", "", h{"X-Jwt": {""}}, ""},
 		{"prefix that is a scheme", func(j *config.JWT) { j.FromHeaders = config.HeaderSources{{Name: "X-Auth", Prefix: "Token "}} },
@@ -75,10 +76,10 @@ func TestTake(t *testing.T) {
 		{"query with a semicolon", none, h{}, "a=1;access_token=" + tok, "", "", h{}, "a=1;access_token=" + tok},
 		{"query with a bad escape", none, h{}, "access_token=%zz", "", "%zz", h{}, ""},
 		{"query untouched without a token", none, h{}, "&a=%zz&&b=1;c", "", "", h{}, "&a=%zz&&b=1;c"},
-		{"query empty", none, h{}, "access_token=", Malformed, "", h{}, ""},
-		{"query without a value", none, h{}, "x&access_token", Malformed, "", h{}, "x"},
-		{"query empty beside a token", none, h{"Authorization": {"Bearer " + tok}}, "access_token=", MultipleCredentials, "", h{}, ""},
-		{"query twice", none, h{}, "access_token=" + tok + "&a=1&access_token=" + tok, MultipleCredentials, "", h{}, "a=1"},
+		{"query empty", none, h{}, "access_token=", outcome.Malformed, "", h{}, ""},
+		{"query without a value", none, h{}, "x&access_token", outcome.Malformed, "", h{}, "x"},
+		{"query empty beside a token", none, h{"Authorization": {"Bearer " + tok}}, "access_token=", outcome.MultipleCredentials, "", h{}, ""},
+		{"query twice", none, h{}, "access_token=" + tok + "&a=1&access_token=" + tok, outcome.MultipleCredentials, "", h{}, "a=1"},
 		{"query under two names", func(j *config.JWT) { j.FromParams = []string{"jwt", "access_token"} }, h{},
 			"jwt=" + tok + "&z=9&access_token=" + tok, "", tok, h{}, "z=9"},
 		{"query off", func(j *config.JWT) { j.FromParams = []string{} }, h{}, "access_token=" + tok, "", "", h{}, "access_token=" + tok},
@@ -88,13 +89,13 @@ func TestTake(t *testing.T) {
 		{"cookie first", cookies, h{"Cookie": {"session=" + tok + "; a=\"1\"; b=2"}}, "", "", tok, h{"Cookie": {"a=\"1\"; b=2"}}, ""},
 		{"cookie last", cookies, h{"Cookie": {"a=1; session=" + tok}}, "", "", tok, h{"Cookie": {"a=1"}}, ""},
 		{"cookie twice, equal", cookies, h{"Cookie": {"session=" + tok + "; session=" + tok}}, "", "", tok, h{}, ""},
-		{"cookie twice, different", cookies, h{"Cookie": {"session=" + tok + "; session=x"}}, "", MultipleCredentials, "", h{}, ""},
-		{"cookie in two lines, different", cookies, h{"Cookie": {"session=" + tok, "session=; a=1"}}, "", MultipleCredentials, "", h{"Cookie": {"a=1"}}, ""},
+		{"cookie twice, different", cookies, h{"Cookie": {"session=" + tok + "; session=x"}}, "", outcome.MultipleCredentials, "", h{}, ""},
+		{"cookie in two lines, different", cookies, h{"Cookie": {"session=" + tok, "session=; a=1"}}, "", outcome.MultipleCredentials, "", h{"Cookie": {"a=1"}}, ""},
 		{"cookie in other case", cookies, h{"Cookie": {"Session=" + tok}}, "", "", "", h{"Cookie": {"Session=" + tok}}, ""},
 		{"cookie with a longer name", cookies, h{"Cookie": {"xsession=1;  session2=2 "}}, "", "", "", h{"Cookie": {"xsession=1;  session2=2 "}}, ""},
 		{"cookie empty", cookies, h{"Cookie": {"session="}}, "", "", "", h{}, ""},
 		{"cookie equal to the header", cookies, h{"Cookie": {"session=" + tok}, "Authorization": {"Bearer " + tok}}, "", "", tok, h{}, ""},
-		{"cookie unlike the header", cookies, h{"Cookie": {"session=x"}, "Authorization": {"Bearer " + tok}}, "", MultipleCredentials, "", h{}, ""},
+		{"cookie unlike the header", cookies, h{"Cookie": {"session=x"}, "Authorization": {"Bearer " + tok}}, "", outcome.MultipleCredentials, "", h{}, ""},
 
 		{"subprotocol", none, h{"Sec-Websocket-Protocol": {"bearer, " + tok}}, "", "", tok, h{}, ""},
 		{"subprotocol among others", none, h{"Sec-Websocket-Protocol": {"v1,bearer," + tok, "v2"}}, "", "", tok, h{"Sec-Websocket-Protocol": {"v1, v2"}}, ""},
@@ -103,12 +104,12 @@ func TestTake(t *testing.T) {
 		{"subprotocols untouched", none, h{"Sec-Websocket-Protocol": {"v1 ,v2"}}, "", "", "", h{"Sec-Websocket-Protocol": {"v1 ,v2"}}, ""},
 		{"subprotocol in other case", none, h{"Sec-Websocket-Protocol": {"Bearer, x"}}, "", "", "", h{"Sec-Websocket-Protocol": {"Bearer, x"}}, ""},
 		{"subprotocol twice, equal", none, h{"Sec-Websocket-Protocol": {"bearer, " + tok + ", bearer, " + tok}}, "", "", tok, h{}, ""},
-		{"subprotocol twice, different", none, h{"Sec-Websocket-Protocol": {"bearer, a, bearer, b"}}, "", MultipleCredentials, "", h{}, ""},
+		{"subprotocol twice, different", none, h{"Sec-Websocket-Protocol": {"bearer, a, bearer, b"}}, "", outcome.MultipleCredentials, "", h{}, ""},
 		{"kubernetes", none, h{"Sec-Websocket-Protocol": {k8s + b64 + ", v1"}}, "", "", tok, h{"Sec-Websocket-Protocol": {"v1"}}, ""},
 		{"kubernetes and bearer", none, h{"Sec-Websocket-Protocol": {"bearer, " + tok + ", " + k8s + b64}}, "", "", tok, h{}, ""},
 		{"kubernetes, no base64", none, h{"Sec-Websocket-Protocol": {k8s + "!!!"}}, "", "", k8s + "!!!", h{}, ""},
 		{"kubernetes, padded", none, h{"Sec-Websocket-Protocol": {k8s + b64 + "=="}}, "", "", k8s + b64 + "==", h{}, ""},
-		{"kubernetes, empty", none, h{"Sec-Websocket-Protocol": {k8s}}, "", Malformed, "", h{}, ""},
+		{"kubernetes, empty", none, h{"Sec-Websocket-Protocol": {k8s}}, "", outcome.Malformed, "", h{}, ""},
 		{"kubernetes, no dot", none, h{"Sec-Websocket-Protocol": {strings.TrimSuffix(k8s, ".") + ", x"}}, "", "", "",
 			h{"Sec-Websocket-Protocol": {strings.TrimSuffix(k8s, ".") + ", x"}}, ""},
 		{"only kubernetes", func(j *config.JWT) { j.FromSubprotocols = []string{kubernetesProtocol} },
@@ -118,7 +119,7 @@ func TestTake(t *testing.T) {
 
 		{"everywhere the same", cookies, h{"Authorization": {"Bearer " + tok}, "Cookie": {"session=" + tok}, "Sec-Websocket-Protocol": {"bearer, " + tok}},
 			"access_token=" + tok, "", tok, h{}, ""},
-		{"header and query differ", none, h{"Authorization": {"Bearer " + tok}}, "access_token=x", MultipleCredentials, "", h{}, ""},
+		{"header and query differ", none, h{"Authorization": {"Bearer " + tok}}, "access_token=x", outcome.MultipleCredentials, "", h{}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a := build(t, settings(func(a *config.Authentication) { c.change(&a.JWT) }), nil)

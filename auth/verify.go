@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // cacheSize is how many verified tokens are remembered. Only valid ones are, so that an attacker cannot push the others out.
@@ -69,23 +71,23 @@ func (a *Authenticator) Verify(ctx context.Context, c Credential, t Trace) (*Ide
 func (a *Authenticator) verify(ctx context.Context, c Credential, t Trace) (*Identity, *jwks, error) {
 	tok, err := parse(c.Token)
 	if err != nil {
-		return nil, nil, &Refusal{Malformed, err.Error()}
+		return nil, nil, &outcome.Refusal{Reason: outcome.Malformed, Detail: err.Error()}
 	}
 	t.trace("form", "a signed JWT of %d bytes, alg %s, kid %s", len(c.Token), clip(tok.alg), clip(tok.kid))
 
 	if !a.algorithms[tok.alg] {
-		return nil, nil, &Refusal{AlgNotAllowed, "algorithm " + clip(tok.alg)}
+		return nil, nil, &outcome.Refusal{Reason: outcome.AlgNotAllowed, Detail: "algorithm " + clip(tok.alg)}
 	}
 	if _, there := tok.header["crit"]; there {
 		// RFC 7515 §4.1.11: what must be understood and is not. We understand no extension.
-		return nil, nil, &Refusal{CritUnsupported, "the header has crit"}
+		return nil, nil, &outcome.Refusal{Reason: outcome.CritUnsupported, Detail: "the header has crit"}
 	}
 	i := a.byName[tok.issuer]
 	if i == nil {
-		return nil, nil, &Refusal{WrongIssuer, "issuer " + clip(tok.issuer)}
+		return nil, nil, &outcome.Refusal{Reason: outcome.WrongIssuer, Detail: "issuer " + clip(tok.issuer)}
 	}
 	if !i.algorithms[tok.alg] {
-		return nil, nil, &Refusal{AlgNotAllowed, fmt.Sprintf("algorithm %s for issuer %s", tok.alg, i.Issuer)}
+		return nil, nil, &outcome.Refusal{Reason: outcome.AlgNotAllowed, Detail: fmt.Sprintf("algorithm %s for issuer %s", tok.alg, i.Issuer)}
 	}
 	t.trace("algorithm", "%s is allowed", tok.alg)
 	if err := i.takes(c); err != nil {
@@ -120,7 +122,7 @@ func (i *issuer) takes(c Credential) error {
 	if len(c.Places) == 0 || slices.ContainsFunc(c.Places, func(p string) bool { return i.places[p] }) {
 		return nil
 	}
-	return &Refusal{WrongIssuer, fmt.Sprintf("issuer %s has no tokens in %s", i.Issuer, c.Places[0])}
+	return &outcome.Refusal{Reason: outcome.WrongIssuer, Detail: fmt.Sprintf("issuer %s has no tokens in %s", i.Issuer, c.Places[0])}
 }
 
 // check verifies the signature with the issuer's keys and gives the set it has verified with.
@@ -130,7 +132,7 @@ func (i *issuer) check(ctx context.Context, tok *token, t Trace) (*jwks, error) 
 		return nil, i.unavailable()
 	}
 	keys, refusal := set.find(tok.alg, tok.kid)
-	if refusal != nil && refusal.Reason == UnknownKey && tok.kid != "" {
+	if refusal != nil && refusal.Reason == outcome.UnknownKey && tok.kid != "" {
 		if set = i.keys.refetch(ctx); set == nil {
 			return nil, i.unavailable()
 		}
@@ -141,7 +143,7 @@ func (i *issuer) check(ctx context.Context, tok *token, t Trace) (*jwks, error) 
 	}
 	t.trace("key", "%d of the issuer's %d keys may have signed", len(keys), set.usable())
 	if !signedByOne(tok, keys) {
-		return nil, &Refusal{BadSignature, fmt.Sprintf("no key that may have signed verifies it (%d tried)", len(keys))}
+		return nil, &outcome.Refusal{Reason: outcome.BadSignature, Detail: fmt.Sprintf("no key that may have signed verifies it (%d tried)", len(keys))}
 	}
 	t.trace("signature", "good")
 	return set, nil
@@ -159,16 +161,16 @@ func (i *issuer) unavailable() error {
 	if s := i.keys.state(); s.LastError != "" {
 		why = s.LastError
 	}
-	return &Refusal{JWKSUnavailable, "no keys of issuer " + i.Issuer + ": " + why}
+	return &outcome.Refusal{Reason: outcome.JWKSUnavailable, Detail: "no keys of issuer " + i.Issuer + ": " + why}
 }
 
 // times looks at exp and nbf (RFC 7519 §4.1.4, §4.1.5); clocks may differ by the skew, inclusively.
 func (i *issuer) times(tok *token, id *Identity, now time.Time, t Trace) error {
 	switch {
 	case tok.neverValid:
-		return &Refusal{Expired, "exp is 0"}
+		return &outcome.Refusal{Reason: outcome.Expired, Detail: "exp is 0"}
 	case id.Expiry.IsZero() && i.RequireExpiration:
-		return &Refusal{NoExpiry, "no exp"}
+		return &outcome.Refusal{Reason: outcome.NoExpiry, Detail: "no exp"}
 	case !id.Expiry.IsZero():
 		id.Deadline = id.Expiry.Add(i.ClockSkew)
 	}
@@ -176,7 +178,7 @@ func (i *issuer) times(tok *token, id *Identity, now time.Time, t Trace) error {
 		return err
 	}
 	if now.Before(tok.notBefore.Add(-i.ClockSkew)) {
-		return &Refusal{NotYetValid, "not before " + stamp(tok.notBefore)}
+		return &outcome.Refusal{Reason: outcome.NotYetValid, Detail: "not before " + stamp(tok.notBefore)}
 	}
 	if id.Expiry.IsZero() {
 		t.trace("times", "never expires")
@@ -189,7 +191,7 @@ func (i *issuer) times(tok *token, id *Identity, now time.Time, t Trace) error {
 // current says whether the deadline is not passed.
 func (id *Identity) current(now time.Time) error {
 	if !id.Deadline.IsZero() && now.After(id.Deadline) {
-		return &Refusal{Expired, fmt.Sprintf("expired at %s, skew %s", stamp(id.Expiry), id.issuer.ClockSkew)}
+		return &outcome.Refusal{Reason: outcome.Expired, Detail: fmt.Sprintf("expired at %s, skew %s", stamp(id.Expiry), id.issuer.ClockSkew)}
 	}
 	return nil
 }
@@ -208,7 +210,7 @@ func (i *issuer) intended(tok *token, t Trace) error {
 			return nil
 		}
 	}
-	return &Refusal{WrongAudience, fmt.Sprintf("audience is none of %q", i.Audiences)}
+	return &outcome.Refusal{Reason: outcome.WrongAudience, Detail: fmt.Sprintf("audience is none of %q", i.Audiences)}
 }
 
 // bareAudience is an audience as Envoy compares it: without http:// or https:// and without one slash at the end.

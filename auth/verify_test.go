@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 var rs256 = object{"alg": "RS256", "kid": "rsa1", "typ": "JWT"}
@@ -30,85 +31,85 @@ func TestForm(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name, token string
-		want        Reason
+		want        outcome.Reason
 	}{
 		{"good", token, ""},
-		{"empty", "", Malformed},
-		{"one part", "garbage", Malformed},
-		{"garbage", "a.b.c", Malformed},
-		{"four parts", "a.b.c.d", Malformed},
-		{"five parts", "a.b.c.d.e", Malformed},
-		{"dots around", "." + token + ".", Malformed},
-		{"empty header", "." + parts[1] + "." + parts[2], Malformed},
-		{"empty payload", parts[0] + ".." + parts[2], Malformed},
-		{"empty signature", parts[0] + "." + parts[1] + ".", Malformed},
-		{"padding", token + "==", Malformed},
-		{"space before", " " + token, Malformed},
-		{"space behind", token + " ", Malformed},
-		{"line break behind", token + "\n", Malformed},
-		{"line break inside", parts[0] + "." + parts[1][:4] + "\r\n" + parts[1][4:] + "." + parts[2], Malformed},
-		{"standard alphabet", parts[0] + "." + parts[1] + "." + parts[2][:8] + "+" + parts[2][9:], Malformed},
-		{"unused bits", parts[0] + "." + parts[1] + "." + parts[2][:len(parts[2])-1] + "_", Malformed},
-		{"too long", claim("x", strings.Repeat("x", maxToken)), Malformed},
+		{"empty", "", outcome.Malformed},
+		{"one part", "garbage", outcome.Malformed},
+		{"garbage", "a.b.c", outcome.Malformed},
+		{"four parts", "a.b.c.d", outcome.Malformed},
+		{"five parts", "a.b.c.d.e", outcome.Malformed},
+		{"dots around", "." + token + ".", outcome.Malformed},
+		{"empty header", "." + parts[1] + "." + parts[2], outcome.Malformed},
+		{"empty payload", parts[0] + ".." + parts[2], outcome.Malformed},
+		{"empty signature", parts[0] + "." + parts[1] + ".", outcome.Malformed},
+		{"padding", token + "==", outcome.Malformed},
+		{"space before", " " + token, outcome.Malformed},
+		{"space behind", token + " ", outcome.Malformed},
+		{"line break behind", token + "\n", outcome.Malformed},
+		{"line break inside", parts[0] + "." + parts[1][:4] + "\r\n" + parts[1][4:] + "." + parts[2], outcome.Malformed},
+		{"standard alphabet", parts[0] + "." + parts[1] + "." + parts[2][:8] + "+" + parts[2][9:], outcome.Malformed},
+		{"unused bits", parts[0] + "." + parts[1] + "." + parts[2][:len(parts[2])-1] + "_", outcome.Malformed},
+		{"too long", claim("x", strings.Repeat("x", maxToken)), outcome.Malformed},
 
-		{"header no JSON", header("not json"), Malformed},
-		{"header list", header(`["RS256"]`), Malformed},
-		{"header null", header(`null`), Malformed},
-		{"header twice alg", header(`{"alg":"RS256","alg":"RS256","kid":"rsa1"}`), Malformed},
-		{"header data behind", header(`{"alg":"RS256","kid":"rsa1"}{}`), Malformed},
-		{"alg missing", header(`{"kid":"rsa1"}`), Malformed},
-		{"alg null", header(`{"alg":null,"kid":"rsa1"}`), Malformed},
-		{"alg number", header(`{"alg":256,"kid":"rsa1"}`), Malformed},
-		{"alg empty", header(`{"alg":"","kid":"rsa1"}`), AlgNotAllowed},
-		{"kid number", header(`{"alg":"RS256","kid":1}`), Malformed},
-		{"kid null", header(`{"alg":"RS256","kid":null}`), Malformed},
-		{"kid list", header(`{"alg":"RS256","kid":["rsa1"]}`), Malformed},
+		{"header no JSON", header("not json"), outcome.Malformed},
+		{"header list", header(`["RS256"]`), outcome.Malformed},
+		{"header null", header(`null`), outcome.Malformed},
+		{"header twice alg", header(`{"alg":"RS256","alg":"RS256","kid":"rsa1"}`), outcome.Malformed},
+		{"header data behind", header(`{"alg":"RS256","kid":"rsa1"}{}`), outcome.Malformed},
+		{"alg missing", header(`{"kid":"rsa1"}`), outcome.Malformed},
+		{"alg null", header(`{"alg":null,"kid":"rsa1"}`), outcome.Malformed},
+		{"alg number", header(`{"alg":256,"kid":"rsa1"}`), outcome.Malformed},
+		{"alg empty", header(`{"alg":"","kid":"rsa1"}`), outcome.AlgNotAllowed},
+		{"kid number", header(`{"alg":"RS256","kid":1}`), outcome.Malformed},
+		{"kid null", header(`{"alg":"RS256","kid":null}`), outcome.Malformed},
+		{"kid list", header(`{"alg":"RS256","kid":["rsa1"]}`), outcome.Malformed},
 		{"typ anything", header(`{"alg":"RS256","kid":"rsa1","typ":["x"],"cty":5}`), ""},
 
-		{"payload no JSON", payload("hello"), Malformed},
-		{"payload a token", payload(token), Malformed},
-		{"payload null", payload("null"), Malformed},
-		{"payload string", payload(`"x"`), Malformed},
-		{"twice sub", raw(`"sub":"admin"`), Malformed},
-		{"twice sub, escaped", raw(`"s\u0075b":"admin"`), Malformed},
-		{"twice inside an object", raw(`"a":{"b":1,"b":2}`), Malformed},
-		{"twice inside a list", raw(`"a":[{"b":1,"b":2}]`), Malformed},
+		{"payload no JSON", payload("hello"), outcome.Malformed},
+		{"payload a token", payload(token), outcome.Malformed},
+		{"payload null", payload("null"), outcome.Malformed},
+		{"payload string", payload(`"x"`), outcome.Malformed},
+		{"twice sub", raw(`"sub":"admin"`), outcome.Malformed},
+		{"twice sub, escaped", raw(`"s\u0075b":"admin"`), outcome.Malformed},
+		{"twice inside an object", raw(`"a":{"b":1,"b":2}`), outcome.Malformed},
+		{"twice inside a list", raw(`"a":[{"b":1,"b":2}]`), outcome.Malformed},
 		{"the same name at two depths", raw(`"a":{"a":{"sub":1}}`), ""},
-		{"data behind", payload(`{"iss":"https://auth.example.com"} x`), Malformed},
-		{"trailing comma", payload(`{"iss":"https://auth.example.com",}`), Malformed},
-		{"no UTF-8", raw("\"a\":\"\xff\""), Malformed},
-		{"half a surrogate pair", raw(`"a":"\ud800"`), Malformed},
-		{"the other half", raw(`"a":"\udc00"`), Malformed},
-		{"high and high", raw(`"a":"\ud800\ud800"`), Malformed},
-		{"half of one and text", raw(`"a":"\ud83dx"`), Malformed},
+		{"data behind", payload(`{"iss":"https://auth.example.com"} x`), outcome.Malformed},
+		{"trailing comma", payload(`{"iss":"https://auth.example.com",}`), outcome.Malformed},
+		{"no UTF-8", raw("\"a\":\"\xff\""), outcome.Malformed},
+		{"half a surrogate pair", raw(`"a":"\ud800"`), outcome.Malformed},
+		{"the other half", raw(`"a":"\udc00"`), outcome.Malformed},
+		{"high and high", raw(`"a":"\ud800\ud800"`), outcome.Malformed},
+		{"half of one and text", raw(`"a":"\ud83dx"`), outcome.Malformed},
 		{"a whole surrogate pair", raw(`"a":"\ud83d\ude00"`), ""},
 		{"an escaped backslash before u", raw(`"a":"\\ud800"`), ""},
 		{"nesting", raw(`"a":` + strings.Repeat("[", 2000) + strings.Repeat("]", 2000)), ""},
 
-		{"iss number", claim("iss", 5), Malformed},
-		{"iss null", raw(`"jti":null`), Malformed},
-		{"sub number", claim("sub", 42), Malformed},
-		{"sub list", claim("sub", []string{"a"}), Malformed},
-		{"jti number", claim("jti", 1), Malformed},
+		{"iss number", claim("iss", 5), outcome.Malformed},
+		{"iss null", raw(`"jti":null`), outcome.Malformed},
+		{"sub number", claim("sub", 42), outcome.Malformed},
+		{"sub list", claim("sub", []string{"a"}), outcome.Malformed},
+		{"jti number", claim("jti", 1), outcome.Malformed},
 		{"jti string", claim("jti", "1"), ""},
-		{"aud number", claim("aud", 5), Malformed},
-		{"aud object", claim("aud", object{}), Malformed},
-		{"aud list with a number", claim("aud", []any{"agents", 1}), Malformed},
-		{"aud list in a list", claim("aud", []any{[]string{"agents"}}), Malformed},
-		{"exp string", claim("exp", "4102444800"), Malformed},
-		{"exp true", claim("exp", true), Malformed},
-		{"exp negative", claim("exp", -1), Malformed},
-		{"exp 2^63", claim("exp", uint64(1)<<63), Malformed},
-		{"exp 2^63-1 is 2^63 as a double", claim("exp", uint64(1)<<63-1), Malformed},
-		{"exp 1e400", payload(`{"iss":"https://auth.example.com","aud":"agents","exp":1e400}`), Malformed},
+		{"aud number", claim("aud", 5), outcome.Malformed},
+		{"aud object", claim("aud", object{}), outcome.Malformed},
+		{"aud list with a number", claim("aud", []any{"agents", 1}), outcome.Malformed},
+		{"aud list in a list", claim("aud", []any{[]string{"agents"}}), outcome.Malformed},
+		{"exp string", claim("exp", "4102444800"), outcome.Malformed},
+		{"exp true", claim("exp", true), outcome.Malformed},
+		{"exp negative", claim("exp", -1), outcome.Malformed},
+		{"exp 2^63", claim("exp", uint64(1)<<63), outcome.Malformed},
+		{"exp 2^63-1 is 2^63 as a double", claim("exp", uint64(1)<<63-1), outcome.Malformed},
+		{"exp 1e400", payload(`{"iss":"https://auth.example.com","aud":"agents","exp":1e400}`), outcome.Malformed},
 		{"exp fraction", claim("exp", float64(now.Unix())+0.5), ""},
 		{"exp 1e18", claim("exp", 1e18), ""},
-		{"nbf string", claim("nbf", "0"), Malformed},
-		{"nbf 1e308", claim("nbf", 1e308), Malformed},
-		{"iat string", claim("iat", "yesterday"), Malformed},
-		{"iat negative", claim("iat", -0.5), Malformed},
-		{"exp null", payload(`{"iss":"https://auth.example.com","aud":"agents","exp":null}`), Malformed},
-		{"aud null", payload(`{"iss":"https://auth.example.com","aud":null,"exp":4102444800}`), Malformed},
+		{"nbf string", claim("nbf", "0"), outcome.Malformed},
+		{"nbf 1e308", claim("nbf", 1e308), outcome.Malformed},
+		{"iat string", claim("iat", "yesterday"), outcome.Malformed},
+		{"iat negative", claim("iat", -0.5), outcome.Malformed},
+		{"exp null", payload(`{"iss":"https://auth.example.com","aud":"agents","exp":null}`), outcome.Malformed},
+		{"aud null", payload(`{"iss":"https://auth.example.com","aud":null,"exp":4102444800}`), outcome.Malformed},
 	} {
 		if got := reason(a, c.token); got != c.want {
 			t.Errorf("%s: got %q, expected %q", c.name, got, c.want)
@@ -148,7 +149,7 @@ func TestAlgorithmsAndKeys(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name, keys, token string
-		want              Reason
+		want              outcome.Reason
 	}{
 		{"RS256", allKeys(), token("rsa1", "RS256", "rsa1"), ""},
 		{"ES256", allKeys(), token("ec256", "ES256", "ec256"), ""},
@@ -161,54 +162,54 @@ func TestAlgorithmsAndKeys(t *testing.T) {
 		{"PS512", set(key("rsa1", object{"alg": "PS512"})), token("rsa1", "PS512", "rsa1"), ""},
 		{"ES256 with a key without alg", set(key("ec256", object{"alg": nil})), token("ec256", "ES256", "ec256"), ""},
 
-		{"none", allKeys(), token("rsa1", "none", "rsa1"), AlgNotAllowed},
-		{"other case", allKeys(), token("rsa1", "rs256", "rsa1"), AlgNotAllowed},
-		{"ES256K", allKeys(), token("rsa1", "ES256K", "rsa1"), AlgNotAllowed},
-		{"HS256", allKeys(), token("rsa1", "HS256", "rsa1"), AlgNotAllowed},
-		{"RSA-OAEP", allKeys(), token("rsa1", "RSA-OAEP", "rsa1"), AlgNotAllowed},
-		{"PS256 with a key for RS256", allKeys(), token("rsa1", "PS256", "rsa1"), AlgKeyMismatch},
-		{"RS256 with an EC key", set(key("ec256", object{"alg": nil})), token("ec256", "RS256", "ec256"), AlgKeyMismatch},
-		{"RS256 with the kid of an EC key", allKeys(), token("rsa1", "RS256", "ec256"), AlgKeyMismatch},
-		{"ES384 with a P-256 key", set(key("ec256", object{"alg": nil})), token("ec256", "ES384", "ec256"), AlgKeyMismatch},
-		{"ES256 with a P-384 key that says ES256", set(key("ec384", object{"alg": "ES256"})), token("ec384", "ES256", "ec384"), AlgKeyMismatch},
-		{"EdDSA with an EC key", allKeys(), token("ed25519", "EdDSA", "ec256"), AlgKeyMismatch},
+		{"none", allKeys(), token("rsa1", "none", "rsa1"), outcome.AlgNotAllowed},
+		{"other case", allKeys(), token("rsa1", "rs256", "rsa1"), outcome.AlgNotAllowed},
+		{"ES256K", allKeys(), token("rsa1", "ES256K", "rsa1"), outcome.AlgNotAllowed},
+		{"HS256", allKeys(), token("rsa1", "HS256", "rsa1"), outcome.AlgNotAllowed},
+		{"RSA-OAEP", allKeys(), token("rsa1", "RSA-OAEP", "rsa1"), outcome.AlgNotAllowed},
+		{"PS256 with a key for RS256", allKeys(), token("rsa1", "PS256", "rsa1"), outcome.AlgKeyMismatch},
+		{"RS256 with an EC key", set(key("ec256", object{"alg": nil})), token("ec256", "RS256", "ec256"), outcome.AlgKeyMismatch},
+		{"RS256 with the kid of an EC key", allKeys(), token("rsa1", "RS256", "ec256"), outcome.AlgKeyMismatch},
+		{"ES384 with a P-256 key", set(key("ec256", object{"alg": nil})), token("ec256", "ES384", "ec256"), outcome.AlgKeyMismatch},
+		{"ES256 with a P-384 key that says ES256", set(key("ec384", object{"alg": "ES256"})), token("ec384", "ES256", "ec384"), outcome.AlgKeyMismatch},
+		{"EdDSA with an EC key", allKeys(), token("ed25519", "EdDSA", "ec256"), outcome.AlgKeyMismatch},
 
-		{"kid of another key", allKeys(), token("rsa2", "RS256", "rsa1"), BadSignature},
-		{"unknown kid", allKeys(), token("unknown", "RS256", "unknown"), UnknownKey},
-		{"unknown kid, known key", allKeys(), token("rsa1", "RS256", "nope"), UnknownKey},
-		{"kid is case-sensitive", allKeys(), token("rsa1", "RS256", "RSA1"), UnknownKey},
+		{"kid of another key", allKeys(), token("rsa2", "RS256", "rsa1"), outcome.BadSignature},
+		{"unknown kid", allKeys(), token("unknown", "RS256", "unknown"), outcome.UnknownKey},
+		{"unknown kid, known key", allKeys(), token("rsa1", "RS256", "nope"), outcome.UnknownKey},
+		{"kid is case-sensitive", allKeys(), token("rsa1", "RS256", "RSA1"), outcome.UnknownKey},
 		{"no kid", allKeys(), token("rsa1", "RS256", "-"), ""},
 		{"no kid, second key", allKeys(), token("rsa2", "RS256", "-"), ""},
 		{"empty kid", allKeys(), token("rsa2", "RS256", ""), ""},
-		{"no kid, unknown key", allKeys(), token("unknown", "RS256", "-"), BadSignature},
-		{"no kid, no key for alg", set("ec256"), token("rsa1", "RS256", "-"), UnknownKey},
+		{"no kid, unknown key", allKeys(), token("unknown", "RS256", "-"), outcome.BadSignature},
+		{"no kid, no key for alg", set("ec256"), token("rsa1", "RS256", "-"), outcome.UnknownKey},
 		{"no kid, the last of 32", set(many(31)...), token("rsa1", "RS256", "-"), ""},
-		{"no kid, the 33rd is not tried", set(many(32)...), token("rsa1", "RS256", "-"), BadSignature},
+		{"no kid, the 33rd is not tried", set(many(32)...), token("rsa1", "RS256", "-"), outcome.BadSignature},
 		{"kid, the 33rd", set(many(32)...), token("rsa1", "RS256", "zz"), ""},
 		{"key without kid", set(key("rsa1", object{"kid": nil})), token("rsa1", "RS256", "whatever"), ""},
-		{"key without kid is not the one", set(key("rsa1", object{"kid": nil})), token("rsa2", "RS256", "whatever"), BadSignature},
+		{"key without kid is not the one", set(key("rsa1", object{"kid": nil})), token("rsa2", "RS256", "whatever"), outcome.BadSignature},
 		{"key with an empty kid", set(key("rsa1", object{"kid": ""})), token("rsa1", "RS256", "whatever"), ""},
 		{"two keys of one kid, first", set(key("rsa1", object{"kid": "k"}), key("rsa2", object{"kid": "k"})), token("rsa1", "RS256", "k"), ""},
 		{"two keys of one kid, second", set(key("rsa1", object{"kid": "k"}), key("rsa2", object{"kid": "k"})), token("rsa2", "RS256", "k"), ""},
 		{"two types of one kid", set(key("ec256", object{"kid": "k"}), key("rsa2", object{"kid": "k"})), token("rsa2", "RS256", "k"), ""},
 
-		{"use enc", set(key("rsa1", object{"use": "enc"})), token("rsa1", "RS256", "rsa1"), UnknownKey},
-		{"use empty", set(key("rsa1", object{"use": ""})), token("rsa1", "RS256", "rsa1"), UnknownKey},
-		{"use enc, no kid", set(key("rsa1", object{"use": "enc"}), "rsa2"), token("rsa1", "RS256", "-"), BadSignature},
+		{"use enc", set(key("rsa1", object{"use": "enc"})), token("rsa1", "RS256", "rsa1"), outcome.UnknownKey},
+		{"use empty", set(key("rsa1", object{"use": ""})), token("rsa1", "RS256", "rsa1"), outcome.UnknownKey},
+		{"use enc, no kid", set(key("rsa1", object{"use": "enc"}), "rsa2"), token("rsa1", "RS256", "-"), outcome.BadSignature},
 		{"no use", set(key("rsa1", object{"use": nil})), token("rsa1", "RS256", "rsa1"), ""},
 		{"key_ops verify", set(key("rsa1", object{"use": nil, "key_ops": []string{"verify"}})), token("rsa1", "RS256", "rsa1"), ""},
-		{"key_ops encrypt", set(key("rsa1", object{"use": nil, "key_ops": []string{"encrypt"}})), token("rsa1", "RS256", "rsa1"), UnknownKey},
-		{"key_ops empty", set(key("rsa1", object{"key_ops": []string{}})), token("rsa1", "RS256", "rsa1"), UnknownKey},
-		{"1024 bits", set("rsa1024"), token("rsa1024", "RS256", "rsa1024"), WeakKey},
-		{"1024 bits, no kid", set("rsa1024"), token("rsa1024", "RS256", "-"), UnknownKey},
+		{"key_ops encrypt", set(key("rsa1", object{"use": nil, "key_ops": []string{"encrypt"}})), token("rsa1", "RS256", "rsa1"), outcome.UnknownKey},
+		{"key_ops empty", set(key("rsa1", object{"key_ops": []string{}})), token("rsa1", "RS256", "rsa1"), outcome.UnknownKey},
+		{"1024 bits", set("rsa1024"), token("rsa1024", "RS256", "rsa1024"), outcome.WeakKey},
+		{"1024 bits, no kid", set("rsa1024"), token("rsa1024", "RS256", "-"), outcome.UnknownKey},
 
-		{"flipped bit", allKeys(), token("rsa1", "RS256", "rsa1")[:500] + flip(token("rsa1", "RS256", "rsa1"), 500), BadSignature},
-		{"other payload", allKeys(), tampered(), BadSignature},
-		{"DER", allKeys(), der(), BadSignature},
-		{"ECDSA too long", allKeys(), long(), BadSignature},
-		{"crit", allKeys(), mint("rsa1", with(rs256, object{"crit": []string{"exp2"}, "exp2": 1}), claims(nil)), CritUnsupported},
-		{"crit b64", allKeys(), mint("rsa1", with(rs256, object{"crit": []string{"b64"}, "b64": false}), claims(nil)), CritUnsupported},
-		{"crit empty", allKeys(), mint("rsa1", with(rs256, object{"crit": []string{}}), claims(nil)), CritUnsupported},
+		{"flipped bit", allKeys(), token("rsa1", "RS256", "rsa1")[:500] + flip(token("rsa1", "RS256", "rsa1"), 500), outcome.BadSignature},
+		{"other payload", allKeys(), tampered(), outcome.BadSignature},
+		{"DER", allKeys(), der(), outcome.BadSignature},
+		{"ECDSA too long", allKeys(), long(), outcome.BadSignature},
+		{"crit", allKeys(), mint("rsa1", with(rs256, object{"crit": []string{"exp2"}, "exp2": 1}), claims(nil)), outcome.CritUnsupported},
+		{"crit b64", allKeys(), mint("rsa1", with(rs256, object{"crit": []string{"b64"}, "b64": false}), claims(nil)), outcome.CritUnsupported},
+		{"crit empty", allKeys(), mint("rsa1", with(rs256, object{"crit": []string{}}), claims(nil)), outcome.CritUnsupported},
 		{"at+jwt", allKeys(), mint("rsa1", with(rs256, object{"typ": "at+jwt"}), claims(nil)), ""},
 	} {
 		if got := reason(ready(t, c.keys, nil), c.token); got != c.want {
@@ -231,10 +232,10 @@ func TestAlgorithmsOfAnIssuerCanBeNarrowed(t *testing.T) {
 	if got := reason(a, good("ec256", nil)); got != "" {
 		t.Error(got)
 	}
-	if got := reason(a, good("rsa1", nil)); got != AlgNotAllowed {
+	if got := reason(a, good("rsa1", nil)); got != outcome.AlgNotAllowed {
 		t.Error(got)
 	}
-	if got := reason(a, good("rsa1", object{"iss": "https://other"})); got != AlgNotAllowed {
+	if got := reason(a, good("rsa1", object{"iss": "https://other"})); got != outcome.AlgNotAllowed {
 		t.Errorf("the algorithm comes before the issuer: %s", got)
 	}
 }
@@ -245,55 +246,55 @@ func TestIssuerAudienceTimeSubject(t *testing.T) {
 		name   string
 		claims object
 		change func(*config.JWT)
-		want   Reason
+		want   outcome.Reason
 	}{
-		{"other issuer", object{"iss": "https://other.example.com"}, nil, WrongIssuer},
-		{"slash behind", object{"iss": issuerName + "/"}, nil, WrongIssuer},
-		{"other case", object{"iss": "https://AUTH.example.com"}, nil, WrongIssuer},
-		{"longer", object{"iss": issuerName + ".evil.example"}, nil, WrongIssuer},
-		{"no issuer", object{"iss": nil}, nil, WrongIssuer},
-		{"empty issuer", object{"iss": ""}, nil, WrongIssuer},
+		{"other issuer", object{"iss": "https://other.example.com"}, nil, outcome.WrongIssuer},
+		{"slash behind", object{"iss": issuerName + "/"}, nil, outcome.WrongIssuer},
+		{"other case", object{"iss": "https://AUTH.example.com"}, nil, outcome.WrongIssuer},
+		{"longer", object{"iss": issuerName + ".evil.example"}, nil, outcome.WrongIssuer},
+		{"no issuer", object{"iss": nil}, nil, outcome.WrongIssuer},
+		{"empty issuer", object{"iss": ""}, nil, outcome.WrongIssuer},
 		{"issuer that is no URL", object{"iss": "accounts@example.com"}, func(j *config.JWT) { j.Issuer = "accounts@example.com" }, ""},
 
-		{"other audience", object{"aud": "other"}, nil, WrongAudience},
-		{"no audience", object{"aud": nil}, nil, WrongAudience},
-		{"empty audience list", object{"aud": []string{}}, nil, WrongAudience},
+		{"other audience", object{"aud": "other"}, nil, outcome.WrongAudience},
+		{"no audience", object{"aud": nil}, nil, outcome.WrongAudience},
+		{"empty audience list", object{"aud": []string{}}, nil, outcome.WrongAudience},
 		{"one of several", object{"aud": []string{"other", "agents"}}, nil, ""},
-		{"none of several", object{"aud": []string{"a", "b"}}, nil, WrongAudience},
-		{"audience in other case", object{"aud": "Agents"}, nil, WrongAudience},
+		{"none of several", object{"aud": []string{"a", "b"}}, nil, outcome.WrongAudience},
+		{"audience in other case", object{"aud": "Agents"}, nil, outcome.WrongAudience},
 		{"audience not asked for", object{"aud": "anything"}, func(j *config.JWT) { j.Audiences = nil }, ""},
 		{"audience asked for with slash", object{"aud": "https://api"}, func(j *config.JWT) { j.Audiences = []string{"https://api/"} }, ""},
 		{"audience with slash", object{"aud": "https://api/"}, func(j *config.JWT) { j.Audiences = []string{"https://api"} }, ""},
-		{"audience with two slashes", object{"aud": "https://api//"}, func(j *config.JWT) { j.Audiences = []string{"https://api"} }, WrongAudience},
+		{"audience with two slashes", object{"aud": "https://api//"}, func(j *config.JWT) { j.Audiences = []string{"https://api"} }, outcome.WrongAudience},
 		{"audience without scheme", object{"aud": "api"}, func(j *config.JWT) { j.Audiences = []string{"https://api"} }, ""},
 		{"audience with the other scheme", object{"aud": "http://api"}, func(j *config.JWT) { j.Audiences = []string{"https://api"} }, ""},
-		{"audience with two schemes", object{"aud": "https://http://api"}, func(j *config.JWT) { j.Audiences = []string{"api"} }, WrongAudience},
+		{"audience with two schemes", object{"aud": "https://http://api"}, func(j *config.JWT) { j.Audiences = []string{"api"} }, outcome.WrongAudience},
 		{"audience of a second service", object{"aud": "b"}, func(j *config.JWT) { j.Audiences = []string{"a", "b"} }, ""},
 
 		{"expired within the skew", object{"exp": at(-30)}, nil, ""},
 		{"expired by exactly the skew", object{"exp": at(-60)}, nil, ""},
-		{"expired by the skew and a bit", object{"exp": at(-60.001)}, nil, Expired},
-		{"expired long ago", object{"exp": at(-3600)}, nil, Expired},
+		{"expired by the skew and a bit", object{"exp": at(-60.001)}, nil, outcome.Expired},
+		{"expired long ago", object{"exp": at(-3600)}, nil, outcome.Expired},
 		{"no skew, expires now", object{"exp": at(0)}, func(j *config.JWT) { j.ClockSkew = 0 }, ""},
-		{"no skew, expired", object{"exp": at(-1)}, func(j *config.JWT) { j.ClockSkew = 0 }, Expired},
+		{"no skew, expired", object{"exp": at(-1)}, func(j *config.JWT) { j.ClockSkew = 0 }, outcome.Expired},
 		{"more skew", object{"exp": at(-120)}, func(j *config.JWT) { j.ClockSkew = 5 * time.Minute }, ""},
-		{"no exp", object{"exp": nil}, nil, NoExpiry},
+		{"no exp", object{"exp": nil}, nil, outcome.NoExpiry},
 		{"no exp, none asked for", object{"exp": nil}, func(j *config.JWT) { j.RequireExpiration = false }, ""},
-		{"expired, none asked for", object{"exp": at(-3600)}, func(j *config.JWT) { j.RequireExpiration = false }, Expired},
-		{"exp 0", object{"exp": 0}, nil, Expired},
-		{"exp 0, none asked for", object{"exp": 0}, func(j *config.JWT) { j.RequireExpiration = false }, Expired},
-		{"exp 0, skew of ages", object{"exp": 0}, func(j *config.JWT) { j.ClockSkew = 100 * 365 * 24 * time.Hour }, Expired},
+		{"expired, none asked for", object{"exp": at(-3600)}, func(j *config.JWT) { j.RequireExpiration = false }, outcome.Expired},
+		{"exp 0", object{"exp": 0}, nil, outcome.Expired},
+		{"exp 0, none asked for", object{"exp": 0}, func(j *config.JWT) { j.RequireExpiration = false }, outcome.Expired},
+		{"exp 0, skew of ages", object{"exp": 0}, func(j *config.JWT) { j.ClockSkew = 100 * 365 * 24 * time.Hour }, outcome.Expired},
 		{"exp in the year 31688738506", object{"exp": 1e18}, nil, ""},
 		{"not yet, within the skew", object{"nbf": at(60)}, nil, ""},
-		{"not yet", object{"nbf": at(60.001)}, nil, NotYetValid},
-		{"not before 1e18", object{"nbf": 1e18}, nil, NotYetValid},
+		{"not yet", object{"nbf": at(60.001)}, nil, outcome.NotYetValid},
+		{"not before 1e18", object{"nbf": 1e18}, nil, outcome.NotYetValid},
 		{"nbf in the past", object{"nbf": at(-120)}, nil, ""},
 		{"nbf 0", object{"nbf": 0}, nil, ""},
 		{"made in the future", object{"iat": at(3600)}, nil, ""},
 		{"not made", object{"iat": nil}, nil, ""},
 
-		{"expired before wrong audience", object{"exp": at(-3600), "aud": "other"}, nil, Expired},
-		{"wrong issuer before wrong audience", object{"iss": "https://x", "aud": "other"}, nil, WrongIssuer},
+		{"expired before wrong audience", object{"exp": at(-3600), "aud": "other"}, nil, outcome.Expired},
+		{"wrong issuer before wrong audience", object{"iss": "https://x", "aud": "other"}, nil, outcome.WrongIssuer},
 		{"no subject is for others to judge", object{"sub": nil}, nil, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -375,7 +376,7 @@ func TestVerifiedTokenIsRememberedButNeverPastItsExpiry(t *testing.T) {
 		t.Error(got)
 	}
 	a.now = func() time.Time { return now.Add(360*time.Second + 1) }
-	if got := reason(a, token); got != Expired {
+	if got := reason(a, token); got != outcome.Expired {
 		t.Error(got)
 	}
 }
@@ -408,7 +409,7 @@ func TestRememberedTokenIsForgottenWithItsKeys(t *testing.T) {
 	}
 	keys = set("rsa2")
 	refresh()
-	if got := reason(a, token); got != UnknownKey {
+	if got := reason(a, token); got != outcome.UnknownKey {
 		t.Errorf("%q although the key is gone", got)
 	}
 	keys = allKeys()
@@ -445,15 +446,15 @@ func TestSeveralIssuersShareNothing(t *testing.T) {
 	second := object{"iss": "https://partner.example.net", "aud": "partners", "sub": "user-2"}
 	for _, c := range []struct {
 		name, token string
-		want        Reason
+		want        outcome.Reason
 	}{
 		{"first", mint("rsa1", k, claims(nil)), ""},
 		{"second", mint("rsa2", k, claims(second)), ""},
-		{"key of the second for the first", good("ed25519", nil), UnknownKey},
-		{"key of the second for the first, same kid", mint("rsa2", k, claims(nil)), BadSignature},
-		{"key of the second for the first, no kid", mint("ed25519", object{"alg": "EdDSA"}, claims(nil)), UnknownKey},
-		{"audience of the first for the second", mint("rsa2", k, claims(with(second, object{"aud": "agents"}))), WrongAudience},
-		{"a third", mint("rsa2", k, claims(object{"iss": "https://third.example.org"})), WrongIssuer},
+		{"key of the second for the first", good("ed25519", nil), outcome.UnknownKey},
+		{"key of the second for the first, same kid", mint("rsa2", k, claims(nil)), outcome.BadSignature},
+		{"key of the second for the first, no kid", mint("ed25519", object{"alg": "EdDSA"}, claims(nil)), outcome.UnknownKey},
+		{"audience of the first for the second", mint("rsa2", k, claims(with(second, object{"aud": "agents"}))), outcome.WrongAudience},
+		{"a third", mint("rsa2", k, claims(object{"iss": "https://third.example.org"})), outcome.WrongIssuer},
 	} {
 		if got := reason(a, c.token); got != c.want {
 			t.Errorf("%s: got %q, expected %q", c.name, got, c.want)
@@ -485,7 +486,7 @@ func TestOneIssuerWithoutKeysFailsForItselfOnly(t *testing.T) {
 	if got := reason(a, good("rsa1", nil)); got != "" {
 		t.Error(got)
 	}
-	if got := reason(a, good("rsa1", object{"iss": "https://partner.example.net"})); got != JWKSUnavailable {
+	if got := reason(a, good("rsa1", object{"iss": "https://partner.example.net"})); got != outcome.JWKSUnavailable {
 		t.Error(got)
 	}
 }
@@ -503,14 +504,14 @@ func TestTokenCountsOnlyInThePlacesOfItsOwnIssuer(t *testing.T) {
 			name   string
 			header http.Header
 			query  string
-			want   Reason
+			want   outcome.Reason
 		}{
 			{"first in Authorization", http.Header{"Authorization": {"Bearer " + good("rsa1", nil)}}, "", ""},
 			{"first in the query", http.Header{}, "access_token=" + good("rsa1", nil), ""},
-			{"first in the second's header", http.Header{"X-Partner": {good("rsa1", nil)}}, "", WrongIssuer},
+			{"first in the second's header", http.Header{"X-Partner": {good("rsa1", nil)}}, "", outcome.WrongIssuer},
 			{"second in its header", http.Header{"X-Partner": {second}}, "", ""},
-			{"second in Authorization", http.Header{"Authorization": {"Bearer " + second}}, "", WrongIssuer},
-			{"second in the query", http.Header{}, "access_token=" + second, WrongIssuer},
+			{"second in Authorization", http.Header{"Authorization": {"Bearer " + second}}, "", outcome.WrongIssuer},
+			{"second in the query", http.Header{}, "access_token=" + second, outcome.WrongIssuer},
 			{"second in both", http.Header{"X-Partner": {second}}, "access_token=" + second, ""},
 		} {
 			credential, query, err := a.Take(c.header, c.query)
@@ -527,12 +528,12 @@ func TestTokenCountsOnlyInThePlacesOfItsOwnIssuer(t *testing.T) {
 func TestKeysAreNotNeededToRefuseWhatIsPlainlyWrong(t *testing.T) {
 	a := build(t, settings(nil), func(*http.Request) (*http.Response, error) { return respond(404, "") })
 	a.Refresh(t.Context())
-	for token, want := range map[string]Reason{
-		"garbage": Malformed,
-		mint("rsa1", object{"alg": "none"}, "{}"): AlgNotAllowed,
-		good("rsa1", object{"iss": "https://x"}):  WrongIssuer,
-		good("rsa1", nil):                         JWKSUnavailable,
-		good("rsa1", object{"exp": 1}):            JWKSUnavailable,
+	for token, want := range map[string]outcome.Reason{
+		"garbage": outcome.Malformed,
+		mint("rsa1", object{"alg": "none"}, "{}"): outcome.AlgNotAllowed,
+		good("rsa1", object{"iss": "https://x"}):  outcome.WrongIssuer,
+		good("rsa1", nil):                         outcome.JWKSUnavailable,
+		good("rsa1", object{"exp": 1}):            outcome.JWKSUnavailable,
 	} {
 		if got := reason(a, token); got != want {
 			t.Errorf("got %q, expected %q", got, want)

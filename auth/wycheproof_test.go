@@ -6,30 +6,32 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // judgeJWS is Verify up to the signature, for a payload of any kind: most vectors sign the word foo.
-func judgeJWS(keys, text string) Reason {
+func judgeJWS(keys, text string) outcome.Reason {
 	tok, _, err := decodeJWS(text)
 	if err == nil {
 		err = tok.readHeader()
 	}
 	if err != nil {
-		return Malformed
+		return outcome.Malformed
 	}
 	if methods[tok.alg] == nil {
-		return AlgNotAllowed
+		return outcome.AlgNotAllowed
 	}
 	set, _, err := parseKeys([]byte(keys))
 	if err != nil {
-		return JWKSUnavailable
+		return outcome.JWKSUnavailable
 	}
 	fit, refusal := set.find(tok.alg, tok.kid)
 	if refusal != nil {
 		return refusal.Reason
 	}
 	if !signedByOne(tok, fit) {
-		return BadSignature
+		return outcome.BadSignature
 	}
 	return ""
 }

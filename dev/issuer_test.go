@@ -16,6 +16,7 @@ import (
 
 	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // startIssuer is an issuer at the address where it is served.
@@ -230,13 +231,13 @@ func TestGatewayNamesTheFault(t *testing.T) {
 	if err := a.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for fault, want := range map[Fault]auth.Reason{
-		BrokenSignature: auth.BadSignature,
-		BrokenExpiry:    auth.Expired,
-		BrokenAudience:  auth.WrongAudience,
-		BrokenIssuer:    auth.WrongIssuer,
-		BrokenKey:       auth.UnknownKey,
-		BrokenAlgNone:   auth.AlgNotAllowed,
+	for fault, want := range map[Fault]outcome.Reason{
+		BrokenSignature: outcome.BadSignature,
+		BrokenExpiry:    outcome.Expired,
+		BrokenAudience:  outcome.WrongAudience,
+		BrokenIssuer:    outcome.WrongIssuer,
+		BrokenKey:       outcome.UnknownKey,
+		BrokenAlgNone:   outcome.AlgNotAllowed,
 	} {
 		token := askToken(t, issuer.URL, "broken="+string(fault)).AccessToken
 		credential, _, err := a.Take(http.Header{"Authorization": {"Bearer " + token}}, "")
@@ -244,7 +245,7 @@ func TestGatewayNamesTheFault(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = a.Verify(t.Context(), credential, nil)
-		if refused, ok := errors.AsType[*auth.Refusal](err); !ok || refused.Reason != want {
+		if refused, ok := errors.AsType[*outcome.Refusal](err); !ok || refused.Reason != want {
 			t.Errorf("%s: %v, want %s", fault, err, want)
 		}
 	}

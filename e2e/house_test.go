@@ -16,9 +16,9 @@ const module = "github.com/altairalabs/omnia-gateway/"
 
 // arrows are who may import whom; a package that is not here may not import anything of ours.
 var arrows = map[string][]string{
-	"cmd/omnia-gateway": {"auth", "config", "dev", "gateway"},
-	"gateway":           {"auth", "config"},
-	"auth":              {"config"},
+	"cmd/omnia-gateway": {"auth", "config", "dev", "gateway", "outcome"},
+	"gateway":           {"auth", "config", "outcome"},
+	"auth":              {"config", "outcome"},
 	"dev":               {"auth"},
 	"bench":             {"auth", "internal/rawws"},
 }

@@ -80,7 +80,7 @@ func (g *Gateway) answerSessions(w http.ResponseWriter, _ *http.Request) {
 		c := s.counts()
 		out := sessionSummary{
 			Session: s.id, Route: s.route, Issuer: s.issuer, Subject: s.subject, Remote: s.remote, Start: s.start,
-			BytesIn: c.bytesIn, BytesOut: c.bytesOut, MessagesIn: c.messagesIn, MessagesOut: c.messagesOut,
+			BytesIn: c.BytesIn, BytesOut: c.BytesOut, MessagesIn: c.MessagesIn, MessagesOut: c.MessagesOut,
 		}
 		if !s.deadline.IsZero() && s.deadline.Year() <= 9999 {
 			out.Expires = &s.deadline

@@ -10,14 +10,15 @@ import (
 	"strings"
 
 	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // pass is an admitted request: everything that the rooms behind admit need to know of it.
 type pass struct {
-	reason   Reason // why it was let in
-	route    *route // nil for a probe
-	probe    string // "/healthz" or "/readyz", to be answered by the gateway itself
-	upgrade  bool   // a WebSocket handshake
+	reason   outcome.Reason // why it was let in
+	route    *route         // nil for a probe
+	probe    string         // "/healthz" or "/readyz", to be answered by the gateway itself
+	upgrade  bool           // a WebSocket handshake
 	identity *auth.Identity
 	addr     netip.Addr // the client's
 
@@ -65,7 +66,7 @@ func (t *trace) auth() auth.Trace {
 // nothing but its trace; the one thing it may wait for is a refetch of an issuer's keys. The error is an *auth.Refusal. A pass comes with
 // every refusal behind the route, so that the log can name route and caller.
 func (g *Gateway) admit(ctx context.Context, r *http.Request, t *trace) (*pass, error) {
-	refuse := func(reason Reason, why string) error { return &auth.Refusal{Reason: reason, Detail: why} }
+	refuse := func(reason outcome.Reason, why string) error { return &outcome.Refusal{Reason: reason, Detail: why} }
 	p := &pass{}
 
 	path, query, err := target(r)
@@ -73,7 +74,7 @@ func (g *Gateway) admit(ctx context.Context, r *http.Request, t *trace) (*pass, 
 		return p, err
 	}
 	if !allowedMethod(r.Method) {
-		return p, refuse(BadMethod, "method "+clip(r.Method))
+		return p, refuse(outcome.BadMethod, "method "+clip(r.Method))
 	}
 	t.ok("path", "%s", path)
 
@@ -88,7 +89,7 @@ func (g *Gateway) admit(ctx context.Context, r *http.Request, t *trace) (*pass, 
 	}
 
 	if origins := r.Header["Origin"]; !p.route.allowsOrigin(origins) {
-		return p, refuse(BadOrigin, clip(strings.Join(origins, ", "))+" is not among the origins of the route")
+		return p, refuse(outcome.BadOrigin, clip(strings.Join(origins, ", "))+" is not among the origins of the route")
 	}
 
 	var fromProxy bool
@@ -108,7 +109,7 @@ func (g *Gateway) admit(ctx context.Context, r *http.Request, t *trace) (*pass, 
 	p.upgrade = len(r.Header["Upgrade"]) > 0
 	if p.upgrade {
 		if why := badUpgrade(r); why != "" {
-			return p, refuse(BadUpgrade, why)
+			return p, refuse(outcome.BadUpgrade, why)
 		}
 	}
 	p.protocol.offered = listed(p.header["Sec-Websocket-Protocol"])
@@ -132,10 +133,10 @@ func (g *Gateway) find(p *pass, r *http.Request, path string) (agent, rest strin
 		}
 	}
 	if (path == "/healthz" || path == "/readyz") && (r.Method == http.MethodGet || r.Method == http.MethodHead) && g.excludes(path, path) {
-		p.probe, p.reason = path, Probe
+		p.probe, p.reason = path, outcome.Probe
 		return "", "", nil
 	}
-	return "", "", &auth.Refusal{Reason: NoRoute, Detail: "no route for this host and path"}
+	return "", "", &outcome.Refusal{Reason: outcome.NoRoute, Detail: "no route for this host and path"}
 }
 
 // excludes says whether a path needs no token: as the client wrote it, or as it is left after the route's prefix.
@@ -146,7 +147,7 @@ func (g *Gateway) excludes(path, rest string) bool {
 // authorize enters the rooms of the token: verified, asked for its claims, turned into headers.
 func (g *Gateway) authorize(ctx context.Context, p *pass, credential auth.Credential, agent, path, rest string, t *trace) (err error) {
 	if !g.config.Authentication.Enabled {
-		p.reason = AuthDisabled
+		p.reason = outcome.AuthDisabled
 		t.ok("token", "not looked for: authentication is disabled")
 		return nil
 	}
@@ -159,22 +160,22 @@ func (g *Gateway) authorize(ctx context.Context, p *pass, credential auth.Creden
 	open := true
 	switch {
 	case p.route.public:
-		p.reason = PublicRoute
+		p.reason = outcome.PublicRoute
 	case g.excludes(path, p.route.seen(path, rest)):
-		p.reason = ExcludedPath
+		p.reason = outcome.ExcludedPath
 	default:
-		p.reason, open = OK, false
+		p.reason, open = outcome.OK, false
 	}
 	if p.identity == nil {
 		if !open {
-			return &auth.Refusal{Reason: auth.NoToken, Detail: "no token in any of the places where one may sit"}
+			return &outcome.Refusal{Reason: outcome.NoToken, Detail: "no token in any of the places where one may sit"}
 		}
 		t.ok("token", "none, and none is needed: %s", p.reason)
 		return nil
 	}
 	if !open {
 		if !p.identity.HasPrincipal() {
-			return &auth.Refusal{Reason: auth.NoPrincipal, Detail: "the token has no usable subject"}
+			return &outcome.Refusal{Reason: outcome.NoPrincipal, Detail: "the token has no usable subject"}
 		}
 		if err := p.route.rules.Check(p.identity, agent, t.auth()); err != nil {
 			return err
@@ -260,10 +261,10 @@ func (g *Gateway) Explain(ctx context.Context, r *http.Request) Explanation {
 	t := &trace{}
 	p, err := g.admit(ctx, r, t)
 	if err != nil {
-		refusal := refusalOf(err)
+		refusal := outcome.RefusalOf(err)
 		return Explanation{
-			Steps:  append(t.steps, Step{Name: string(refusal.Reason), Detail: refusal.Detail}),
-			Reason: refusal.Reason, Status: status(refusal.Reason),
+			Steps:  append(t.steps, Step{Name: string(refusal.Reason), Detail: refusal.Text()}),
+			Reason: refusal.Reason, Status: refusal.Reason.Status(),
 		}
 	}
 	e := Explanation{Steps: t.steps, Admitted: true, Reason: p.reason}

@@ -9,9 +9,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/config"
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // asking is a request as net/http hands it over, with header lines as they are written.
@@ -58,48 +58,48 @@ func TestOrderOfTheRules(t *testing.T) {
 	for _, tt := range []struct {
 		target string
 		lines  []string
-		want   Reason
+		want   outcome.Reason
 	}{
-		{"/nowhere//x", []string{bad, "Origin: null", "Upgrade: h2c"}, BadPath},
-		{"/nowhere/x", []string{bad, "Origin: null", "Upgrade: h2c"}, NoRoute},
-		{"/my-agent/x?access_token=a", []string{bad, "Origin: null", "Upgrade: h2c"}, BadOrigin},
-		{"/my-agent/x?access_token=a", []string{bad, "Upgrade: h2c"}, auth.MultipleCredentials},
-		{"/my-agent/x", []string{bad, "Upgrade: h2c"}, auth.Expired},
-		{"/my-agent/x", []string{"Upgrade: h2c"}, auth.NoToken},
-		{"/my-agent/x", []string{"Authorization: Bearer " + i.token("sub", "", "roles", nil, "email", "a\nb"), "Upgrade: h2c"}, auth.NoPrincipal},
-		{"/my-agent/x", []string{"Authorization: Bearer " + i.token("roles", nil, "email", "a\nb"), "Upgrade: h2c"}, auth.ClaimMismatch},
-		{"/my-agent/x", []string{"Authorization: Bearer " + i.token("email", "a\nb"), "Upgrade: h2c"}, auth.ClaimNotRepresentable},
-		{"/my-agent/x", []string{"Authorization: Bearer " + i.token(), "Upgrade: h2c"}, BadUpgrade},
-		{"/my-agent/x", []string{"Authorization: Bearer " + i.token()}, OK},
+		{"/nowhere//x", []string{bad, "Origin: null", "Upgrade: h2c"}, outcome.BadPath},
+		{"/nowhere/x", []string{bad, "Origin: null", "Upgrade: h2c"}, outcome.NoRoute},
+		{"/my-agent/x?access_token=a", []string{bad, "Origin: null", "Upgrade: h2c"}, outcome.BadOrigin},
+		{"/my-agent/x?access_token=a", []string{bad, "Upgrade: h2c"}, outcome.MultipleCredentials},
+		{"/my-agent/x", []string{bad, "Upgrade: h2c"}, outcome.Expired},
+		{"/my-agent/x", []string{"Upgrade: h2c"}, outcome.NoToken},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.token("sub", "", "roles", nil, "email", "a\nb"), "Upgrade: h2c"}, outcome.NoPrincipal},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.token("roles", nil, "email", "a\nb"), "Upgrade: h2c"}, outcome.ClaimMismatch},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.token("email", "a\nb"), "Upgrade: h2c"}, outcome.ClaimNotRepresentable},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.token(), "Upgrade: h2c"}, outcome.BadUpgrade},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.token()}, outcome.OK},
 
 		// On excluded paths and public routes 7, 9, 10 and 11 of the order are not asked.
-		{"/my-agent/info", []string{bad}, auth.Expired},
-		{"/public?access_token=a", []string{bad}, auth.MultipleCredentials},
-		{"/public", []string{"Authorization: Bearer " + i.token("sub", "", "roles", nil, "email", "a\nb")}, PublicRoute},
-		{"/public", nil, PublicRoute},
-		{"/my-agent/info", nil, ExcludedPath}, // as it is left after the prefix
-		{"/kept/info", nil, ExcludedPath},
-		{"/kept/x/info", nil, auth.NoToken},
-		{"/my-agent/info/", nil, auth.NoToken},
-		{"/my-agent/info?x=/../y", nil, ExcludedPath},
+		{"/my-agent/info", []string{bad}, outcome.Expired},
+		{"/public?access_token=a", []string{bad}, outcome.MultipleCredentials},
+		{"/public", []string{"Authorization: Bearer " + i.token("sub", "", "roles", nil, "email", "a\nb")}, outcome.PublicRoute},
+		{"/public", nil, outcome.PublicRoute},
+		{"/my-agent/info", nil, outcome.ExcludedPath}, // as it is left after the prefix
+		{"/kept/info", nil, outcome.ExcludedPath},
+		{"/kept/x/info", nil, outcome.NoToken},
+		{"/my-agent/info/", nil, outcome.NoToken},
+		{"/my-agent/info?x=/../y", nil, outcome.ExcludedPath},
 
 		// A route's own claims are added to the global ones.
-		{"/agents/cat", []string{"Authorization: Bearer " + i.token("agents", "use:cat")}, OK},
-		{"/agents/dog", []string{"Authorization: Bearer " + i.token("agents", "use:cat")}, auth.ClaimMismatch},
-		{"/agents/cat", []string{"Authorization: Bearer " + i.token("agents", "use:{agent}")}, auth.ClaimMismatch},
-		{"/agents/cat", []string{"Authorization: Bearer " + i.token("agents", "use:cat", "roles", nil)}, auth.ClaimMismatch},
-		{"/agents/Cat", []string{"Authorization: Bearer " + i.token("agents", "use:Cat")}, NoRoute},
+		{"/agents/cat", []string{"Authorization: Bearer " + i.token("agents", "use:cat")}, outcome.OK},
+		{"/agents/dog", []string{"Authorization: Bearer " + i.token("agents", "use:cat")}, outcome.ClaimMismatch},
+		{"/agents/cat", []string{"Authorization: Bearer " + i.token("agents", "use:{agent}")}, outcome.ClaimMismatch},
+		{"/agents/cat", []string{"Authorization: Bearer " + i.token("agents", "use:cat", "roles", nil)}, outcome.ClaimMismatch},
+		{"/agents/Cat", []string{"Authorization: Bearer " + i.token("agents", "use:Cat")}, outcome.NoRoute},
 
-		{"/healthz", nil, Probe},
-		{"/readyz", []string{bad, "Origin: null"}, Probe},
-		{"/info", nil, NoRoute}, // excluded, but nobody's
-		{"/metrics", nil, NoRoute},
-		{"/.gateway/renew", nil, NoRoute},
+		{"/healthz", nil, outcome.Probe},
+		{"/readyz", []string{bad, "Origin: null"}, outcome.Probe},
+		{"/info", nil, outcome.NoRoute}, // excluded, but nobody's
+		{"/metrics", nil, outcome.NoRoute},
+		{"/.gateway/renew", nil, outcome.NoRoute},
 	} {
 		p, err := g.admit(t.Context(), asking(tt.target, tt.lines...), nil)
 		got := p.reason
 		if err != nil {
-			got = refusalOf(err).Reason
+			got = outcome.RefusalOf(err).Reason
 		}
 		if got != tt.want {
 			t.Errorf("%s: got %s, want %s (%v)", tt.target, got, tt.want, err)
@@ -110,16 +110,16 @@ func TestOrderOfTheRules(t *testing.T) {
 func TestProbesAreNobodysWhereTheyAreNotExcluded(t *testing.T) {
 	i := newIssuer(t)
 	none := admission(t, i, func(c *config.Config) { c.Authentication.Authorization.ExcludePaths = nil })
-	if _, err := none.admit(t.Context(), asking("/healthz"), nil); err == nil || refusalOf(err).Reason != NoRoute {
+	if _, err := none.admit(t.Context(), asking("/healthz"), nil); err == nil || outcome.RefusalOf(err).Reason != outcome.NoRoute {
 		t.Errorf("not excluded: %v", err)
 	}
 	claimed := admission(t, i, func(c *config.Config) { c.Routes = append(c.Routes, config.Route{Path: "/", Upstream: "http://all"}) })
-	if p, err := claimed.admit(t.Context(), asking("/healthz"), nil); err != nil || p.reason != ExcludedPath || p.host != "all" {
+	if p, err := claimed.admit(t.Context(), asking("/healthz"), nil); err != nil || p.reason != outcome.ExcludedPath || p.host != "all" {
 		t.Errorf("claimed by a route: %+v, %v", p, err)
 	}
 	post := asking("/healthz")
 	post.Method = "POST"
-	if _, err := admission(t, i, nil).admit(t.Context(), post, nil); err == nil || refusalOf(err).Reason != NoRoute {
+	if _, err := admission(t, i, nil).admit(t.Context(), post, nil); err == nil || outcome.RefusalOf(err).Reason != outcome.NoRoute {
 		t.Errorf("POST: %v", err)
 	}
 }
@@ -128,7 +128,7 @@ func TestAuthenticationOffLetsEverybodyInAndStripsAllTheSame(t *testing.T) {
 	i := newIssuer(t)
 	g := admission(t, i, func(c *config.Config) { c.Authentication.Enabled = false })
 	p, err := g.admit(t.Context(), asking("/my-agent/ws?access_token=a&x=1", "Authorization: Bearer b", "X-User-Id: root", "x_user_roles: admin"), nil)
-	if err != nil || p.reason != AuthDisabled || p.target != "/ws?access_token=a&x=1" || p.header.Get("Authorization") != "Bearer b" {
+	if err != nil || p.reason != outcome.AuthDisabled || p.target != "/ws?access_token=a&x=1" || p.header.Get("Authorization") != "Bearer b" {
 		t.Errorf("%+v, %v", p, err)
 	}
 	for name := range p.header {
@@ -188,7 +188,7 @@ func TestWhatTheAgentIsTold(t *testing.T) {
 			if !maps.EqualFunc(p.header, want, slices.Equal) {
 				t.Errorf("headers: got %v, want %v", p.header, want)
 			}
-			if p.target != tt.want || p.scheme != "http" || p.host != "cat.agents:8080" || !p.upgrade || p.reason != OK || p.addr.String() != "192.0.2.1" {
+			if p.target != tt.want || p.scheme != "http" || p.host != "cat.agents:8080" || !p.upgrade || p.reason != outcome.OK || p.addr.String() != "192.0.2.1" {
 				t.Errorf("%+v", p)
 			}
 			if !slices.Equal(p.protocol.offered, tt.offered) || p.protocol.answer("") != tt.answer {
@@ -277,7 +277,7 @@ func TestExplainShowsTheStepsOfServing(t *testing.T) {
 	}
 	token := i.token("agents", "use:cat")
 	e := g.Explain(t.Context(), asking("/agents/cat/ws?agent=dog", append([]string{"Authorization: Bearer " + token}, upgrade...)...))
-	if !e.Admitted || e.Reason != OK || e.Upstream != "http://cat.agents:8080/ws?agent=cat" || e.Header.Get("X-User-Id") != "alice" {
+	if !e.Admitted || e.Reason != outcome.OK || e.Upstream != "http://cat.agents:8080/ws?agent=cat" || e.Header.Get("X-User-Id") != "alice" {
 		t.Errorf("%+v", e)
 	}
 	if got := names(e); !strings.HasPrefix(got, "path route token ") || !strings.HasSuffix(got, " rule header upstream") {
@@ -289,10 +289,10 @@ func TestExplainShowsTheStepsOfServing(t *testing.T) {
 		}
 	}
 	e = g.Explain(t.Context(), asking("/agents/dog/ws", "Authorization: Bearer "+token))
-	if e.Admitted || e.Reason != auth.ClaimMismatch || e.Status != 403 || e.Upstream != "" || e.Header != nil || !strings.HasSuffix(names(e), " claim-mismatch") {
+	if e.Admitted || e.Reason != outcome.ClaimMismatch || e.Status != 403 || e.Upstream != "" || e.Header != nil || !strings.HasSuffix(names(e), " claim-mismatch") {
 		t.Errorf("%+v", e)
 	}
-	if e = g.Explain(t.Context(), asking("/healthz")); !e.Admitted || e.Reason != Probe || e.Upstream != "" {
+	if e = g.Explain(t.Context(), asking("/healthz")); !e.Admitted || e.Reason != outcome.Probe || e.Upstream != "" {
 		t.Errorf("%+v", e)
 	}
 }

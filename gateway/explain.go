@@ -3,7 +3,7 @@ package gateway
 import (
 	"net/http"
 
-	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // Step is one thing that admit looked at on the way of a request.
@@ -21,7 +21,7 @@ type Explanation struct {
 	Steps []Step
 	// Admitted says whether the agent would be asked; Reason is the word of the outcome, Status the client's answer if it is refused.
 	Admitted bool
-	Reason   auth.Reason
+	Reason   outcome.Reason
 	Status   int
 	// Upstream is the URL the agent would be asked for, and Header what it would be told. Both are set only if Admitted.
 	Upstream string

@@ -3,6 +3,8 @@ package gateway
 import (
 	"encoding/binary"
 	"math/rand/v2"
+
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // Opcodes of RFC 6455 §5.2.
@@ -59,11 +61,11 @@ type control struct {
 
 // violation is why a peer's frame cannot go on.
 type violation struct {
-	reason Reason
+	reason outcome.Reason
 	detail string
 }
 
-func illegal(detail string) *violation { return &violation{ProtocolError, detail} }
+func illegal(detail string) *violation { return &violation{outcome.ProtocolError, detail} }
 
 // walk looks at the next bytes of the stream: b[:n] may go on. Then either c is a control frame that begins at b[n], or v says why the
 // frame there is illegal, or b[n:] is the beginning of a head or control frame and must be offered again with what follows.
@@ -143,7 +145,7 @@ func (w *walker) head(b []byte) (f head, whole bool, v *violation) {
 		f.head += 4
 	}
 	if f.op < opClose && w.cost(f) > w.max {
-		return f, false, &violation{MessageTooBig, "message over the limit"}
+		return f, false, &violation{outcome.MessageTooBig, "message over the limit"}
 	}
 	return f, len(b) >= f.head, nil
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 func text(s string, masked bool) []byte { return rawws.Make(rawws.Fin|rawws.Text, []byte(s), masked) }
@@ -19,7 +20,7 @@ func TestWalkerStopsBeforeAnIllegalFrame(t *testing.T) {
 		for name, bad := range rawws.Illegal(fromClient) {
 			good := text("hello", fromClient)
 			n, _, v := newWalker(fromClient).walk(append(bytes.Clone(good), bad...))
-			if v == nil || v.reason != ProtocolError {
+			if v == nil || v.reason != outcome.ProtocolError {
 				t.Errorf("%s, from client %v: got violation %v, want protocol-error", name, fromClient, v)
 			}
 			if n < len(good) {
@@ -94,14 +95,14 @@ func TestWalkerLimitsMessages(t *testing.T) {
 	if n, _, v := w.walk(first); v != nil || n != len(first) {
 		t.Fatalf("first fragment: %v", v)
 	}
-	if _, _, v := w.walk(rawws.Make(finBit|opContinuation, make([]byte, 401), true)); v == nil || v.reason != MessageTooBig {
+	if _, _, v := w.walk(rawws.Make(finBit|opContinuation, make([]byte, 401), true)); v == nil || v.reason != outcome.MessageTooBig {
 		t.Errorf("1001 bytes in fragments: %v, want message-too-big", v)
 	}
 	w = &walker{fromClient: true, max: 1000}
 	if _, _, v := w.walk(rawws.Make(finBit|opBinary, make([]byte, 1000), true)); v != nil {
 		t.Errorf("exactly the limit: %v", v)
 	}
-	if _, _, v := w.walk([]byte{finBit | opBinary, maskBit | 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4}); v == nil || v.reason != MessageTooBig {
+	if _, _, v := w.walk([]byte{finBit | opBinary, maskBit | 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4}); v == nil || v.reason != outcome.MessageTooBig {
 		t.Errorf("2^63-1 bytes: %v, want message-too-big", v)
 	}
 }
@@ -113,7 +114,7 @@ func TestEmptyFragmentFloodEndsAtTheMessageLimit(t *testing.T) {
 	empty := rawws.Make(opContinuation, nil, true)
 	for i := range 1 << 20 {
 		if _, _, v := w.walk(empty); v != nil {
-			if v.reason != MessageTooBig {
+			if v.reason != outcome.MessageTooBig {
 				t.Errorf("after %d empty fragments: %v", i, v)
 			}
 			return

@@ -24,6 +24,7 @@ import (
 
 	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // Gateway is one gateway: New compiles it, Listen binds it, Run serves. Its methods may be called from any goroutine.
@@ -91,7 +92,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x.pass, err = g.admit(r.Context(), r, nil)
 	switch {
 	case err != nil:
-		g.refuse(x, refusalOf(err))
+		g.refuse(x, outcome.RefusalOf(err))
 	case x.pass.probe != "":
 		g.answerProbe(x)
 	case x.pass.upgrade:
@@ -129,7 +130,7 @@ func (g *Gateway) connect(x *exchange) {
 	g.metrics.dialled(time.Since(dialled), err)
 	if err != nil {
 		g.sessions.free(s)
-		g.refuse(x, refusalOf(err))
+		g.refuse(x, outcome.RefusalOf(err))
 		return
 	}
 	if a.StatusCode != http.StatusSwitchingProtocols {
@@ -141,12 +142,12 @@ func (g *Gateway) connect(x *exchange) {
 	if err != nil {
 		a.conn.Close()
 		g.sessions.free(s)
-		g.refuse(x, &auth.Refusal{Reason: ClientLost, Detail: clipError(err)})
+		g.refuse(x, &outcome.Refusal{Reason: outcome.ClientLost, Err: err})
 		return
 	}
 	begun = true
 	g.metrics.handshake(x.pass.reason)
-	relay.launch(func(e *ending) { g.over(s, e) }) // the handler returns, so that nothing of net/http stays; sessions waits for the relay
+	relay.launch(func(e *outcome.Ending) { g.over(s, e) }) // the handler returns, so that nothing of net/http stays; sessions waits for the relay
 }
 
 // newSession is a session for an admitted handshake, not yet registered.
@@ -216,7 +217,7 @@ func writeSwitch(w io.Writer, agent http.Header, p protocols, id string) error {
 }
 
 // over counts a session that has ended and writes its line.
-func (g *Gateway) over(s *session, e *ending) {
+func (g *Gateway) over(s *session, e *outcome.Ending) {
 	defer g.sessions.remove(s) // last: who waits for the sessions waits for their log lines, too
 	g.sessions.free(s)
 	moved := s.counts()
@@ -224,11 +225,11 @@ func (g *Gateway) over(s *session, e *ending) {
 	g.metrics.over(e, lasted)
 	g.log.LogAttrs(context.Background(), slog.LevelInfo, "ended",
 		slog.String("session", s.id), slog.String("route", s.route), slog.String("subject", s.subject), slog.String("issuer", s.issuer),
-		slog.String("reason", string(e.reason)), slog.Int("status", http.StatusSwitchingProtocols), slog.Int("code", e.code),
+		slog.String("reason", string(e.Reason)), slog.Int("status", http.StatusSwitchingProtocols), slog.Int("code", e.Code),
 		slog.Float64("duration", lasted.Seconds()),
-		slog.Uint64("bytes_in", moved.bytesIn), slog.Uint64("bytes_out", moved.bytesOut),
-		slog.Uint64("messages_in", moved.messagesIn), slog.Uint64("messages_out", moved.messagesOut),
-		slog.String("remote", s.remote), slog.String("err", e.err))
+		slog.Uint64("bytes_in", moved.BytesIn), slog.Uint64("bytes_out", moved.BytesOut),
+		slog.Uint64("messages_in", moved.MessagesIn), slog.Uint64("messages_out", moved.MessagesOut),
+		slog.String("remote", s.remote), slog.String("err", e.Detail))
 }
 
 // passOn gives the client an agent's own answer to the handshake.
@@ -241,7 +242,7 @@ func (g *Gateway) passOn(x *exchange, a *answer) {
 	x.w.WriteHeader(a.StatusCode)
 	rc := http.NewResponseController(x.w)
 	_, err := io.Copy(flushing{x.w, rc}, a.Body)
-	g.report(x, UpstreamRefused, a.StatusCode, clipError(err))
+	g.report(x, outcome.UpstreamRefused, a.StatusCode, outcome.Line(err))
 	if err != nil {
 		panic(http.ErrAbortHandler) // a body that broke off must not look whole
 	}
@@ -291,37 +292,37 @@ func (g *Gateway) forward(x *exchange) {
 	}()
 	if err := g.roundTrip(x); err != nil {
 		if expired() {
-			err = &auth.Refusal{Reason: auth.Expired, Detail: "while the agent was asked"}
+			err = &outcome.Refusal{Reason: outcome.Expired, Detail: "while the agent was asked"}
 		}
-		g.refuse(x, refusalOf(err))
+		g.refuse(x, outcome.RefusalOf(err))
 		return
 	}
 	detail = ""
 }
 
 // refuse answers a request that does not get through, and says so.
-func (g *Gateway) refuse(x *exchange, refusal *auth.Refusal) {
+func (g *Gateway) refuse(x *exchange, refusal *outcome.Refusal) {
 	g.answerRefusal(x, refusal.Reason)
-	g.report(x, refusal.Reason, status(refusal.Reason), refusal.Detail)
+	g.report(x, refusal.Reason, refusal.Reason.Status(), refusal.Text())
 }
 
 // problem is the body of a refusal (RFC 9457): status and word, and nothing of the request.
 type problem struct {
-	Status int    `json:"status"`
-	Title  string `json:"title"`
-	Reason Reason `json:"reason"`
+	Status int            `json:"status"`
+	Title  string         `json:"title"`
+	Reason outcome.Reason `json:"reason"`
 }
 
-func (g *Gateway) answerRefusal(x *exchange, reason Reason) {
-	code := status(reason)
+func (g *Gateway) answerRefusal(x *exchange, reason outcome.Reason) {
+	code := reason.Status()
 	h := x.w.Header()
-	if c := challenge(reason); c != "" {
+	if c := reason.Challenge(); c != "" {
 		h.Set("WWW-Authenticate", c)
 	}
-	if s := retryAfter(reason); s != "" {
+	if s := reason.RetryAfter(); s != "" {
 		h.Set("Retry-After", s)
 	}
-	if reason == BadMethod {
+	if reason == outcome.BadMethod {
 		h.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 	}
 	h.Set("Cache-Control", "no-store")
@@ -335,7 +336,7 @@ func (g *Gateway) answerRefusal(x *exchange, reason Reason) {
 func wantsUpgrade(r *http.Request) bool { return len(r.Header["Upgrade"]) > 0 }
 
 // report writes the one log line of a request that became no session, and counts it.
-func (g *Gateway) report(x *exchange, reason Reason, code int, detail string) {
+func (g *Gateway) report(x *exchange, reason outcome.Reason, code int, detail string) {
 	p := x.pass
 	attrs := make([]slog.Attr, 0, 8)
 	if p.route != nil {
@@ -347,7 +348,7 @@ func (g *Gateway) report(x *exchange, reason Reason, code int, detail string) {
 	attrs = append(attrs, slog.String("reason", string(reason)), slog.Int("status", code), slog.Float64("duration", time.Since(x.start).Seconds()),
 		slog.String("remote", x.r.RemoteAddr), slog.String("err", detail))
 	message := "refused"
-	if reason == p.reason || reason == UpstreamRefused {
+	if reason == p.reason || reason == outcome.UpstreamRefused {
 		message = "answered"
 	}
 	if wantsUpgrade(x.r) {
@@ -366,19 +367,10 @@ func (g *Gateway) abort(x *exchange) {
 		return
 	}
 	if v != http.ErrAbortHandler {
-		g.log.Error("panic", slog.String("reason", string(InternalError)), slog.String("remote", x.r.RemoteAddr),
+		g.log.Error("panic", slog.String("reason", string(outcome.InternalError)), slog.String("remote", x.r.RemoteAddr),
 			slog.String("err", fmt.Sprintf("%v\n%s", v, debug.Stack())))
 	}
 	panic(http.ErrAbortHandler)
-}
-
-// refusalOf is the refusal in err. Anything else would be a mistake of ours, and lets nobody in.
-func refusalOf(err error) *auth.Refusal {
-	var refusal *auth.Refusal
-	if errors.As(err, &refusal) {
-		return refusal
-	}
-	return &auth.Refusal{Reason: InternalError, Detail: clipError(err)}
 }
 
 // answerProbe answers /healthz or /readyz on the public listener.
@@ -391,15 +383,15 @@ func (g *Gateway) answerProbe(x *exchange) {
 	x.w.Header().Set("Cache-Control", "no-store")
 	x.w.WriteHeader(code)
 	io.WriteString(x.w, text)
-	g.metrics.request(Probe)
+	g.metrics.request(outcome.Probe)
 }
 
 // ready says whether new connections are welcome.
 func (g *Gateway) ready() bool { return g.auth.Ready() && !g.sessions.refusing() }
 
 // recovered keeps a mistake in one session from ending all the others.
-func recovered(end func(*ending)) {
+func recovered(end func(*outcome.Ending)) {
 	if v := recover(); v != nil {
-		end(endingOf(InternalError, fmt.Sprintf("panic: %v\n%s", v, debug.Stack())))
+		end(outcome.End(outcome.InternalError, fmt.Sprintf("panic: %v\n%s", v, debug.Stack())))
 	}
 }

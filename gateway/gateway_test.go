@@ -19,6 +19,7 @@ import (
 	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/config"
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 const issuerName = "https://issuer.example.com"
@@ -398,23 +399,23 @@ func TestRefusalsSayTheWordAndNoSecret(t *testing.T) {
 		name, method, target string
 		lines                []string
 		status               int
-		reason               Reason
+		reason               outcome.Reason
 	}{
-		{"path", "GET", "/a//" + secret, nil, 400, BadPath},
-		{"method", "PROPFIND", "/my-agent/" + secret, nil, 405, BadMethod},
-		{"route", "GET", "/" + secret, nil, 404, NoRoute},
-		{"own path", "GET", "/.gateway/" + secret, nil, 404, NoRoute},
-		{"origin", "GET", "/my-agent", []string{"Origin: https://evil.example.com"}, 403, BadOrigin},
-		{"no token", "GET", "/my-agent?q=" + secret, []string{"Cookie: a=" + secret}, 401, auth.NoToken},
-		{"two tokens", "GET", "/my-agent?access_token=" + secret, []string{bearer()}, 401, auth.MultipleCredentials},
-		{"malformed", "GET", "/my-agent?access_token=" + secret, nil, 401, auth.Malformed},
-		{"cookie", "GET", "/my-agent", []string{"Cookie: session=" + secret}, 401, auth.Malformed},
-		{"expired", "GET", "/my-agent?" + secret, []string{bearer("exp", 1)}, 401, auth.Expired},
-		{"subject", "GET", "/my-agent", []string{bearer("sub", "")}, 403, auth.NoPrincipal},
-		{"claim", "GET", "/my-agent", []string{bearer("roles", []string{"user"})}, 403, auth.ClaimMismatch},
-		{"header", "GET", "/my-agent", []string{bearer("email", "a\nb")}, 403, auth.ClaimNotRepresentable},
-		{"upgrade", "GET", "/my-agent", []string{bearer(), "Connection: Upgrade", "Upgrade: h2c"}, 400, BadUpgrade},
-		{"agent", "GET", "/nowhere/" + secret, []string{bearer()}, 502, UpstreamUnreachable},
+		{"path", "GET", "/a//" + secret, nil, 400, outcome.BadPath},
+		{"method", "PROPFIND", "/my-agent/" + secret, nil, 405, outcome.BadMethod},
+		{"route", "GET", "/" + secret, nil, 404, outcome.NoRoute},
+		{"own path", "GET", "/.gateway/" + secret, nil, 404, outcome.NoRoute},
+		{"origin", "GET", "/my-agent", []string{"Origin: https://evil.example.com"}, 403, outcome.BadOrigin},
+		{"no token", "GET", "/my-agent?q=" + secret, []string{"Cookie: a=" + secret}, 401, outcome.NoToken},
+		{"two tokens", "GET", "/my-agent?access_token=" + secret, []string{bearer()}, 401, outcome.MultipleCredentials},
+		{"malformed", "GET", "/my-agent?access_token=" + secret, nil, 401, outcome.Malformed},
+		{"cookie", "GET", "/my-agent", []string{"Cookie: session=" + secret}, 401, outcome.Malformed},
+		{"expired", "GET", "/my-agent?" + secret, []string{bearer("exp", 1)}, 401, outcome.Expired},
+		{"subject", "GET", "/my-agent", []string{bearer("sub", "")}, 403, outcome.NoPrincipal},
+		{"claim", "GET", "/my-agent", []string{bearer("roles", []string{"user"})}, 403, outcome.ClaimMismatch},
+		{"header", "GET", "/my-agent", []string{bearer("email", "a\nb")}, 403, outcome.ClaimNotRepresentable},
+		{"upgrade", "GET", "/my-agent", []string{bearer(), "Connection: Upgrade", "Upgrade: h2c"}, 400, outcome.BadUpgrade},
+		{"agent", "GET", "/nowhere/" + secret, []string{bearer()}, 502, outcome.UpstreamUnreachable},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := r.dial()
@@ -431,7 +432,7 @@ func TestRefusalsSayTheWordAndNoSecret(t *testing.T) {
 			if got := resp.Header.Get("Content-Type"); got != "application/problem+json" {
 				t.Errorf("Content-Type %q", got)
 			}
-			if got := resp.Header.Get("WWW-Authenticate"); got != challenge(tt.reason) {
+			if got := resp.Header.Get("WWW-Authenticate"); got != tt.reason.Challenge() {
 				t.Errorf("WWW-Authenticate %q", got)
 			}
 			if resp.Close != (len(tt.lines) > 1) {

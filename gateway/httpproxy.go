@@ -16,7 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // bodyStall is how long either side of a plain HTTP exchange may take no byte, or give none of a body it has begun.
@@ -68,19 +68,19 @@ func (g *Gateway) roundTrip(x *exchange) (err error) {
 	proxy.ModifyResponse = func(resp *http.Response) error {
 		if resp.StatusCode < 200 { // 101, or a number that is no status
 			resp.Body.Close()
-			return &auth.Refusal{Reason: UpstreamBadHandshake, Detail: fmt.Sprintf("status %d to a request that asked for no upgrade", resp.StatusCode)}
+			return &outcome.Refusal{Reason: outcome.UpstreamBadHandshake, Detail: fmt.Sprintf("status %d to a request that asked for no upgrade", resp.StatusCode)}
 		}
 		x.code = resp.StatusCode
 		return nil
 	}
 	proxy.ErrorHandler = func(_ http.ResponseWriter, req *http.Request, e error) {
 		switch {
-		case errors.As(e, new(*auth.Refusal)):
+		case errors.As(e, new(*outcome.Refusal)):
 			err = e
 		case body.broken.Load():
-			err = &auth.Refusal{Reason: ClientLost, Detail: "the body of the request broke off"}
+			err = &outcome.Refusal{Reason: outcome.ClientLost, Detail: "the body of the request broke off"}
 		default:
-			err = refusedBy(r.Context(), e, UpstreamUnreachable)
+			err = refusedBy(r.Context(), e, outcome.UpstreamUnreachable)
 		}
 	}
 	interim := 0

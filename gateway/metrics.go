@@ -7,6 +7,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // metrics are the gateway's Prometheus metrics. Every label has a bounded set of values: outcome words, directions, issuers of the
@@ -45,11 +47,11 @@ func newMetrics(g *Gateway) *metrics {
 	return m
 }
 
-func (m *metrics) handshake(r Reason) { m.handshakes.WithLabelValues(string(r)).Inc() }
-func (m *metrics) request(r Reason)   { m.requests.WithLabelValues(string(r)).Inc() }
+func (m *metrics) handshake(r outcome.Reason) { m.handshakes.WithLabelValues(string(r)).Inc() }
+func (m *metrics) request(r outcome.Reason)   { m.requests.WithLabelValues(string(r)).Inc() }
 
-func (m *metrics) over(e *ending, lasted time.Duration) {
-	m.endings.WithLabelValues(string(e.reason), codeLabel(e.code)).Inc()
+func (m *metrics) over(e *outcome.Ending, lasted time.Duration) {
+	m.endings.WithLabelValues(string(e.Reason), codeLabel(e.Code)).Inc()
 	m.lasted.Observe(lasted.Seconds())
 }
 
@@ -110,10 +112,10 @@ func (l live) Collect(c chan<- prometheus.Metric) {
 	}
 	open, moved := l.g.sessions.totals()
 	gauge(descConnections, float64(open))
-	counter(descBytes, moved.bytesIn, "in")
-	counter(descBytes, moved.bytesOut, "out")
-	counter(descMessages, moved.messagesIn, "in")
-	counter(descMessages, moved.messagesOut, "out")
+	counter(descBytes, moved.BytesIn, "in")
+	counter(descBytes, moved.BytesOut, "out")
+	counter(descMessages, moved.MessagesIn, "in")
+	counter(descMessages, moved.MessagesOut, "out")
 	for _, i := range l.g.auth.Issuers() {
 		if !i.Fetched.IsZero() {
 			gauge(descKeysAge, time.Since(i.Fetched).Seconds(), i.Issuer)

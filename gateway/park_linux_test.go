@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // parkingLot is one in which every direction is parked that finds nothing to read. At the end of the test it must be empty.
@@ -58,10 +59,10 @@ func TestQuietSessionIsParkedUntilThereIsSomethingToDo(t *testing.T) {
 		from.say(from.make(rawws.Fin|rawws.Text, "hello"))
 		to.hears(rawws.Fin|rawws.Text, "hello")
 	}
-	for name, story := range map[string]func(j *joined) (reason Reason, code int){
-		"the client speaks": func(j *joined) (Reason, int) { message(j.client, j.agent); return "", 0 },
-		"the agent speaks":  func(j *joined) (Reason, int) { message(j.agent, j.client); return "", 0 },
-		"half a message": func(j *joined) (Reason, int) {
+	for name, story := range map[string]func(j *joined) (reason outcome.Reason, code int){
+		"the client speaks": func(j *joined) (outcome.Reason, int) { message(j.client, j.agent); return "", 0 },
+		"the agent speaks":  func(j *joined) (outcome.Reason, int) { message(j.agent, j.client); return "", 0 },
+		"half a message": func(j *joined) (outcome.Reason, int) {
 			frame := j.client.make(rawws.Fin|rawws.Text, "in parts")
 			for i := range frame {
 				j.client.say(frame[i : i+1])
@@ -70,18 +71,25 @@ func TestQuietSessionIsParkedUntilThereIsSomethingToDo(t *testing.T) {
 			j.agent.hears(rawws.Fin|rawws.Text, "in parts")
 			return "", 0
 		},
-		"the client hangs up": func(j *joined) (Reason, int) {
+		"the client hangs up": func(j *joined) (outcome.Reason, int) {
 			j.client.Close()
 			j.agent.hearsClose(1001, "client-lost")
-			return ClientLost, 1001
+			return outcome.ClientLost, 1001
 		},
-		"the agent hangs up": func(j *joined) (Reason, int) {
+		"the agent hangs up": func(j *joined) (outcome.Reason, int) {
 			j.agent.Close()
 			j.client.hearsClose(1014, "upstream-lost")
-			return UpstreamLost, 1014
+			return outcome.UpstreamLost, 1014
 		},
-		"it is ended": func(j *joined) (Reason, int) { j.end(endingOf(Drain, "")); return Drain, 1001 },
-		"it is cut":   func(j *joined) (Reason, int) { j.end(endingOf(Drain, "")); j.cut(); return Drain, 1001 },
+		"it is ended": func(j *joined) (outcome.Reason, int) {
+			j.end(outcome.End(outcome.Drain, ""))
+			return outcome.Drain, 1001
+		},
+		"it is cut": func(j *joined) (outcome.Reason, int) {
+			j.end(outcome.End(outcome.Drain, ""))
+			j.cut()
+			return outcome.Drain, 1001
+		},
 	} {
 		for kind, version := range map[string]uint16{"plain": 0, "TLS": tls.VersionTLS13} {
 			t.Run(name+"/"+kind, func(t *testing.T) {
@@ -100,7 +108,7 @@ func TestQuietSessionIsParkedUntilThereIsSomethingToDo(t *testing.T) {
 					message(j.agent, j.client)
 					j.client.Close()
 					j.agent.hearsClose(1001, "client-lost")
-					reason, code = ClientLost, 1001
+					reason, code = outcome.ClientLost, 1001
 				}
 				j.over(reason, code, "")
 			})
@@ -128,7 +136,7 @@ func TestParkedSessionIsPinged(t *testing.T) {
 	}
 	j.client.hears(rawws.Fin|rawws.Ping, "omnia-gw")
 	j.client.hearsClose(3008, "dead-peer")
-	j.over(DeadPeer, 3008, "client answers no Ping")
+	j.over(outcome.DeadPeer, 3008, "client answers no Ping")
 }
 
 // A peer that sends Pings without a pause costs a goroutine, not one for each of them.
@@ -145,7 +153,7 @@ func TestDirectionIsNotParkedAllTheTime(t *testing.T) {
 	}
 	j.client.Close()
 	j.agent.hearsClose(1001, "client-lost")
-	j.over(ClientLost, 1001, "")
+	j.over(outcome.ClientLost, 1001, "")
 	if n := j.up.often; n == 0 || n > maxParked {
 		t.Errorf("parked %d times, want %d at most", n, maxParked)
 	}
@@ -194,7 +202,7 @@ func TestNothingIsLostOnTheWayIntoTheLotAndBack(t *testing.T) {
 			for _, j := range all {
 				j.client.Close()
 				j.agent.hearsClose(1001, "client-lost")
-				j.over(ClientLost, 1001, "")
+				j.over(outcome.ClientLost, 1001, "")
 			}
 		})
 	}
@@ -210,7 +218,7 @@ func TestLotThatTakesNobodyLeavesTheGoroutines(t *testing.T) {
 	}
 	j.agent.Close()
 	j.client.hearsClose(1014, "upstream-lost")
-	j.over(UpstreamLost, 1014, "")
+	j.over(outcome.UpstreamLost, 1014, "")
 	if !j.up.awake || !j.down.awake || rules.lot.holds() > 0 {
 		t.Error("something was parked")
 	}
@@ -234,8 +242,8 @@ func BenchmarkRoundTrip(b *testing.B) {
 				}
 				client, outerClient := newLinkOver(b, kind.version, true)
 				agent, outerAgent := newLinkOver(b, kind.version, false)
-				over := make(chan *ending, 1)
-				newRelay(client, agent, nil, nil, 0, rules).launch(func(e *ending) { over <- e })
+				over := make(chan *outcome.Ending, 1)
+				newRelay(client, agent, nil, nil, 0, rules).launch(func(e *outcome.Ending) { over <- e })
 				there, back := rawws.Make(rawws.Fin|rawws.Text, make([]byte, 128), true), rawws.Make(rawws.Fin|rawws.Text, make([]byte, 128), false)
 				buf := make([]byte, len(there))
 				for b.Loop() {

@@ -4,14 +4,14 @@ import (
 	"net/http"
 	"strings"
 
-	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // target takes the request target apart, as it came over the wire: the path in its one spelling, and the query untouched. Everything
 // after this room matches, authorises and forwards the same text. There is nothing to resolve: what is ambiguous is refused.
 func target(r *http.Request) (path, query string, _ error) {
-	bad := func(why string) error { return &auth.Refusal{Reason: BadPath, Detail: why} }
+	bad := func(why string) error { return &outcome.Refusal{Reason: outcome.BadPath, Detail: why} }
 	if r.Method == http.MethodConnect || !strings.HasPrefix(r.RequestURI, "/") {
 		return "", "", bad("the request target is no path")
 	}

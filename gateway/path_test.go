@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 func request(method, uri string) *http.Request {
@@ -42,7 +42,7 @@ func TestTargetRefusesWhatTwoServersReadDifferently(t *testing.T) {
 		"/a%", "/a%2", "/a%zz", "/a#b", "/a?b#c", "/a b",
 	} {
 		path, query, err := target(request("GET", uri))
-		if refusal, ok := err.(*auth.Refusal); !ok || refusal.Reason != BadPath || path != "" || query != "" {
+		if refusal, ok := err.(*outcome.Refusal); !ok || refusal.Reason != outcome.BadPath || path != "" || query != "" {
 			t.Errorf("%q: got %q, %q, %v", uri, path, query, err)
 		}
 	}

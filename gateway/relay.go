@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // Times of the relay that nobody needs to configure.
@@ -40,15 +41,15 @@ func newRelayRules(c *config.Config) relayRules {
 // has moved for a while a direction gives even its goroutine up, until there is something to read or to do (park).
 type relay struct {
 	rules  relayRules
-	start  time.Time               // other times are what has passed since: a clock that is set must end nobody
-	up     pump                    // client → agent
-	down   pump                    // agent → client
-	over   chan struct{}           // closed by end
-	ending atomic.Pointer[ending]  // set once, by end
-	cutoff time.Time               // until when the sides may take to close; written before over is closed
-	first  atomic.Pointer[closing] // the first Close that passed through
-	left   atomic.Int32            // directions that are not over
-	done   func(*ending)           // called at the very end
+	start  time.Time                      // other times are what has passed since: a clock that is set must end nobody
+	up     pump                           // client → agent
+	down   pump                           // agent → client
+	over   chan struct{}                  // closed by end
+	ending atomic.Pointer[outcome.Ending] // set once, by end
+	cutoff time.Time                      // until when the sides may take to close; written before over is closed
+	first  atomic.Pointer[closing]        // the first Close that passed through
+	left   atomic.Int32                   // directions that are not over
+	done   func(*outcome.Ending)          // called at the very end
 
 	parking sync.Mutex // held to park and to resume
 }
@@ -125,7 +126,7 @@ func newRelay(client, agent *link, earlyUp, earlyDown []byte, rsv byte, rules re
 }
 
 // launch moves frames until both sides are closed, and calls done with the reason when they are. It does not wait.
-func (r *relay) launch(done func(*ending)) {
+func (r *relay) launch(done func(*outcome.Ending)) {
 	r.done = done
 	r.left.Store(2)
 	go r.up.run()
@@ -143,7 +144,7 @@ func (r *relay) leave() {
 }
 
 // end ends the relay for a reason, from any goroutine. Only the first reason counts. It does not wait.
-func (r *relay) end(e *ending) {
+func (r *relay) end(e *outcome.Ending) {
 	if !r.ending.CompareAndSwap(nil, e) {
 		return
 	}
@@ -243,7 +244,7 @@ func (p *pump) pass(b []byte) {
 		b = b[n:]
 		if v != nil {
 			p.deaf = true
-			p.r.end(endingOf(v.reason, p.from()+": "+v.detail))
+			p.r.end(outcome.End(v.reason, p.from()+": "+v.detail))
 			continue
 		}
 		if c.op == 0 {
@@ -290,7 +291,7 @@ func (p *pump) write(b []byte) {
 	}
 	p.mute = true
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		p.r.end(endingOf(DeadPeer, p.other.from()+" takes no bytes"))
+		p.r.end(outcome.End(outcome.DeadPeer, p.other.from()+" takes no bytes"))
 	}
 }
 
@@ -300,7 +301,7 @@ func (p *pump) writeClose(frame []byte) {
 	p.mute = true
 	p.closed.Store(true)
 	if p.other.closed.Load() {
-		p.r.end(&ending{reason: Closed, code: p.r.first.Load().code})
+		p.r.end(&outcome.Ending{Reason: outcome.Closed, Code: p.r.first.Load().code})
 		return
 	}
 	p.other.wake() // to wait for the answer with another patience
@@ -325,7 +326,7 @@ func (p *pump) lookAround() {
 	now := p.r.now()
 	if c := p.r.first.Load(); c != nil {
 		if limit, ok := p.replyBy(c); ok && now >= limit {
-			p.r.end(&ending{reason: Closed, code: c.code, err: p.from() + " did not answer the Close"})
+			p.r.end(&outcome.Ending{Reason: outcome.Closed, Code: c.code, Detail: p.from() + " did not answer the Close"})
 			return
 		}
 	} else if every := p.r.rules.pingInterval; every > 0 {
@@ -334,12 +335,12 @@ func (p *pump) lookAround() {
 		case p.pinged <= heard:
 			p.ping()
 		case now-p.pinged >= every:
-			p.r.end(endingOf(DeadPeer, p.other.from()+" answers no Ping"))
+			p.r.end(outcome.End(outcome.DeadPeer, p.other.from()+" answers no Ping"))
 			return
 		}
 	}
 	if idle := p.r.rules.idleTimeout; idle > 0 && now-p.r.lastMoved() >= idle {
-		p.r.end(endingOf(Idle, ""))
+		p.r.end(outcome.End(outcome.Idle, ""))
 	}
 }
 
@@ -414,19 +415,19 @@ func (p *pump) lost(err error) {
 	if p.gotClose {
 		return
 	}
-	reason := UpstreamLost
+	reason := outcome.UpstreamLost
 	if p.toAgent {
-		reason = ClientLost
+		reason = outcome.ClientLost
 	}
 	detail := ""
 	if !errors.Is(err, io.EOF) {
 		detail = err.Error()
 	}
 	if c := p.r.first.Load(); c != nil { // it has got the other's Close and hung up instead of answering
-		p.r.end(&ending{reason: Closed, code: c.code, err: p.from() + " hung up instead of answering the Close"})
+		p.r.end(&outcome.Ending{Reason: outcome.Closed, Code: c.code, Detail: p.from() + " hung up instead of answering the Close"})
 		return
 	}
-	p.r.end(endingOf(reason, detail))
+	p.r.end(outcome.End(reason, detail))
 }
 
 // finish closes one direction of a relay that has ended: dst gets its Close, at a frame boundary if src still delivers the rest of the
@@ -457,10 +458,10 @@ func (p *pump) sayClose() {
 	}
 	e := p.r.ending.Load()
 	word := ""
-	if e.reason != Closed {
-		word = string(e.reason)
+	if e.Reason != outcome.Closed {
+		word = string(e.Reason)
 	}
-	p.write(closeFrame(e.code, word, p.toAgent))
+	p.write(closeFrame(e.Code, word, p.toAgent))
 	p.mute = true
 }
 

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // lasting are rules of which no time passes while a test runs; each test sets the one that it is about.
@@ -33,7 +33,7 @@ type joined struct {
 	*relay
 	t             *testing.T
 	client, agent *end
-	ended         chan *ending
+	ended         chan *outcome.Ending
 }
 
 // join starts a relay. Both sides are plain, or both are TLS.
@@ -52,14 +52,14 @@ func prepare(t *testing.T, rules relayRules, version uint16, earlyUp, earlyDown 
 	return &joined{
 		relay: newRelay(client, agent, earlyUp, earlyDown, 0, rules), t: t,
 		client: newEnd(t, outerClient, true), agent: newEnd(t, outerAgent, false),
-		ended: make(chan *ending, 1),
+		ended: make(chan *outcome.Ending, 1),
 	}
 }
 
-func (j *joined) begin() { j.launch(func(e *ending) { j.ended <- e }) }
+func (j *joined) begin() { j.launch(func(e *outcome.Ending) { j.ended <- e }) }
 
 // over waits for the end of the relay, which needs both ends to hang up.
-func (j *joined) over(reason Reason, code int, detail string) {
+func (j *joined) over(reason outcome.Reason, code int, detail string) {
 	j.t.Helper()
 	j.client.Close()
 	j.agent.Close()
@@ -67,12 +67,12 @@ func (j *joined) over(reason Reason, code int, detail string) {
 }
 
 // overBy waits for the end of a relay that ends by itself.
-func (j *joined) overBy(reason Reason, code int, detail string) {
+func (j *joined) overBy(reason outcome.Reason, code int, detail string) {
 	j.t.Helper()
 	select {
 	case e := <-j.ended:
-		if e.reason != reason || e.code != code || !strings.Contains(e.err, detail) || detail == "" && e.err != "" {
-			j.t.Errorf("ended as %s with code %d, %q; want %s, %d, %q", e.reason, e.code, e.err, reason, code, detail)
+		if e.Reason != reason || e.Code != code || !strings.Contains(e.Detail, detail) || detail == "" && e.Detail != "" {
+			j.t.Errorf("ended as %s with code %d, %q; want %s, %d, %q", e.Reason, e.Code, e.Detail, reason, code, detail)
 		}
 	case <-time.After(patience):
 		j.t.Fatal("the relay has not ended")
@@ -85,7 +85,7 @@ func TestEndings(t *testing.T) {
 			name   string
 			rules  func(*relayRules)
 			play   func(j *joined, client, agent *end)
-			reason Reason
+			reason outcome.Reason
 			code   int
 			detail string
 		}{
@@ -94,19 +94,19 @@ func TestEndings(t *testing.T) {
 				agent.hearsClose(1000, "bye")
 				agent.say(agent.close(1000, ""))
 				client.hearsClose(1000, "")
-			}, Closed, 1000, ""},
+			}, outcome.Closed, 1000, ""},
 			{"the agent closes", nil, func(_ *joined, client, agent *end) {
 				agent.say(agent.close(1001, "restart"))
 				client.hearsClose(1001, "restart")
 				client.say(client.close(1001, "restart"))
 				agent.hearsClose(1001, "restart")
-			}, Closed, 1001, ""},
+			}, outcome.Closed, 1001, ""},
 			{"a Close without a code", nil, func(_ *joined, client, agent *end) {
 				client.say(client.close(0, ""))
 				agent.hearsClose(0, "")
 				agent.say(agent.close(0, ""))
 				client.hearsClose(0, "")
-			}, Closed, 0, ""},
+			}, outcome.Closed, 0, ""},
 			{"a Close right behind a message", nil, func(_ *joined, client, agent *end) {
 				client.say(append(client.make(rawws.Fin|rawws.Text, "last"), client.close(4000, "app")...))
 				agent.hears(rawws.Fin|rawws.Text, "last")
@@ -114,29 +114,29 @@ func TestEndings(t *testing.T) {
 				agent.say(append(agent.make(rawws.Fin|rawws.Text, "last"), agent.close(4000, "")...))
 				client.hears(rawws.Fin|rawws.Text, "last")
 				client.hearsClose(4000, "")
-			}, Closed, 4000, ""},
+			}, outcome.Closed, 4000, ""},
 			{"the side that closes may be sent more until the answer", nil, func(_ *joined, client, agent *end) {
 				client.say(client.close(1000, ""))
 				agent.hearsClose(1000, "")
 				agent.say(agent.make(rawws.Fin|rawws.Text, "one more"), agent.close(1000, ""))
 				client.hears(rawws.Fin|rawws.Text, "one more")
 				client.hearsClose(1000, "")
-			}, Closed, 1000, ""},
+			}, outcome.Closed, 1000, ""},
 			{"nothing follows a Close", func(r *relayRules) { r.linger = 20 * time.Millisecond }, func(_ *joined, client, agent *end) {
 				client.say(append(client.close(1000, ""), client.make(rawws.Fin|rawws.Text, "too late")...))
 				agent.hearsClose(1000, "")
 				agent.say(agent.close(1000, ""))
 				client.hearsClose(1000, "")
 				agent.hungUp()
-			}, Closed, 1000, ""},
+			}, outcome.Closed, 1000, ""},
 			{"the client hangs up", nil, func(_ *joined, client, agent *end) {
 				client.Close()
 				agent.hearsClose(1001, "client-lost")
-			}, ClientLost, 1001, ""},
+			}, outcome.ClientLost, 1001, ""},
 			{"the agent hangs up", nil, func(_ *joined, client, agent *end) {
 				agent.Close()
 				client.hearsClose(1014, "upstream-lost")
-			}, UpstreamLost, 1014, ""},
+			}, outcome.UpstreamLost, 1014, ""},
 			{"the agent hangs up in the middle of a frame", nil, func(_ *joined, client, agent *end) {
 				agent.say([]byte{rawws.Fin | rawws.Binary, 100, 1, 2, 3})
 				agent.Close()
@@ -144,56 +144,56 @@ func TestEndings(t *testing.T) {
 				if err != nil || len(b) != 5 {
 					client.t.Errorf("the client got % x, %v: want half a frame, and no Close in it", b, err)
 				}
-			}, UpstreamLost, 1014, ""},
+			}, outcome.UpstreamLost, 1014, ""},
 			{"the client hangs up behind its Close", nil, func(_ *joined, client, agent *end) {
 				client.say(client.close(1000, ""))
 				client.Close()
 				agent.hearsClose(1000, "")
 				agent.say(agent.close(1000, ""))
-			}, Closed, 1000, ""},
+			}, outcome.Closed, 1000, ""},
 			{"the agent hangs up instead of answering", nil, func(_ *joined, client, agent *end) {
 				client.say(client.close(1000, ""))
 				agent.hearsClose(1000, "")
 				agent.Close()
 				client.hearsClose(1000, "")
-			}, Closed, 1000, "agent hung up instead of answering the Close"},
+			}, outcome.Closed, 1000, "agent hung up instead of answering the Close"},
 			{"the agent does not answer", func(r *relayRules) { r.replyWait = 50 * time.Millisecond }, func(_ *joined, client, agent *end) {
 				client.say(client.close(1000, "bye"))
 				agent.hearsClose(1000, "bye")
 				client.hearsClose(1000, "")
-			}, Closed, 1000, "agent did not answer the Close"},
+			}, outcome.Closed, 1000, "agent did not answer the Close"},
 			{"the client does not answer", func(r *relayRules) { r.replyWait = 50 * time.Millisecond }, func(_ *joined, client, agent *end) {
 				agent.say(agent.close(1011, "broken"))
 				client.hearsClose(1011, "broken")
 				agent.hearsClose(1011, "")
-			}, Closed, 1011, "client did not answer the Close"},
+			}, outcome.Closed, 1011, "client did not answer the Close"},
 			{"the client breaks the protocol", nil, func(_ *joined, client, agent *end) {
 				client.say(append(client.make(rawws.Fin|rawws.Text, "good"), rawws.Make(rawws.Fin|rawws.Text, []byte("bad"), false)...))
 				agent.hears(rawws.Fin|rawws.Text, "good")
 				agent.hearsClose(1002, "protocol-error")
 				client.hearsClose(1002, "protocol-error")
-			}, ProtocolError, 1002, "client: unmasked frame"},
+			}, outcome.ProtocolError, 1002, "client: unmasked frame"},
 			{"the agent breaks the protocol", nil, func(_ *joined, client, agent *end) {
 				agent.say(rawws.Make(rawws.Fin|rawws.Text, []byte("bad"), true))
 				agent.hearsClose(1002, "protocol-error")
 				client.hearsClose(1002, "protocol-error")
-			}, ProtocolError, 1002, "agent: masked frame"},
+			}, outcome.ProtocolError, 1002, "agent: masked frame"},
 			{"the client's message is too big", nil, func(_ *joined, client, agent *end) {
 				client.say(rawws.Head(nil, rawws.Fin|rawws.Binary, 1<<20+1, []byte{1, 2, 3, 4}))
 				agent.hearsClose(1009, "message-too-big")
 				client.hearsClose(1009, "message-too-big")
-			}, MessageTooBig, 1009, "client"},
+			}, outcome.MessageTooBig, 1009, "client"},
 			{"the token expires", nil, func(j *joined, client, agent *end) {
-				j.end(endingOf(auth.Expired, ""))
-				j.end(endingOf(Drain, "")) // only the first reason counts
+				j.end(outcome.End(outcome.Expired, ""))
+				j.end(outcome.End(outcome.Drain, "")) // only the first reason counts
 				client.hearsClose(3000, "expired")
 				agent.hearsClose(3000, "expired")
 				client.hungUp() // without having answered: the server closes first
-			}, auth.Expired, 3000, ""},
+			}, outcome.Expired, 3000, ""},
 			{"nothing moves", func(r *relayRules) { r.idleTimeout = 50 * time.Millisecond }, func(_ *joined, client, agent *end) {
 				client.hearsClose(1001, "idle")
 				agent.hearsClose(1001, "idle")
-			}, Idle, 1001, ""},
+			}, outcome.Idle, 1001, ""},
 		}
 		for _, tt := range cases {
 			for name, version := range map[string]uint16{"plain": 0, "TLS": tls.VersionTLS13} {
@@ -225,7 +225,7 @@ func TestMistakeInOneDirectionEndsBothSides(t *testing.T) {
 		j.begin()
 		j.agent.say(j.agent.make(rawws.Fin|rawws.Text, "x"))
 		j.agent.hearsClose(1011, "internal-error")
-		j.over(InternalError, 1011, "panic: a mistake of ours")
+		j.over(outcome.InternalError, 1011, "panic: a mistake of ours")
 	})
 }
 
@@ -241,7 +241,7 @@ func TestBothSidesCloseAtOnce(t *testing.T) {
 			wg.Wait()
 			j.client.Close()
 			j.agent.Close()
-			if e := <-j.ended; e.reason != Closed || e.code != 1000 && e.code != 1001 || e.err != "" {
+			if e := <-j.ended; e.Reason != outcome.Closed || e.Code != 1000 && e.Code != 1001 || e.Detail != "" {
 				t.Fatalf("ended as %+v", e)
 			}
 		}
@@ -260,7 +260,7 @@ func TestEarlyBytesComeFirst(t *testing.T) {
 		j.client.say(j.client.close(1000, ""))
 		j.agent.hearsClose(1000, "")
 		j.agent.say(j.agent.close(1000, ""))
-		j.over(Closed, 1000, "")
+		j.over(outcome.Closed, 1000, "")
 	})
 }
 
@@ -272,7 +272,7 @@ func TestCloseAmongEarlyBytesIsWaitedForNoLonger(t *testing.T) {
 		for range 300 {
 			j := join(t, rules, 0, rawws.MakeClose(1000, "", true), nil)
 			j.client.hearsClose(1000, "")
-			j.over(Closed, 1000, "agent did not answer")
+			j.over(outcome.Closed, 1000, "agent did not answer")
 		}
 	})
 }
@@ -287,7 +287,7 @@ func TestSideThatSendsOnAfterTheOtherIsGoneIsNotWaitedFor(t *testing.T) {
 		j.client.Close()
 		began := time.Now()
 		j.agent.keepsSending(strings.Repeat("x", 1000))
-		j.overBy(Closed, 1000, "agent did not answer the Close")
+		j.overBy(outcome.Closed, 1000, "agent did not answer the Close")
 		if took := time.Since(began); took > patience/2 {
 			t.Errorf("only after %s", took)
 		}
@@ -307,7 +307,7 @@ func TestSideThatIsStillSendingIsNotCutByTheOthersClose(t *testing.T) {
 		}
 		j.client.say(j.client.close(1000, ""))
 		j.agent.hearsClose(1000, "")
-		j.over(Closed, 1000, "")
+		j.over(outcome.Closed, 1000, "")
 	})
 }
 
@@ -351,14 +351,14 @@ func TestSilentSideIsAskedAndGivenUp(t *testing.T) {
 			j.agent.keepsPonging()
 			j.client.hears(rawws.Fin|rawws.Ping, "omnia-gw")
 			j.client.hearsClose(3008, "dead-peer")
-			j.over(DeadPeer, 3008, "client answers no Ping")
+			j.over(outcome.DeadPeer, 3008, "client answers no Ping")
 		})
 		t.Run("agent", func(t *testing.T) {
 			j := join(t, rules, 0, nil, nil)
 			j.client.keepsPonging()
 			j.agent.hears(rawws.Fin|rawws.Ping, "omnia-gw")
 			j.agent.hearsClose(3008, "dead-peer")
-			j.over(DeadPeer, 3008, "agent answers no Ping")
+			j.over(outcome.DeadPeer, 3008, "agent answers no Ping")
 		})
 	})
 }
@@ -380,7 +380,7 @@ func TestOnlyTheAnswerToTheGatewaysOwnPingIsKeptBack(t *testing.T) {
 		if f := <-atAgent; f.Code() != 1001 {
 			t.Errorf("the agent got %v", f)
 		}
-		j.over(ClientLost, 1001, "")
+		j.over(outcome.ClientLost, 1001, "")
 	})
 }
 
@@ -403,7 +403,7 @@ func TestPingWaitsForTheEndOfALongFrame(t *testing.T) {
 		j.client.hears(rawws.Fin|rawws.Ping, "omnia-gw")
 		j.client.Close()
 		j.agent.hearsClose(1001, "client-lost")
-		j.over(ClientLost, 1001, "")
+		j.over(outcome.ClientLost, 1001, "")
 	})
 }
 
@@ -418,9 +418,9 @@ func TestCloseIsPutIntoARunningStream(t *testing.T) {
 				for range 3 {
 					j.client.hears(rawws.Fin|rawws.Binary, payload)
 				}
-				j.end(endingOf(auth.Expired, ""))
+				j.end(outcome.End(outcome.Expired, ""))
 				j.client.hearsClose(3000, "expired")
-				j.over(auth.Expired, 3000, "")
+				j.over(outcome.Expired, 3000, "")
 			})
 		}
 	})
@@ -442,7 +442,7 @@ func TestCloseNeverStandsInTheMiddleOfAFrame(t *testing.T) {
 			if n := j.client.hearsClose(1002, "protocol-error"); n != 0 {
 				t.Errorf("%d frames between the rest and the Close", n)
 			}
-			j.over(ProtocolError, 1002, "client: ")
+			j.over(outcome.ProtocolError, 1002, "client: ")
 		})
 		t.Run("the frame is never finished", func(t *testing.T) {
 			rules := lasting
@@ -457,7 +457,7 @@ func TestCloseNeverStandsInTheMiddleOfAFrame(t *testing.T) {
 			if b, err := io.ReadAll(j.client.br); err != nil || !bytes.Equal(b, long[:500]) {
 				t.Errorf("the client got %d bytes, %v: want the 500 that there are", len(b), err)
 			}
-			j.overBy(ProtocolError, 1002, "client: ")
+			j.overBy(outcome.ProtocolError, 1002, "client: ")
 		})
 	})
 }
@@ -474,9 +474,9 @@ func TestCloseDoesNotWaitForASideThatTakesNothing(t *testing.T) {
 				go j.agent.keepsSending(strings.Repeat("x", 1<<18))
 				<-blocked
 				began := time.Now()
-				j.end(endingOf(Drain, ""))
+				j.end(outcome.End(outcome.Drain, ""))
 				j.agent.hearsClose(1001, "drain")
-				j.overBy(Drain, 1001, "")
+				j.overBy(outcome.Drain, 1001, "")
 				if took := time.Since(began); took > patience/2 {
 					t.Errorf("ended after %s", took)
 				}
@@ -494,29 +494,29 @@ func TestSideThatTakesNothingIsDead(t *testing.T) {
 		j.begin()
 		go j.agent.keepsSending(strings.Repeat("x", 1<<18))
 		j.agent.hearsClose(3008, "dead-peer")
-		j.overBy(DeadPeer, 3008, "client takes no bytes")
+		j.overBy(outcome.DeadPeer, 3008, "client takes no bytes")
 	})
 }
 
 func TestCutEndsARelayAtOnce(t *testing.T) {
 	bothWays(t, func(t *testing.T, lasting relayRules) {
 		j := join(t, lasting, 0, nil, nil)
-		j.end(endingOf(Drain, ""))
+		j.end(outcome.End(outcome.Drain, ""))
 		j.cut()
-		j.overBy(Drain, 1001, "")
+		j.overBy(outcome.Drain, 1001, "")
 	})
 }
 
 func TestRelayThatWasEndedBeforeItBeganSaysSo(t *testing.T) {
 	bothWays(t, func(t *testing.T, lasting relayRules) {
 		j := prepare(t, lasting, 0, rawws.Make(rawws.Fin|rawws.Text, []byte("too late"), true), nil)
-		j.end(endingOf(auth.Expired, ""))
+		j.end(outcome.End(outcome.Expired, ""))
 		j.begin()
 		j.client.hearsClose(3000, "expired")
 		if n := j.agent.hearsClose(3000, "expired"); n != 0 {
 			t.Errorf("%d frames went on after the end", n)
 		}
-		j.over(auth.Expired, 3000, "")
+		j.over(outcome.Expired, 3000, "")
 	})
 }
 
@@ -534,11 +534,11 @@ func TestTrafficIsCountedWhileItMoves(t *testing.T) {
 		j.agent.say(j.agent.make(rawws.Fin|rawws.Text, "one"), j.agent.make(rawws.Fin|rawws.Text, "two"))
 		j.client.hears(rawws.Fin|rawws.Text, "one")
 		j.client.hears(rawws.Fin|rawws.Text, "two")
-		want := traffic{uint64(len(up) + 6), 10, 1, 2}
+		want := outcome.Traffic{BytesIn: uint64(len(up) + 6), BytesOut: 10, MessagesIn: 1, MessagesOut: 2}
 		eventually(t, "all traffic in the counts", func() bool { return s.counts() == want })
 		j.client.Close()
 		j.agent.hearsClose(1001, "client-lost")
-		j.over(ClientLost, 1001, "")
+		j.over(outcome.ClientLost, 1001, "")
 	})
 }
 
@@ -559,7 +559,7 @@ func TestPingsDoNotKeepAnIdleSession(t *testing.T) {
 			}
 			j.client.say(j.client.make(rawws.Fin|rawws.Pong, string(f.Payload)))
 		}
-		j.over(Idle, 1001, "")
+		j.over(outcome.Idle, 1001, "")
 	})
 }
 

@@ -10,8 +10,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // session is one WebSocket connection, from the moment the caller was admitted until its log line.
@@ -26,8 +26,8 @@ type session struct {
 	deadline time.Time // when the caller's right to it ends; zero: never
 
 	mu     sync.Mutex
-	relay  *relay  // nil until the agent has answered
-	ending *ending // why it must not start
+	relay  *relay          // nil until the agent has answered
+	ending *outcome.Ending // why it must not start
 	expiry *time.Timer
 
 	holds bool // a place under the limits; guarded by the lock of sessions
@@ -37,8 +37,8 @@ type session struct {
 type user struct{ issuer, subject string }
 
 // end ends the session for a reason, from any goroutine, and does not wait. Only the first reason counts.
-func (s *session) end(r Reason) {
-	e := endingOf(r, "")
+func (s *session) end(r outcome.Reason) {
+	e := outcome.End(r, "")
 	s.mu.Lock()
 	relay := s.relay
 	if relay == nil && s.ending == nil {
@@ -51,7 +51,7 @@ func (s *session) end(r Reason) {
 }
 
 // begin gives the session its relay; a reason when it has been ended before.
-func (s *session) begin(r *relay) *ending {
+func (s *session) begin(r *relay) *outcome.Ending {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.relay = r
@@ -59,27 +59,17 @@ func (s *session) begin(r *relay) *ending {
 }
 
 // counts are what has moved so far, in from the client and out to it.
-func (s *session) counts() (c traffic) {
+func (s *session) counts() (c outcome.Traffic) {
 	s.mu.Lock()
 	r := s.relay
 	s.mu.Unlock()
 	if r == nil {
-		return traffic{}
+		return outcome.Traffic{}
 	}
-	return traffic{
-		bytesIn: r.up.bytes.Load(), messagesIn: r.up.messages.Load(),
-		bytesOut: r.down.bytes.Load(), messagesOut: r.down.messages.Load(),
+	return outcome.Traffic{
+		BytesIn: r.up.bytes.Load(), MessagesIn: r.up.messages.Load(),
+		BytesOut: r.down.bytes.Load(), MessagesOut: r.down.messages.Load(),
 	}
-}
-
-// traffic counts bytes and messages of both directions.
-type traffic struct{ bytesIn, bytesOut, messagesIn, messagesOut uint64 }
-
-func (t *traffic) add(u traffic) {
-	t.bytesIn += u.bytesIn
-	t.bytesOut += u.bytesOut
-	t.messagesIn += u.messagesIn
-	t.messagesOut += u.messagesOut
 }
 
 // sessions is the registry of live connections. Whatever ends sessions (drain, expiry, limits) goes through it; nothing is written to a
@@ -93,9 +83,9 @@ type sessions struct {
 	users    map[user]int
 	addrs    map[netip.Addr]int
 	draining bool
-	empty    chan struct{} // closed when draining and none is left
-	ended    traffic       // of sessions that are over
-	opened   uint64        // sessions so far
+	empty    chan struct{}   // closed when draining and none is left
+	ended    outcome.Traffic // of sessions that are over
+	opened   uint64          // sessions so far
 }
 
 func newSessions(l config.Limits) *sessions {
@@ -103,7 +93,7 @@ func newSessions(l config.Limits) *sessions {
 }
 
 // add registers s, or says why it may not be: under one lock, so that no limit can be overrun and nobody slips in during a drain.
-func (l *sessions) add(s *session) *auth.Refusal {
+func (l *sessions) add(s *session) *outcome.Refusal {
 	s.id = newID()
 	u := user{s.issuer, s.subject}
 	l.mu.Lock()
@@ -111,13 +101,13 @@ func (l *sessions) add(s *session) *auth.Refusal {
 	over := func(n, limit int) bool { return limit > 0 && n >= limit }
 	switch {
 	case l.draining:
-		return &auth.Refusal{Reason: Drain}
+		return &outcome.Refusal{Reason: outcome.Drain}
 	case over(l.places, l.limits.MaxConnections):
-		return &auth.Refusal{Reason: TooManyConnections}
+		return &outcome.Refusal{Reason: outcome.TooManyConnections}
 	case s.subject != "" && over(l.users[u], l.limits.MaxConnectionsPerUser):
-		return &auth.Refusal{Reason: TooManyUserConnections}
+		return &outcome.Refusal{Reason: outcome.TooManyUserConnections}
 	case over(l.addrs[s.addr], l.limits.MaxConnectionsPerIP):
-		return &auth.Refusal{Reason: TooManyAddrConnections}
+		return &outcome.Refusal{Reason: outcome.TooManyAddrConnections}
 	}
 	l.live[s] = struct{}{}
 	l.opened++
@@ -126,7 +116,7 @@ func (l *sessions) add(s *session) *auth.Refusal {
 	l.users[u]++
 	l.addrs[s.addr]++
 	if !s.deadline.IsZero() {
-		s.expiry = time.AfterFunc(time.Until(s.deadline), func() { s.end(auth.Expired) })
+		s.expiry = time.AfterFunc(time.Until(s.deadline), func() { s.end(outcome.Expired) })
 	}
 	return nil
 }
@@ -165,7 +155,7 @@ func (l *sessions) remove(s *session) {
 	defer l.mu.Unlock()
 	delete(l.live, s)
 	l.release(s)
-	l.ended.add(moved)
+	l.ended.Add(moved)
 	if l.draining && len(l.live) == 0 {
 		close(l.empty)
 	}
@@ -184,7 +174,7 @@ func (l *sessions) list() []*session {
 }
 
 // totals are how many sessions are live and all traffic there ever was.
-func (l *sessions) totals() (live int, t traffic) {
+func (l *sessions) totals() (live int, t outcome.Traffic) {
 	l.mu.Lock()
 	t = l.ended
 	all := make([]*session, 0, len(l.live))
@@ -193,7 +183,7 @@ func (l *sessions) totals() (live int, t traffic) {
 	}
 	l.mu.Unlock()
 	for _, s := range all {
-		t.add(s.counts())
+		t.Add(s.counts())
 	}
 	return len(all), t
 }
@@ -240,7 +230,7 @@ func (l *sessions) drain(ctx context.Context, lead, window time.Duration) {
 		case <-ctx.Done():
 			return
 		}
-		s.end(Drain)
+		s.end(outcome.Drain)
 	}
 	select {
 	case <-l.empty:
@@ -252,7 +242,7 @@ func (l *sessions) drain(ctx context.Context, lead, window time.Duration) {
 func (l *sessions) cut() {
 	l.refuse()
 	for _, s := range l.list() {
-		s.end(Drain)
+		s.end(outcome.Drain)
 		s.mu.Lock()
 		r := s.relay
 		s.mu.Unlock()

@@ -10,8 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // caller is a session of one of many users and addresses.
@@ -32,11 +32,11 @@ func TestLimitsAreExactHoweverManyComeAtOnce(t *testing.T) {
 		name    string
 		limits  config.Limits
 		session func(int) *session
-		refused Reason // "" when all must get in
+		refused outcome.Reason // "" when all must get in
 	}{
-		{"connections", config.Limits{MaxConnections: limit}, caller, TooManyConnections},
-		{"of one user", config.Limits{MaxConnectionsPerUser: limit}, same(func(s *session, _ int) { s.subject = "sub" }), TooManyUserConnections},
-		{"of one address", config.Limits{MaxConnectionsPerIP: limit}, same(func(s *session, _ int) { s.addr = netip.MustParseAddr("::1") }), TooManyAddrConnections},
+		{"connections", config.Limits{MaxConnections: limit}, caller, outcome.TooManyConnections},
+		{"of one user", config.Limits{MaxConnectionsPerUser: limit}, same(func(s *session, _ int) { s.subject = "sub" }), outcome.TooManyUserConnections},
+		{"of one address", config.Limits{MaxConnectionsPerIP: limit}, same(func(s *session, _ int) { s.addr = netip.MustParseAddr("::1") }), outcome.TooManyAddrConnections},
 		{"of users of one name at several issuers", config.Limits{MaxConnectionsPerUser: 1}, same(func(s *session, n int) {
 			s.issuer, s.subject = fmt.Sprint(n), "sub"
 		}), ""},
@@ -96,13 +96,13 @@ func TestSessionIDsAreNobodysGuess(t *testing.T) {
 }
 
 // endedFor is the reason for which a session without a relay was ended, or "".
-func endedFor(s *session) Reason {
+func endedFor(s *session) outcome.Reason {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ending == nil {
 		return ""
 	}
-	return s.ending.reason
+	return s.ending.Reason
 }
 
 func TestDrainIsSpreadOverTheWindow(t *testing.T) {
@@ -121,7 +121,7 @@ func TestDrainIsSpreadOverTheWindow(t *testing.T) {
 		told := func() (n int) {
 			synctest.Wait()
 			for _, s := range all {
-				if endedFor(s) == Drain {
+				if endedFor(s) == outcome.Drain {
 					n++
 				}
 			}
@@ -130,7 +130,7 @@ func TestDrainIsSpreadOverTheWindow(t *testing.T) {
 		if n := told(); n != 0 {
 			t.Errorf("%d told at once", n)
 		}
-		if late := l.add(caller(9)); late == nil || late.Reason != Drain {
+		if late := l.add(caller(9)); late == nil || late.Reason != outcome.Drain {
 			t.Errorf("whoever comes late: %v", late)
 		}
 		time.Sleep(time.Second)
@@ -202,7 +202,7 @@ func TestSessionEndsWithItsToken(t *testing.T) {
 			l.add(s)
 		}
 		synctest.Wait()
-		if r := endedFor(late); r != auth.Expired {
+		if r := endedFor(late); r != outcome.Expired {
 			t.Errorf("past its deadline from the start: ended for %q", r)
 		}
 		time.Sleep(time.Minute - time.Nanosecond)
@@ -213,7 +213,7 @@ func TestSessionEndsWithItsToken(t *testing.T) {
 		l.remove(leaves)
 		time.Sleep(time.Nanosecond)
 		synctest.Wait()
-		if r := endedFor(stays); r != auth.Expired {
+		if r := endedFor(stays); r != outcome.Expired {
 			t.Errorf("ended for %q, want expired", r)
 		}
 		if r := endedFor(leaves); r != "" {
@@ -230,11 +230,11 @@ func TestSessionEndsWithItsToken(t *testing.T) {
 
 func TestSessionThatWasEndedWhileTheAgentWasDialled(t *testing.T) {
 	s := &session{}
-	s.end(auth.Expired)
-	s.end(Drain)
+	s.end(outcome.Expired)
+	s.end(outcome.Drain)
 	j := prepare(t, lasting, 0, nil, nil)
 	e := s.begin(j.relay)
-	if e == nil || e.reason != auth.Expired {
+	if e == nil || e.Reason != outcome.Expired {
 		t.Fatalf("begin gives %v, want the first reason", e)
 	}
 	j.end(e)
@@ -243,7 +243,7 @@ func TestSessionThatWasEndedWhileTheAgentWasDialled(t *testing.T) {
 	if s.relay == nil {
 		t.Error("the session does not know its relay: cut would not find it")
 	}
-	j.over(auth.Expired, 3000, "")
+	j.over(outcome.Expired, 3000, "")
 }
 
 func TestCutReturnsWhenAllAreGone(t *testing.T) {
@@ -254,7 +254,7 @@ func TestCutReturnsWhenAllAreGone(t *testing.T) {
 		s, j := caller(i), prepare(t, lasting, 0, nil, nil)
 		l.add(s)
 		s.begin(j.relay)
-		j.launch(func(*ending) {
+		j.launch(func(*outcome.Ending) {
 			over.Add(1)
 			l.remove(s)
 		})
@@ -263,7 +263,7 @@ func TestCutReturnsWhenAllAreGone(t *testing.T) {
 	if over.Load() != n {
 		t.Errorf("%d of %d relays are over", over.Load(), n)
 	}
-	if refusal := l.add(caller(99)); refusal == nil || refusal.Reason != Drain {
+	if refusal := l.add(caller(99)); refusal == nil || refusal.Reason != outcome.Drain {
 		t.Errorf("after the cut: %v", refusal)
 	}
 }
@@ -286,7 +286,7 @@ func TestTrafficOfEndedSessionsStaysCounted(t *testing.T) {
 		t.Errorf("the longest is not first: %v", list)
 	}
 	for left := 3; left >= 0; left-- {
-		if n, moved := l.totals(); n != left || moved != (traffic{30, 600, 3, 6}) {
+		if n, moved := l.totals(); n != left || moved != (outcome.Traffic{BytesIn: 30, BytesOut: 600, MessagesIn: 3, MessagesOut: 6}) {
 			t.Errorf("%d live, %+v", n, moved)
 		}
 		if left > 0 {

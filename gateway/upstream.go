@@ -18,7 +18,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // Bounds of an agent's answer: the bytes of its head, and how many interim answers (RFC 9110 §15.2) may come before it.
@@ -86,7 +86,7 @@ func (d *dialer) handshake(ctx context.Context, p *pass, r *http.Request) (_ *an
 	defer cancel()
 	conn, err := d.dial(ctx, p.scheme, p.host)
 	if err != nil {
-		return nil, refusedBy(ctx, err, UpstreamUnreachable)
+		return nil, refusedBy(ctx, err, outcome.UpstreamUnreachable)
 	}
 	defer func() {
 		if err != nil {
@@ -108,26 +108,26 @@ func (d *dialer) handshake(ctx context.Context, p *pass, r *http.Request) (_ *an
 		h["User-Agent"] = []string{""} // else net/http would name itself
 	}
 	if err := out.Write(conn); err != nil {
-		return nil, refusedBy(ctx, err, UpstreamUnreachable)
+		return nil, refusedBy(ctx, err, outcome.UpstreamUnreachable)
 	}
 	head := &io.LimitedReader{R: conn, N: maxAnswerHead}
 	br := bufio.NewReader(head)
 	resp, err := readAnswer(br, &out)
 	if err != nil {
-		return nil, refusedBy(ctx, err, UpstreamBadHandshake)
+		return nil, refusedBy(ctx, err, outcome.UpstreamBadHandshake)
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		if !interrupt() {
-			return nil, refusedBy(ctx, ctx.Err(), UpstreamTimeout)
+			return nil, refusedBy(ctx, ctx.Err(), outcome.UpstreamTimeout)
 		}
 		head.N = math.MaxInt64 // the body may be as long as it likes
 		return &answer{Response: resp, conn: conn}, nil
 	}
 	if why := badAnswer(resp.Header, h); why != "" {
-		return nil, &auth.Refusal{Reason: UpstreamBadHandshake, Detail: why}
+		return nil, &outcome.Refusal{Reason: outcome.UpstreamBadHandshake, Detail: why}
 	}
 	if !interrupt() {
-		return nil, refusedBy(ctx, ctx.Err(), UpstreamTimeout)
+		return nil, refusedBy(ctx, ctx.Err(), outcome.UpstreamTimeout)
 	}
 	rest, _ := br.Peek(br.Buffered())
 	return &answer{Response: resp, conn: conn, rest: slices.Clone(rest)}, nil
@@ -211,22 +211,13 @@ func validKey(key string) bool {
 }
 
 // refusedBy puts a failure to reach the agent into a word: the client went away, time ran out, or else.
-func refusedBy(ctx context.Context, err error, reason Reason) *auth.Refusal {
+func refusedBy(ctx context.Context, err error, reason outcome.Reason) *outcome.Refusal {
 	var timeout interface{ Timeout() bool }
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
-		reason = ClientLost
+		reason = outcome.ClientLost
 	case ctx.Err() != nil, errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		reason = UpstreamTimeout
+		reason = outcome.UpstreamTimeout
 	}
-	return &auth.Refusal{Reason: reason, Detail: clipError(err)}
-}
-
-// clipError is an error for the log: one line, bounded. Errors of dialling name addresses, never a URL.
-func clipError(err error) string {
-	if err == nil {
-		return ""
-	}
-	s := strings.Join(strings.Fields(strings.ToValidUTF8(err.Error(), "?")), " ")
-	return s[:min(len(s), 300)]
+	return &outcome.Refusal{Reason: reason, Err: err}
 }

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // listening is a server on loopback that hands each connection to serve, and its address.
@@ -107,8 +107,8 @@ func TestAgents101IsChecked(t *testing.T) {
 			host := listening(t, asked(func(c net.Conn, _ *http.Request) { io.WriteString(c, tt.answer+"\r\nhi") }))
 			a, err := newDialer(patience).handshake(t.Context(), offer(host, offered), client())
 			if tt.status == 0 {
-				refusal := refusalOf(err)
-				if err == nil || refusal.Reason != UpstreamBadHandshake || !strings.Contains(refusal.Detail, tt.detail) {
+				refusal := outcome.RefusalOf(err)
+				if err == nil || refusal.Reason != outcome.UpstreamBadHandshake || !strings.Contains(refusal.Text(), tt.detail) {
 					t.Errorf("got %+v, %v; want %q", a, err, tt.detail)
 				}
 				return
@@ -186,21 +186,21 @@ func TestAgentThatCannotBeReached(t *testing.T) {
 		dialer *dialer
 		scheme string
 		host   string
-		want   Reason
+		want   outcome.Reason
 	}{
-		{"nobody listens", t.Context(), newDialer(patience), "http", closed, UpstreamUnreachable},
-		{"a name that does not exist", t.Context(), newDialer(patience), "http", "agent.invalid:80", UpstreamUnreachable},
-		{"it never answers", t.Context(), short, "http", silent, UpstreamTimeout},
-		{"it never answers the TLS handshake", t.Context(), short, "https", silent, UpstreamTimeout},
-		{"it hangs up", t.Context(), newDialer(patience), "http", reset, UpstreamBadHandshake},
-		{"it does not speak TLS", t.Context(), newDialer(patience), "https", reset, UpstreamUnreachable},
-		{"the client goes away", gone, newDialer(patience), "http", waiting, ClientLost},
+		{"nobody listens", t.Context(), newDialer(patience), "http", closed, outcome.UpstreamUnreachable},
+		{"a name that does not exist", t.Context(), newDialer(patience), "http", "agent.invalid:80", outcome.UpstreamUnreachable},
+		{"it never answers", t.Context(), short, "http", silent, outcome.UpstreamTimeout},
+		{"it never answers the TLS handshake", t.Context(), short, "https", silent, outcome.UpstreamTimeout},
+		{"it hangs up", t.Context(), newDialer(patience), "http", reset, outcome.UpstreamBadHandshake},
+		{"it does not speak TLS", t.Context(), newDialer(patience), "https", reset, outcome.UpstreamUnreachable},
+		{"the client goes away", gone, newDialer(patience), "http", waiting, outcome.ClientLost},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := offer(tt.host, nil)
 			p.scheme = tt.scheme
 			a, err := tt.dialer.handshake(tt.ctx, p, client())
-			if err == nil || refusalOf(err).Reason != tt.want {
+			if err == nil || outcome.RefusalOf(err).Reason != tt.want {
 				t.Errorf("got %v, %v; want %s", a, err, tt.want)
 			}
 		})
@@ -213,7 +213,7 @@ func TestAgentsCertificateIsVerified(t *testing.T) {
 	p := offer(host, nil)
 	p.scheme = "https"
 	_, err := newDialer(patience).handshake(t.Context(), p, client())
-	if err == nil || refusalOf(err).Reason != UpstreamUnreachable || !strings.Contains(err.Error(), "certificate") {
+	if err == nil || outcome.RefusalOf(err).Reason != outcome.UpstreamUnreachable || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -273,10 +273,10 @@ func TestKeys(t *testing.T) {
 }
 
 func TestErrorsForTheLogAreOneShortLine(t *testing.T) {
-	if got := clipError(nil); got != "" {
+	if got := outcome.Line(nil); got != "" {
 		t.Errorf("%q", got)
 	}
-	got := clipError(&auth.Refusal{Reason: "a", Detail: "b\r\nc\t d\xff" + strings.Repeat("x", 1000)})
+	got := outcome.Line(&outcome.Refusal{Reason: "a", Detail: "b\r\nc\t d\xff" + strings.Repeat("x", 1000)})
 	if strings.ContainsAny(got, "\r\n\t") || len(got) != 300 || !strings.HasPrefix(got, "a: b c d?x") {
 		t.Errorf("%q", got)
 	}

@@ -10,8 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/gateway"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // question is the request that explain asks about.
@@ -132,45 +132,6 @@ func print(w io.Writer, e gateway.Explanation) {
 func printPassed(w io.Writer, check, detail string) { fmt.Fprintf(w, "✓ %-10s %s\n", check, detail) }
 
 // printFailed prints the one that did not, under the name it has when it does.
-func printFailed(w io.Writer, r gateway.Reason, detail string) {
-	fmt.Fprintf(w, "✗ %-10s %s (%s)\n", check(r), detail, r)
-}
-
-// check is the check that refuses for a reason.
-func check(r gateway.Reason) string {
-	switch r {
-	case gateway.BadPath:
-		return "path"
-	case gateway.BadMethod:
-		return "method"
-	case gateway.NoRoute:
-		return "route"
-	case gateway.BadOrigin:
-		return "origin"
-	case auth.NoToken, auth.MultipleCredentials:
-		return "token"
-	case auth.Malformed:
-		return "form"
-	case auth.AlgNotAllowed, auth.CritUnsupported:
-		return "algorithm"
-	case auth.WrongIssuer:
-		return "issuer"
-	case auth.JWKSUnavailable, auth.UnknownKey, auth.WeakKey, auth.AlgKeyMismatch:
-		return "key"
-	case auth.BadSignature:
-		return "signature"
-	case auth.NoExpiry, auth.Expired, auth.NotYetValid:
-		return "times"
-	case auth.WrongAudience:
-		return "audience"
-	case auth.NoPrincipal:
-		return "subject"
-	case auth.ClaimMismatch:
-		return "rule"
-	case auth.ClaimNotRepresentable:
-		return "header"
-	case gateway.BadUpgrade:
-		return "upgrade"
-	}
-	return "gateway"
+func printFailed(w io.Writer, r outcome.Reason, detail string) {
+	fmt.Fprintf(w, "✗ %-10s %s (%s)\n", r.Check(), detail, r)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 func newToken() *cobra.Command {
@@ -167,7 +168,7 @@ func inspect(c *cobra.Command, token, file string) error {
 	out := c.OutOrStdout()
 	header, claims, err := auth.Inspect(token)
 	if err != nil {
-		printFailed(out, auth.Malformed, err.Error())
+		printFailed(out, outcome.Malformed, err.Error())
 		return errNo
 	}
 	for _, part := range []struct {
@@ -204,8 +205,8 @@ func inspect(c *cobra.Command, token, file string) error {
 		fmt.Fprintf(out, "note: %v\n", err)
 	}
 	_, err = a.Verify(c.Context(), auth.Credential{Token: token}, func(check, detail string) { printPassed(out, check, detail) })
-	if refusal, ok := errors.AsType[*auth.Refusal](err); ok {
-		printFailed(out, refusal.Reason, refusal.Detail)
+	if refusal, ok := errors.AsType[*outcome.Refusal](err); ok {
+		printFailed(out, refusal.Reason, refusal.Text())
 		return errNo
 	}
 	if err != nil {

@@ -1,0 +1,166 @@
+package outcome
+
+// What lets a request through.
+const (
+	OK           Reason = "ok"
+	ExcludedPath Reason = "excluded-path"
+	PublicRoute  Reason = "public-route"
+	AuthDisabled Reason = "auth-disabled"
+	Probe        Reason = "probe" // /healthz or /readyz, answered by the gateway itself
+)
+
+// What refuses a request for its form or its address.
+const (
+	BadPath    Reason = "bad-path"
+	BadMethod  Reason = "bad-method"
+	BadUpgrade Reason = "bad-upgrade"
+	BadOrigin  Reason = "bad-origin"
+	NoRoute    Reason = "no-route"
+)
+
+// What refuses a request for its token. Expired also ends a session.
+const (
+	NoToken               Reason = "no-token"
+	MultipleCredentials   Reason = "multiple-credentials"
+	Malformed             Reason = "malformed"
+	AlgNotAllowed         Reason = "alg-not-allowed"
+	CritUnsupported       Reason = "crit-unsupported"
+	WrongIssuer           Reason = "wrong-issuer"
+	JWKSUnavailable       Reason = "jwks-unavailable"
+	UnknownKey            Reason = "unknown-key"
+	WeakKey               Reason = "weak-key"
+	AlgKeyMismatch        Reason = "alg-key-mismatch"
+	BadSignature          Reason = "bad-signature"
+	NoExpiry              Reason = "no-expiry"
+	Expired               Reason = "expired"
+	NotYetValid           Reason = "not-yet-valid"
+	WrongAudience         Reason = "wrong-audience"
+	NoPrincipal           Reason = "no-principal"
+	ClaimMismatch         Reason = "claim-mismatch"
+	ClaimNotRepresentable Reason = "claim-not-representable"
+)
+
+// What refuses an admitted request.
+const (
+	TooManyConnections     Reason = "too-many-connections"
+	TooManyUserConnections Reason = "too-many-user-connections"
+	TooManyAddrConnections Reason = "too-many-address-connections"
+	UpstreamUnreachable    Reason = "upstream-unreachable"
+	UpstreamTimeout        Reason = "upstream-timeout"
+	UpstreamBadHandshake   Reason = "upstream-bad-handshake"
+	UpstreamRefused        Reason = "upstream-refused" // the agent's own answer, passed on
+	InternalError          Reason = "internal-error"
+)
+
+// What ends a session. Drain also refuses new ones, ClientLost also a handshake whose client went
+// away.
+const (
+	Drain         Reason = "drain"
+	MessageTooBig Reason = "message-too-big"
+	ProtocolError Reason = "protocol-error"
+	Idle          Reason = "idle"
+	DeadPeer      Reason = "dead-peer"
+	UpstreamLost  Reason = "upstream-lost"
+	ClientLost    Reason = "client-lost"
+	Closed        Reason = "closed"
+)
+
+// challenge is the error code of a WWW-Authenticate header (RFC 6750 §3.1).
+type challenge string
+
+const (
+	noChallenge  challenge = ""
+	bare         challenge = "-" // no error code, because no credential was sent
+	invalidToken challenge = "invalid_token"
+	insufficient challenge = "insufficient_scope"
+)
+
+// Close codes of RFC 6455 §7.4.1 and of the IANA registry.
+const (
+	goingAway     = 1001
+	protocolError = 1002
+	tooBig        = 1009
+	internalError = 1011
+	badGateway    = 1014
+	unauthorized  = 3000
+	timeout       = 3008
+)
+
+// row is what one word means.
+type row struct {
+	reason     Reason
+	through    bool      // it says why a request was let in
+	status     int       // of the answer to a request refused for it; 0: none is. passedOn: the agent's own
+	code       int       // of the Close of a session ended for it; 0: none is. passedOn: the peer's own
+	retryAfter int       // seconds; 0: trying again would not help
+	challenge  challenge // of a refusal
+	check      string    // of explain
+}
+
+// passedOn stands for a status or a close code that is not the gateway's to choose.
+const passedOn = -1
+
+// clientClosed is the status in the log for a client that went away before its answer. No client
+// reads it; nginx uses the same number.
+const clientClosed = 499
+
+// table is the one place that decides what a word means.
+var table = [...]row{
+	{reason: OK, through: true},
+	{reason: ExcludedPath, through: true},
+	{reason: PublicRoute, through: true},
+	{reason: AuthDisabled, through: true},
+	{reason: Probe, through: true},
+
+	{reason: BadPath, status: 400, check: "path"},
+	{reason: BadMethod, status: 405, check: "method"},
+	{reason: BadUpgrade, status: 400, check: "upgrade"},
+	{reason: BadOrigin, status: 403, check: "origin"},
+	{reason: NoRoute, status: 404, check: "route"},
+
+	{reason: NoToken, status: 401, challenge: bare, check: "token"},
+	{reason: MultipleCredentials, status: 401, challenge: invalidToken, check: "token"},
+	{reason: Malformed, status: 401, challenge: invalidToken, check: "form"},
+	{reason: AlgNotAllowed, status: 401, challenge: invalidToken, check: "algorithm"},
+	{reason: CritUnsupported, status: 401, challenge: invalidToken, check: "algorithm"},
+	{reason: WrongIssuer, status: 401, challenge: invalidToken, check: "issuer"},
+	{reason: JWKSUnavailable, status: 503, retryAfter: 5, check: "key"},
+	{reason: UnknownKey, status: 401, challenge: invalidToken, check: "key"},
+	{reason: WeakKey, status: 401, challenge: invalidToken, check: "key"},
+	{reason: AlgKeyMismatch, status: 401, challenge: invalidToken, check: "key"},
+	{reason: BadSignature, status: 401, challenge: invalidToken, check: "signature"},
+	{reason: NoExpiry, status: 401, challenge: invalidToken, check: "times"},
+	{reason: Expired, status: 401, code: unauthorized, challenge: invalidToken, check: "times"},
+	{reason: NotYetValid, status: 401, challenge: invalidToken, check: "times"},
+	{reason: WrongAudience, status: 401, challenge: invalidToken, check: "audience"},
+	{reason: NoPrincipal, status: 403, check: "subject"},
+	{reason: ClaimMismatch, status: 403, challenge: insufficient, check: "rule"},
+	{reason: ClaimNotRepresentable, status: 403, check: "header"},
+
+	{reason: TooManyConnections, status: 503, retryAfter: 5},
+	{reason: TooManyUserConnections, status: 429, retryAfter: 30},
+	{reason: TooManyAddrConnections, status: 429, retryAfter: 30},
+	{reason: UpstreamUnreachable, status: 502},
+	{reason: UpstreamTimeout, status: 504},
+	{reason: UpstreamBadHandshake, status: 502},
+	{reason: UpstreamRefused, status: passedOn},
+	{reason: InternalError, status: 500, code: internalError},
+
+	{reason: Drain, status: 503, code: goingAway, retryAfter: 5},
+	{reason: MessageTooBig, code: tooBig},
+	{reason: ProtocolError, code: protocolError},
+	{reason: Idle, code: goingAway},
+	{reason: DeadPeer, code: timeout},
+	{reason: UpstreamLost, code: badGateway},
+	{reason: ClientLost, status: clientClosed, code: goingAway},
+	{reason: Closed, code: passedOn},
+}
+
+// rows is the table by word.
+var rows = func() map[Reason]row {
+	m := make(map[Reason]row, len(table))
+	for _, r := range table {
+		m[r.reason] = r
+	}
+	return m
+}()
