@@ -30,7 +30,7 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// The attacks on tokens (A) and on the retrieval of keys (B) that docs/security.md lists, as far as they meet this package.
+// The attacks on tokens (A) and on the retrieval of keys (B) that docs/attacks.md lists, as far as they meet this package.
 
 // refused asks a gateway with good keys for the reason of each token.
 func refused(t *testing.T, want outcome.Reason, tokens ...string) {

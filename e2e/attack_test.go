@@ -19,7 +19,7 @@ import (
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
 )
 
-// The files attack_*_test.go hold the attacks of docs/security.md, chapter by chapter, with raw bytes against the built binary. Those on
+// The files attack_*_test.go hold the attacks of docs/attacks.md, chapter by chapter, with raw bytes against the built binary. Those on
 // tokens and key sets alone are in package auth.
 
 // plainRequest is the text of a request without a body that asks for the connection to be closed.
@@ -121,9 +121,9 @@ func told(t *testing.T, r *http.Request, pairs ...string) {
 	}
 }
 
-// The table of docs/security.md names tests; each has to be there.
-func TestSecurityPageNamesTestsThatExist(t *testing.T) {
-	page, err := os.ReadFile("../docs/security.md")
+// The tables of docs/attacks.md name tests; each has to be there.
+func TestAttackPageNamesTestsThatExist(t *testing.T) {
+	page, err := os.ReadFile("../docs/attacks.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,12 +157,12 @@ func TestSecurityPageNamesTestsThatExist(t *testing.T) {
 	}
 	for _, name := range named {
 		if !exists[name] {
-			t.Errorf("docs/security.md names %s, which is nowhere", name)
+			t.Errorf("docs/attacks.md names %s, which is nowhere", name)
 		}
 	}
 	for name := range exists { // and the other way round
 		if regexp.MustCompile(`^Test[A-L][0-9]{2}`).MatchString(name) && !strings.Contains(string(page), name) {
-			t.Errorf("docs/security.md does not name %s", name)
+			t.Errorf("docs/attacks.md does not name %s", name)
 		}
 	}
 }
