@@ -269,7 +269,7 @@ func DefaultAuthentication() Authentication {
 	return Authentication{
 		Enabled:       true,
 		JWT:           DefaultJWT(),
-		Authorization: Authorization{ExcludePaths: []string{"/healthz", "/readyz", "/metrics"}},
+		Authorization: Authorization{ExcludePaths: []string{"/healthz", "/readyz"}},
 		EdgeTrust: EdgeTrust{
 			StripInboundClaimHeaders: true,
 			DefaultStripHeaders:      []string{"x-user-id", "x-user-roles", "x-user-email"},

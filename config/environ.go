@@ -43,6 +43,7 @@ func (l *loader) readEnvironment(c *Config, environ []string) {
 			given[name] = value
 		}
 	}
+	delete(given, fileVariable)
 	for _, v := range variables() {
 		value, ok := given[v.name]
 		if !ok {

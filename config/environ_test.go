@@ -9,7 +9,7 @@ import (
 )
 
 func TestEnvironmentAloneIsEnough(t *testing.T) {
-	c, err := Load("", []string{
+	c, err := Load(Sources{Environ: []string{
 		"HOME=/root", "LISTEN=:1",
 		"OMNIA_GATEWAY_LISTEN= :9443 ",
 		"OMNIA_GATEWAY_TLS_CERT_FILE=c",
@@ -33,7 +33,7 @@ func TestEnvironmentAloneIsEnough(t *testing.T) {
 		"OMNIA_GATEWAY_LIMITS_MAX_CONNECTIONS=7",
 		"OMNIA_GATEWAY_LIMITS_MAX_MESSAGE_BYTES=1024",
 		"OMNIA_GATEWAY_LOG_FORMAT=text",
-	})
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,13 +70,13 @@ func TestEnvironmentAloneIsEnough(t *testing.T) {
 }
 
 func TestStructuredListsAreYAMLOrJSONToo(t *testing.T) {
-	c, err := Load("", []string{
+	c, err := Load(Sources{Environ: []string{
 		`OMNIA_GATEWAY_ROUTES=[{path: "/{agent}", upstream: "http://{agent}:8080", public: true}]`,
 		`OMNIA_GATEWAY_JWT_ISSUER=https://issuer.example.com`,
 		`OMNIA_GATEWAY_JWT_AUDIENCES=["a,b", c]`,
 		`OMNIA_GATEWAY_REQUIRED_CLAIMS=[{"claim":"scope","values":["a"]}]`,
 		`OMNIA_GATEWAY_OUTPUT_CLAIM_TO_HEADERS=[]`,
-	})
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestSecretsOfVariablesAreNotRepeated(t *testing.T) {
 	} {
 		name := variablePrefix + variable
 		for _, value := range []string{"hunter2-secret", "[hunter2-secret", "http://u:hunter2-secret@h/"} {
-			_, err := Load("", []string{"OMNIA_GATEWAY_JWT_ISSUER=https://a", oneRoute, name + "=" + value})
+			_, err := Load(Sources{Environ: []string{"OMNIA_GATEWAY_JWT_ISSUER=https://a", oneRoute, name + "=" + value}})
 			if err == nil {
 				t.Errorf("%s=%s loaded", name, value)
 			} else if strings.Contains(err.Error(), "hunter2") {
@@ -139,7 +139,7 @@ func TestSecretsOfVariablesAreNotRepeated(t *testing.T) {
 func TestEmptyVariableIsRefused(t *testing.T) {
 	for _, v := range variables() {
 		for _, value := range []string{"", " "} {
-			_, err := Load("", []string{v.name + "=" + value})
+			_, err := Load(Sources{Environ: []string{v.name + "=" + value}})
 			if want := v.name + ": " + v.key + ": empty; unset it, or write [] for an empty list"; err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("got %v, want %s", err, want)
 			}
@@ -174,7 +174,7 @@ func TestEveryVariableIsReadIntoItsKey(t *testing.T) {
 				}
 			}
 		}
-		l := loader{places: map[string]Place{}, bad: map[string]bool{}}
+		l := newLoader(Sources{})
 		l.readEnvironment(&c, []string{v.name + "=" + values[at.Type()]})
 		if at.IsZero() || len(l.problems) > 0 {
 			t.Errorf("%s=%s: %s is %v, %v", v.name, values[at.Type()], v.key, at, l.problems)

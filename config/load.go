@@ -1,7 +1,6 @@
 package config
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -16,16 +15,47 @@ import (
 // maxFileBytes is far more than any configuration needs, and little enough to parse without a thought.
 const maxFileBytes = 128 << 10
 
-// Load makes the configuration: the defaults, over them the YAML file (none if file is ""), over it the variables OMNIA_GATEWAY_* of
-// environ, which has the form of os.Environ. The result is valid and complete: Listen is filled in, Notes hold what is worth logging.
-// The error is always of type Problems and holds every problem there is.
-func Load(file string, environ []string) (*Config, error) {
-	c := Default()
-	l := loader{file: file, places: map[string]Place{}, bad: map[string]bool{}}
-	if file != "" {
-		l.readFile(&c)
+// Sources are where a configuration comes from. What is read later wins: the file, then the values files in their order, then the environment.
+type Sources struct {
+	// File is a YAML file that holds nothing but keys of this package. Empty: the one that OMNIA_GATEWAY_CONFIG in Environ names, or none.
+	File string
+	// Values are values files of Omnia's Helm chart. Only their block authentication counts. They combine as Helm combines them: maps merge,
+	// lists replace, null removes.
+	Values []string
+	// Environ has the form of os.Environ; the variables OMNIA_GATEWAY_* in it count.
+	Environ []string
+}
+
+// fileVariable names the configuration file. It is no key, as it can only stand outside of the file.
+const fileVariable = variablePrefix + "CONFIG"
+
+// ConfigFile returns the name of the configuration file, "" for none.
+func (s Sources) ConfigFile() string {
+	if s.File != "" {
+		return s.File
 	}
-	l.readEnvironment(&c, environ)
+	for _, e := range slices.Backward(s.Environ) {
+		if file, ok := strings.CutPrefix(e, fileVariable+"="); ok {
+			return strings.TrimSpace(file)
+		}
+	}
+	return ""
+}
+
+// Files returns the names of all files that are read.
+func (s Sources) Files() (files []string) {
+	if file := s.ConfigFile(); file != "" {
+		files = append(files, file)
+	}
+	return append(files, s.Values...)
+}
+
+// Load makes the configuration: the defaults, and over them the sources. The result is valid and complete: Listen is filled in, Notes hold
+// what is worth logging. The error is always of type Problems and holds every problem there is.
+func Load(s Sources) (*Config, error) {
+	c := Default()
+	l := newLoader(s)
+	l.read(s, &c)
 	if c.Listen == "" {
 		c.Listen = ":8080"
 		if c.TLS.Enabled() {
@@ -35,23 +65,32 @@ func Load(file string, environ []string) (*Config, error) {
 	for _, p := range c.Validate() {
 		if !l.isBad(p.Key) {
 			p.Place = l.place(p.Key)
+			if p.Key == "authentication.jwt.issuer" && len(s.Values) > 0 && !l.said {
+				p.Hint += "; or say authentication: {enabled: false}, which is the chart's default and lets everybody in"
+			}
 			l.problems = append(l.problems, p)
 		}
 	}
 	if len(l.problems) > 0 {
-		slices.SortStableFunc(l.problems, Problem.compare)
+		slices.SortStableFunc(l.problems, l.compare)
 		return nil, l.problems
 	}
-	c.Notes = slices.Concat(l.notes, c.remarks(), writable(file, c.TLS))
+	c.Notes = slices.Concat(l.notes, c.remarks(), writable(s, c.TLS))
 	return &c, nil
 }
 
 // writable are notes about files that anybody on the machine may write: who can, rules the gateway. That others may read a key is not
 // noted, since that is how Kubernetes mounts a Secret. What is wrong with a file otherwise, whoever reads it says.
-func writable(file string, t TLS) (notes []string) {
-	for _, f := range []struct{ name, file string }{
-		{"configuration file", file}, {"tls.certFile", t.CertFile}, {"tls.keyFile", t.KeyFile}, {"tls.clientCAFile", t.ClientCAFile},
-	} {
+func writable(s Sources, t TLS) (notes []string) {
+	type named struct{ name, file string }
+	files := []named{{"tls.certFile", t.CertFile}, {"tls.keyFile", t.KeyFile}, {"tls.clientCAFile", t.ClientCAFile}}
+	if file := s.ConfigFile(); file != "" {
+		files = append(files, named{"configuration file", file})
+	}
+	for _, file := range s.Values {
+		files = append(files, named{"values file", file})
+	}
+	for _, f := range files {
 		if info, err := os.Stat(f.file); err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o002 != 0 {
 			notes = append(notes, f.name+": anybody on this machine may write it, and so change who is let in; use chmod o-w")
 		}
@@ -103,23 +142,6 @@ func (p Problem) String() string {
 	return b.String()
 }
 
-// compare orders by place: the file from top to bottom, then the variables.
-func (p Problem) compare(q Problem) int {
-	variable := func(p Problem) int {
-		if strings.HasPrefix(p.Place.Name, variablePrefix) {
-			return 1
-		}
-		return 0
-	}
-	return cmp.Or(
-		cmp.Compare(variable(p), variable(q)),
-		cmp.Compare(p.Place.Name, q.Place.Name),
-		cmp.Compare(p.Place.Line, q.Place.Line),
-		cmp.Compare(p.Place.Column, q.Place.Column),
-		cmp.Compare(p.Key, q.Key),
-	)
-}
-
 // Problems are all mistakes of a configuration, sorted by place. It is the error of Load; none is nil.
 type Problems []Problem
 
@@ -134,12 +156,50 @@ func (p Problems) Error() string {
 
 // loader collects what is found on the way from text to Config.
 type loader struct {
-	file     string
-	variable string           // the environment variable being read; "" while the file is
+	files    []string         // all that are read, in their order
+	file     string           // the file being read
+	chart    bool             // it is a values file
+	said     bool             // some values file has the block authentication
+	variable string           // the environment variable being read; "" while a file is
 	places   map[string]Place // key → where it was given
 	bad      map[string]bool  // keys of which Validate would only repeat that something is wrong; "" stands for all
 	problems Problems
 	notes    []string
+}
+
+func newLoader(s Sources) *loader {
+	return &loader{files: s.Files(), places: map[string]Place{}, bad: map[string]bool{}}
+}
+
+// read puts the sources over c, one after the other.
+func (l *loader) read(s Sources, c *Config) {
+	if file := s.ConfigFile(); file != "" {
+		l.readFile(file, maxFileBytes, func(text string) { l.decodeFile(text, c) })
+	}
+	for _, file := range s.Values {
+		l.readFile(file, maxValuesBytes, func(text string) { l.decodeValues(text, c) })
+	}
+	if len(s.Values) > 0 && !l.said {
+		l.notes = append(l.notes, "no values file has a block authentication: the gateway asks for tokens all the same, unlike the chart")
+	}
+	l.readEnvironment(c, s.Environ)
+}
+
+// compare orders by place: each file from top to bottom, in the order in which they were read, then the variables.
+func (l *loader) compare(p, q Problem) int {
+	rank := func(p Problem) int {
+		if i := slices.Index(l.files, p.Place.Name); i >= 0 {
+			return i
+		}
+		return len(l.files)
+	}
+	return cmp.Or(
+		cmp.Compare(rank(p), rank(q)),
+		cmp.Compare(p.Place.Name, q.Place.Name),
+		cmp.Compare(p.Place.Line, q.Place.Line),
+		cmp.Compare(p.Place.Column, q.Place.Column),
+		cmp.Compare(p.Key, q.Key),
+	)
 }
 
 // problem notes a mistake in the value of key.
@@ -148,15 +208,15 @@ func (l *loader) problem(at Place, key, text, hint string) {
 	l.bad[key] = true
 }
 
-// place is where key was given, or the nearest key around it; if nothing was, the file, or without one the variable that can give it.
+// place is where key was given, or the nearest key around it; if nothing was, the first file, or without one the variable that can give it.
 func (l *loader) place(key string) Place {
 	for k := key; k != ""; k = parent(k) {
 		if at, ok := l.places[k]; ok {
 			return at
 		}
 	}
-	if l.file != "" {
-		return Place{Name: l.file}
+	if len(l.files) > 0 {
+		return Place{Name: l.files[0]}
 	}
 	for k := key; k != ""; k = parent(k) {
 		for _, v := range variables() {
@@ -196,30 +256,28 @@ func (l *loader) forget(key string) {
 // parent is the key around key: a.b[0] → a.b → a → "".
 func parent(key string) string { return key[:max(0, strings.LastIndexAny(key, ".["))] }
 
-// readFile decodes the file over c.
-func (l *loader) readFile(c *Config) {
-	at := Place{Name: l.file}
-	text, err := readBounded(l.file)
+// readFile gives the text of a file to decode.
+func (l *loader) readFile(file string, limit int64, decode func(text string)) {
+	l.file = file
+	text, err := readBounded(file, limit)
 	if err != nil {
-		var pe *fs.PathError
-		if errors.As(err, &pe) {
+		if pe, ok := errors.AsType[*fs.PathError](err); ok {
 			err = pe.Err // the place names the file already
 		}
-		l.problem(at, "", "read the file: "+err.Error(), "give a readable YAML file of at most 128 KiB")
+		l.problem(Place{Name: file}, "", "read the file: "+err.Error(), fmt.Sprintf("give a readable YAML file of at most %d KiB", limit>>10))
 		return
 	}
-	text = bytes.TrimPrefix(text, []byte("\ufeff")) // the byte order mark some editors leave
-	l.decodeFile(string(text), c)
+	decode(strings.TrimPrefix(string(text), "\ufeff")) // the byte order mark some editors leave
 }
 
-func readBounded(file string) ([]byte, error) {
+func readBounded(file string, limit int64) ([]byte, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	text, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
-	if err == nil && len(text) > maxFileBytes {
+	text, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(text)) > limit {
 		err = errors.New("too large")
 	}
 	return text, err

@@ -519,12 +519,15 @@ func (c *Config) remarks() (notes []string) {
 		return append(notes, "authentication.enabled is false: everybody is let in")
 	}
 	for i, jwt := range a.Issuers() {
+		key := "authentication.jwt"
+		if i > 0 {
+			key = index("authentication.jwtRules", i-1)
+		}
 		if len(jwt.Audiences) == 0 {
-			key := "authentication.jwt"
-			if i > 0 {
-				key = index("authentication.jwtRules", i-1)
-			}
 			notes = append(notes, key+".audiences is empty: tokens that this issuer made for others are accepted")
+		}
+		if len(jwt.OutputClaimToHeaders) == 0 {
+			notes = append(notes, key+".outputClaimToHeaders is empty: agents are not told who is calling; leave the key out for x-user-id, x-user-email and x-user-roles")
 		}
 	}
 	for i, pattern := range a.Authorization.ExcludePaths {

@@ -18,8 +18,15 @@ import (
 
 // The YAML tree is walked here, not by the library: its decoder forgets where each key stood, and takes a key that is given twice.
 
-// chartKeys are other blocks of Omnia's Helm values. They may stand in the file and mean nothing to the gateway.
-var chartKeys = []string{"istio", "gateway", "internalGateway"}
+// chartKeys are other blocks of Omnia's Helm values: three that may stand in a configuration file and mean nothing to the gateway, and some
+// by which a values file is known that was given as the configuration file.
+var (
+	ignoredChartKeys = []string{"istio", "gateway", "internalGateway"}
+	chartKeys        = []string{
+		"replicaCount", "image", "operator", "dashboard", "facade", "framework", "enterprise", "postgres", "redis", "podDisruptionBudget",
+		"serviceAccount", "global", "nameOverride", "fullnameOverride", "imagePullSecrets", "workspaces", "workspaceServices", "prometheus", "grafana",
+	}
+)
 
 // notYet are top-level keys that are designed but not built. To ignore them would promise what is not kept.
 var notYet = []string{"cluster"}
@@ -163,31 +170,69 @@ func (l *loader) decodeStruct(n *yaml.Node, v reflect.Value, key string) bool {
 	}
 	good := true
 	var ignored []string
+	var unknown Problems
 	keysGood := l.eachKey(n, key, func(name string, at Place, value *yaml.Node) {
 		i, known := fields[name]
 		switch {
+		case known && l.chart && isNull(value):
+			l.restore(v.Field(i), join(key, name))
+			return
 		case known:
 			good = l.decode(value, at, v.Field(i), join(key, name)) && good
 			return
-		case key == "" && slices.Contains(chartKeys, name):
+		case key == "" && slices.Contains(ignoredChartKeys, name):
 			ignored = append(ignored, name)
 			return
 		case key == "" && slices.Contains(notYet, name):
 			l.problem(at, name, "not supported yet", "leave the key out")
 		default:
-			hint := "known here: " + strings.Join(names, ", ")
+			p := Problem{Place: at, Key: join(key, name), Text: "unknown key", Hint: "known here: " + strings.Join(names, ", ")}
 			if near := nearest(name, names); near != "" {
-				hint = fmt.Sprintf("did you mean %q?", near)
+				p.Hint = fmt.Sprintf("did you mean %q?", near)
 				l.bad[join(key, near)] = true // and do not say as well that it is missing
 			}
-			l.problem(at, join(key, name), "unknown key", hint)
+			unknown = append(unknown, p)
 		}
 		good = false
 	})
+	if key == "" {
+		unknown = gatherChartKeys(unknown)
+	}
+	for _, p := range unknown {
+		l.problem(p.Place, p.Key, p.Text, p.Hint)
+	}
 	if len(ignored) > 0 {
 		l.notes = append(l.notes, fmt.Sprintf("%s: %s of the Helm chart ignored", l.file, strings.Join(ignored, ", ")))
 	}
 	return good && keysGood
+}
+
+// gatherChartKeys makes one problem of all unknown keys, if they show that the file is a values file of the chart.
+func gatherChartKeys(unknown Problems) Problems {
+	i := slices.IndexFunc(unknown, func(p Problem) bool { return slices.Contains(chartKeys, p.Key) })
+	if i < 0 {
+		return unknown
+	}
+	p := unknown[i]
+	p.Text = fmt.Sprintf("a key of the Helm chart (one of %d that are unknown here)", len(unknown))
+	p.Hint = "give a values file with --values instead of --config"
+	return Problems{p}
+}
+
+// restore gives the value of key back its default: in a values file null takes back what was said before.
+func (l *loader) restore(v reflect.Value, key string) {
+	l.forget(key)
+	if at := reflect.ValueOf(Default()); !strings.Contains(key, "[") { // the elements of lists have their defaults already
+		for name := range strings.SplitSeq(key, ".") {
+			for f := range at.Type().Fields() {
+				if f.Tag.Get("yaml") == name {
+					at = at.FieldByIndex(f.Index)
+					break
+				}
+			}
+		}
+		v.Set(at)
+	}
 }
 
 func (l *loader) decodeMap(n *yaml.Node, v reflect.Value, key string) bool {
@@ -206,6 +251,10 @@ func (l *loader) decodeList(n *yaml.Node, at Place, v reflect.Value, key string)
 	if n.Kind != yaml.SequenceNode {
 		l.problem(at, key, called(n)+" where a list belongs", "write [a, b], or lines that begin with a dash; [] for an empty list")
 		return false
+	}
+	if l.chart && !strings.Contains(key, "[") {
+		l.forget(key) // what an earlier file has said of its elements
+		l.places[key] = at
 	}
 	list := reflect.MakeSlice(v.Type(), 0, len(n.Content))
 	good := true

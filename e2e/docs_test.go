@@ -97,7 +97,7 @@ func TestConfigurationsOfTheDocsLoad(t *testing.T) {
 			if !strings.Contains(block[2], "issuer:") {
 				environ = append(environ, "OMNIA_GATEWAY_JWT_ISSUER=https://issuer.example.com")
 			}
-			if _, err := config.Load(file, environ); err != nil {
+			if _, err := config.Load(config.Sources{File: file, Environ: environ}); err != nil {
 				t.Errorf("%s: %v in\n%s", page, err, block[2])
 			}
 		}

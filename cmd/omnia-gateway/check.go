@@ -6,10 +6,12 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
+
+	"github.com/altairalabs/omnia-gateway/config"
 )
 
 func newCheck() *cobra.Command {
-	var file string
+	var from config.Sources
 	var online bool
 	c := &cobra.Command{
 		Use:   "check",
@@ -18,12 +20,12 @@ func newCheck() *cobra.Command {
 			"the issuers' keys and connects to the agents whose address is fixed. The exit status is 0 if all is well, else 1.",
 		Args: takes(0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			g, config, err := build(file, io.Discard)
+			g, conf, err := build(from, io.Discard)
 			if err != nil {
 				return err
 			}
 			out := c.OutOrStdout()
-			for _, note := range config.Notes {
+			for _, note := range conf.Notes {
 				fmt.Fprintln(out, "note:", note)
 			}
 			if online {
@@ -37,7 +39,7 @@ func newCheck() *cobra.Command {
 			return err
 		},
 	}
-	configFlag(c, &file)
+	configFlags(c, &from)
 	c.Flags().BoolVar(&online, "online", false, "also fetch the issuers' keys and connect to the agents")
 	return c
 }

@@ -27,6 +27,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/altairalabs/omnia-gateway/config"
 	"github.com/altairalabs/omnia-gateway/dev"
 )
 
@@ -185,7 +186,7 @@ func runDev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err er
 	if err := writeConfig(file, settings); err != nil {
 		return err
 	}
-	g, config, err := build(file, stderr)
+	g, config, err := build(config.Sources{File: file}, stderr)
 	if err != nil {
 		return err
 	}

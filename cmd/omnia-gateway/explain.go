@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/altairalabs/omnia-gateway/config"
 	"github.com/altairalabs/omnia-gateway/gateway"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
@@ -22,7 +23,7 @@ type question struct {
 }
 
 func newExplain() *cobra.Command {
-	var file string
+	var from config.Sources
 	var q question
 	c := &cobra.Command{
 		Use:   "explain",
@@ -38,7 +39,7 @@ func newExplain() *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			g, _, err := build(file, io.Discard)
+			g, _, err := build(from, io.Discard)
 			if err != nil {
 				return err
 			}
@@ -54,7 +55,7 @@ func newExplain() *cobra.Command {
 			return nil
 		},
 	}
-	configFlag(c, &file)
+	configFlags(c, &from)
 	f := c.Flags()
 	f.StringVar(&q.path, "path", "", "public `path` of the request, with its query")
 	f.StringVar(&q.token, "token", "", "bearer `token`, sent as Authorization; - reads it from standard input")

@@ -18,7 +18,7 @@ import (
 )
 
 func newServe() *cobra.Command {
-	var file string
+	var from config.Sources
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the gateway",
@@ -28,7 +28,7 @@ func newServe() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			signals, stop := catchSignals()
 			defer stop()
-			g, config, err := build(file, c.ErrOrStderr())
+			g, config, err := build(from, c.ErrOrStderr())
 			if err != nil {
 				return err
 			}
@@ -38,23 +38,31 @@ func newServe() *cobra.Command {
 			return serve(c.Context(), g, config.Session.DrainTimeout, signals)
 		},
 	}
-	configFlag(c, &file)
+	configFlags(c, &from)
 	return c
 }
 
-// configFlag is the flag that all commands with a configuration share.
-func configFlag(c *cobra.Command, file *string) {
-	c.Flags().StringVarP(file, "config", "c", "", "configuration `file`; variables OMNIA_GATEWAY_* win over it")
+// configFlags are the flags that all commands with a configuration share.
+func configFlags(c *cobra.Command, from *config.Sources) {
+	c.Flags().StringVarP(&from.File, "config", "c", "", "configuration `file`, or that of OMNIA_GATEWAY_CONFIG; variables OMNIA_GATEWAY_* win over it")
+	c.Flags().StringArrayVar(&from.Values, "values", nil, "Helm values `file` whose block authentication is taken; may be repeated, later ones win")
+}
+
+// load reads the configuration that the flags of a command and the environment name.
+func load(from config.Sources) (*config.Config, error) {
+	from.Environ = os.Environ()
+	c, err := config.Load(from)
+	if err != nil && len(from.Files()) == 0 {
+		err = fmt.Errorf("%w\nname a file with --config; or run omnia-gateway dev, which needs none", err)
+	}
+	return c, err
 }
 
 // build loads a configuration and compiles a gateway from it, which is everything that can be found out without a network. The gateway's
 // log goes to w.
-func build(file string, w io.Writer) (*gateway.Gateway, *config.Config, error) {
-	c, err := config.Load(file, os.Environ())
+func build(from config.Sources, w io.Writer) (*gateway.Gateway, *config.Config, error) {
+	c, err := load(from)
 	if err != nil {
-		if file == "" {
-			err = fmt.Errorf("%w\nname a file with --config; or run omnia-gateway dev, which needs none", err)
-		}
 		return nil, nil, err
 	}
 	log := newLog(c.Log, w)

@@ -132,7 +132,7 @@ func signerIn(file string) (*auth.Signer, error) {
 }
 
 func newInspect() *cobra.Command {
-	var file string
+	var from config.Sources
 	c := &cobra.Command{
 		Use:   "inspect TOKEN|-",
 		Short: "Take a token apart, and judge it if a configuration is given",
@@ -144,10 +144,10 @@ func newInspect() *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			return inspect(c, token, file)
+			return inspect(c, token, from)
 		},
 	}
-	configFlag(c, &file)
+	configFlags(c, &from)
 	return c
 }
 
@@ -164,7 +164,7 @@ func tokenFrom(arg string, stdin io.Reader) (string, error) {
 }
 
 // inspect prints what a token says, and with a configuration what the gateway thinks of it.
-func inspect(c *cobra.Command, token, file string) error {
+func inspect(c *cobra.Command, token string, from config.Sources) error {
 	out := c.OutOrStdout()
 	header, claims, err := auth.Inspect(token)
 	if err != nil {
@@ -189,11 +189,11 @@ func inspect(c *cobra.Command, token, file string) error {
 			}
 		}
 	}
-	if file == "" {
+	if from.Environ = os.Environ(); len(from.Files()) == 0 {
 		fmt.Fprintln(out, "nothing was verified; --config does that")
 		return nil
 	}
-	conf, err := config.Load(file, os.Environ())
+	conf, err := load(from)
 	if err != nil {
 		return err
 	}
