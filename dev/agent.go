@@ -34,13 +34,16 @@ const (
 //
 //   - WebSockets at /ws and under /api/agents/ need an x-user-id (401 without). The first frame is
 //     {"type":"connected","user":…,"roles":…}; a text message is answered by {"type":"echo","user":…,"text":…}, a binary one by itself.
-//     No subprotocol and no extension is chosen, and a browser's Origin must be the Host.
+//     No subprotocol and no extension is chosen. Pages of any origin may connect, such as a front end on another port.
+//   - With a Verify, a WebSocket also needs a token that it accepts, of the same user (401 without), and each of the frames above says
+//     "token":"verified".
 //   - GET /events?n=5&interval=1s is a stream of n server-sent events.
 //   - POST /upload answers with the length and the SHA-256 of the body.
 //   - GET /healthz is 200.
 //   - Any other request is answered with what arrived of it.
 type Agent struct {
 	mux          *http.ServeMux
+	verify       Verify // nil: x-user-id is believed
 	pingInterval time.Duration
 	maxMessage   int64
 	leave        chan struct{} // closed when the agent goes
@@ -50,9 +53,9 @@ type Agent struct {
 	open    sync.WaitGroup // WebSockets and event streams; nothing is added once leaving
 }
 
-// NewAgent is an agent that is ready to serve.
-func NewAgent() *Agent {
-	a := &Agent{mux: http.NewServeMux(), pingInterval: pingInterval, maxMessage: maxMessage, leave: make(chan struct{})}
+// NewAgent returns an agent that is ready to serve. It verifies the forwarded token itself with verify; with nil it trusts x-user-id.
+func NewAgent(verify Verify) *Agent {
+	a := &Agent{mux: http.NewServeMux(), verify: verify, pingInterval: pingInterval, maxMessage: maxMessage, leave: make(chan struct{})}
 	a.mux.HandleFunc("/ws", a.serveSocket)
 	a.mux.HandleFunc("/api/agents/", a.serveSocket)
 	a.mux.HandleFunc("GET /events", a.serveEvents)
@@ -81,7 +84,7 @@ func (a *Agent) Close() {
 	a.open.Wait()
 }
 
-// enter counts in somebody for whom Close waits; it answers 503 and says no when the agent is going.
+// enter counts in a request for which Close waits. It answers 503 and returns false when the agent is leaving.
 func (a *Agent) enter(w http.ResponseWriter) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -99,16 +102,25 @@ func (a *Agent) serveSocket(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no x-user-id", http.StatusUnauthorized)
 		return
 	}
+	verified := ""
+	if a.verify != nil {
+		if err := a.identify(user, r.Header.Get("Authorization")); err != nil {
+			http.Error(w, err.Error(), http.StatusUnauthorized)
+			return
+		}
+		verified = "verified"
+	}
 	if !a.enter(w) {
 		return
 	}
 	defer a.open.Done()
 	t := &takeover{ResponseWriter: w}
-	c, err := websocket.Accept(t, r, nil)
+	// Without cookies there is nothing that a foreign page could use: it has to bring the token.
+	c, err := websocket.Accept(t, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
 	if err != nil {
 		return // it has been answered
 	}
-	s := &socket{conn: c, raw: t.conn, user: user, roles: roles}
+	s := &socket{conn: c, raw: t.conn, user: user, roles: roles, token: verified}
 
 	// The request's own context is of no use once its connection was taken over.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
@@ -120,6 +132,22 @@ func (a *Agent) serveSocket(w http.ResponseWriter, r *http.Request) {
 	wg.Go(func() { s.closeWhen(ctx, a.leave) })
 	c.SetReadLimit(a.maxMessage)
 	s.echo(ctx)
+}
+
+// identify verifies the token in an Authorization header, and that it is the user's.
+func (a *Agent) identify(user, authorization string) error {
+	scheme, token, _ := strings.Cut(authorization, " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return errors.New("no forwarded token")
+	}
+	subject, err := a.verify(token)
+	if err != nil {
+		return fmt.Errorf("the forwarded token: %w", err)
+	}
+	if subject != user {
+		return errors.New("x-user-id is not the subject of the forwarded token")
+	}
+	return nil
 }
 
 // takeover is a ResponseWriter that remembers the connection which was taken from it.
@@ -140,6 +168,7 @@ type socket struct {
 	conn        *websocket.Conn
 	raw         net.Conn // under conn
 	user, roles string   // as they arrived
+	token       string   // "verified", or empty
 }
 
 // echo greets, and answers every message until the connection ends.
@@ -148,7 +177,8 @@ func (s *socket) echo(ctx context.Context) {
 		Type  string `json:"type"`
 		User  string `json:"user"`
 		Roles string `json:"roles"`
-	}{"connected", s.user, s.roles}
+		Token string `json:"token,omitempty"`
+	}{"connected", s.user, s.roles, s.token}
 	if err := s.write(ctx, hello); err != nil {
 		return
 	}
@@ -166,10 +196,11 @@ func (s *socket) echo(ctx context.Context) {
 			err = s.send(ctx, kind, message)
 		} else {
 			err = s.write(ctx, struct {
-				Type string `json:"type"`
-				User string `json:"user"`
-				Text string `json:"text"`
-			}{"echo", s.user, string(message)})
+				Type  string `json:"type"`
+				User  string `json:"user"`
+				Text  string `json:"text"`
+				Token string `json:"token,omitempty"`
+			}{"echo", s.user, string(message), s.token})
 		}
 		if err != nil {
 			return

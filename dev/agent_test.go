@@ -14,16 +14,19 @@ import (
 	"net/http/httptest"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
+
+	"github.com/altairalabs/omnia-gateway/auth"
 )
 
 // startAgent is an agent that leaves when the test ends.
 func startAgent(t *testing.T) (*Agent, *httptest.Server) {
 	t.Helper()
-	agent := NewAgent()
+	agent := NewAgent(nil)
 	server := httptest.NewServer(agent)
 	t.Cleanup(server.Close)
 	t.Cleanup(agent.Close)
@@ -94,7 +97,7 @@ func TestAgentReturnsBinaryUnchanged(t *testing.T) {
 }
 
 func TestTooLongMessageEndsWith1009(t *testing.T) {
-	agent := NewAgent()
+	agent := NewAgent(nil)
 	if agent.maxMessage != 16<<20 {
 		t.Errorf("messages of up to %d bytes, want 16 MiB", agent.maxMessage)
 	}
@@ -128,7 +131,6 @@ func TestAgentRefusesHandshakes(t *testing.T) {
 		{"no user", "/ws", nil, http.StatusUnauthorized},
 		{"no user below /api/agents/", "/api/agents/ns/name/ws", nil, http.StatusUnauthorized},
 		{"another path", "/my-agent/ws", asUser("user"), http.StatusNotFound},
-		{"another origin", "/ws", http.Header{"X-User-Id": {"dev-user"}, "Origin": {"https://evil.example.com"}}, http.StatusForbidden},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -140,6 +142,98 @@ func TestAgentRefusesHandshakes(t *testing.T) {
 				t.Errorf("WWW-Authenticate %q: that is the gateway's to say", got)
 			}
 		})
+	}
+}
+
+// A front end under development is served on a port of its own.
+func TestAgentTakesPagesOfEveryOrigin(t *testing.T) {
+	_, server := startAgent(t)
+	header := asUser("user")
+	header.Set("Origin", "http://localhost:5173")
+	c, _, err := websocket.Dial(t.Context(), server.URL+"/ws", &websocket.DialOptions{HTTPHeader: header})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.CloseNow()
+}
+
+func TestAgentVerifiesTheForwardedToken(t *testing.T) {
+	issuer := startIssuer(t, "ES256")
+	verify, err := NewVerify(t.Context(), issuer.URL, "agents")
+	if err != nil {
+		t.Fatal(err)
+	}
+	agent := NewAgent(verify)
+	server := httptest.NewServer(agent)
+	defer server.Close()
+	defer agent.Close()
+	dial := func(authorization string) (*websocket.Conn, *http.Response, error) {
+		header := asUser("user")
+		if authorization != "" {
+			header.Set("Authorization", authorization)
+		}
+		return websocket.Dial(t.Context(), server.URL+"/ws", &websocket.DialOptions{HTTPHeader: header})
+	}
+	c, _, err := dial("bearer " + askToken(t, issuer.URL, "").AccessToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.CloseNow()
+	if got, want := readText(t, c), `{"type":"connected","user":"dev-user","roles":"user","token":"verified"}`; got != want {
+		t.Errorf("first frame %s, want %s", got, want)
+	}
+	if err := c.Write(t.Context(), websocket.MessageText, []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := readText(t, c), `{"type":"echo","user":"dev-user","text":"hello","token":"verified"}`; got != want {
+		t.Errorf("echo %s, want %s", got, want)
+	}
+	refused := map[string]string{
+		"no token": "", "another scheme": "Basic ZGV2LXVzZXI6", "no JWT": "Bearer token",
+		"another user's": "Bearer " + askToken(t, issuer.URL, "sub=alice").AccessToken,
+	}
+	for _, fault := range faults {
+		refused[string(fault)] = "Bearer " + askToken(t, issuer.URL, "broken="+string(fault)).AccessToken
+	}
+	for name, authorization := range refused {
+		t.Run(name, func(t *testing.T) {
+			if _, res, err := dial(authorization); err == nil || res == nil || res.StatusCode != http.StatusUnauthorized {
+				t.Errorf("%v, %v; want 401", res, err)
+			}
+		})
+	}
+}
+
+// The issuer may start after the agent.
+func TestAgentFetchesKeysWhenATokenNamesAnUnknownOne(t *testing.T) {
+	signer, err := auth.GenerateSigner("ES256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var published atomic.Bool
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if !published.Load() {
+			http.Error(w, "not yet", http.StatusServiceUnavailable)
+			return
+		}
+		w.Write(signer.JWKS())
+	}))
+	defer server.Close()
+	verify, err := NewVerify(t.Context(), server.URL, "agents")
+	if err != nil {
+		t.Fatal(err)
+	}
+	published.Store(true)
+	issuer, err := NewIssuer(server.URL, signer, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := issuer.Token(issuer.Claims(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if subject, err := verify(token); err != nil || subject != "dev-user" {
+		t.Errorf("%q, %v", subject, err)
 	}
 }
 
@@ -179,7 +273,7 @@ func openRaw(t *testing.T, server *httptest.Server) (net.Conn, *bufio.Reader) {
 }
 
 func TestAgentCutsAPeerWithoutPong(t *testing.T) {
-	agent := NewAgent()
+	agent := NewAgent(nil)
 	agent.pingInterval = 10 * time.Millisecond
 	server := httptest.NewServer(agent)
 	defer server.Close()
@@ -198,7 +292,7 @@ func TestAgentCutsAPeerWithoutPong(t *testing.T) {
 }
 
 func TestShutdownClosesWith1001AndLeavesNoGoroutine(t *testing.T) {
-	agent := NewAgent()
+	agent := NewAgent(nil)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -248,7 +342,7 @@ func TestServeGivesTheErrorOfItsListener(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close()
-	if err := NewAgent().Serve(t.Context(), l); err == nil {
+	if err := NewAgent(nil).Serve(t.Context(), l); err == nil {
 		t.Error("no error from a closed listener")
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
@@ -20,11 +21,10 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/config"
 )
 
 const (
-	// defaultLifetime is how long a token lives if nothing else is asked for.
-	defaultLifetime = time.Hour
 	// maxLifetime bounds what may be asked for, both ways.
 	maxLifetime = 10 * 365 * 24 * time.Hour
 	// maxForm bounds the body of a token request.
@@ -40,31 +40,34 @@ type Fault string
 const (
 	BrokenSignature Fault = "signature" // bad-signature: one bit of it is another
 	BrokenExpiry    Fault = "expired"   // expired: an hour ago
-	BrokenAudience  Fault = "audience"  // wrong-audience: somebody else's
-	BrokenIssuer    Fault = "issuer"    // wrong-issuer: somebody else's name, our key
+	BrokenAudience  Fault = "audience"  // wrong-audience: another service's
+	BrokenIssuer    Fault = "issuer"    // wrong-issuer: the name of another issuer, our key
 	BrokenKey       Fault = "key"       // unknown-key: a key that is not published
 	BrokenAlgNone   Fault = "alg-none"  // alg-not-allowed: the header says that there is no signature (RFC 7519 §6)
 )
 
-// faults are all of them, for checking what somebody asks for.
+// faults are all of them, for checking what a client asks for.
 var faults = []Fault{BrokenSignature, BrokenExpiry, BrokenAudience, BrokenIssuer, BrokenKey, BrokenAlgNone}
 
-// Issuer is an OpenID Connect issuer for development: whoever asks is given a token with any claims, good or broken. It is an
+// Issuer is an OpenID Connect issuer for development: every client that asks gets a token with any claims, good or broken. It is an
 // http.Handler, safe for concurrent use.
 //
 //   - GET /.well-known/openid-configuration is its discovery document (OpenID Connect Discovery 1.0 §3), GET /keys its key set.
-//   - POST /token gives a token (see formClaims for the fields).
+//   - POST /token answers with a token as OAuth does, GET /token with the token alone, for a shell (see formClaims for the fields).
 //   - GET / is the page, GET /healthz is 200.
 type Issuer struct {
 	url      string
+	host     string // of url, without port
+	lifetime time.Duration
 	signer   *auth.Signer
 	stranger func() (*auth.Signer, error) // a key of the same kind that is not published
 	mux      *http.ServeMux
 }
 
-// NewIssuer is an issuer whose claim iss is issuer: the URL under which gateways reach it, http or https, without query and fragment.
-// The addresses in its discovery document begin with it. Its tokens are signed by signer.
-func NewIssuer(issuer string, signer *auth.Signer) (*Issuer, error) {
+// NewIssuer returns an issuer whose claim iss is issuer: the URL under which gateways reach it, http or https, without query and fragment.
+// The addresses in its discovery document begin with it. Its tokens are signed by signer and live for lifetime, unless a client asks for
+// another one.
+func NewIssuer(issuer string, signer *auth.Signer, lifetime time.Duration) (*Issuer, error) {
 	u, err := url.Parse(issuer)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("issuer %q: want an http or https URL without query and fragment", issuer)
@@ -75,6 +78,8 @@ func NewIssuer(issuer string, signer *auth.Signer) (*Issuer, error) {
 	}
 	i := &Issuer{
 		url:      issuer,
+		host:     u.Hostname(),
+		lifetime: lifetime,
 		signer:   signer,
 		stranger: sync.OnceValues(func() (*auth.Signer, error) { return auth.GenerateSigner(signer.Algorithm()) }),
 		mux:      http.NewServeMux(),
@@ -89,7 +94,8 @@ func NewIssuer(issuer string, signer *auth.Signer) (*Issuer, error) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Write(signer.JWKS())
 	})
-	i.mux.HandleFunc("POST /token", i.serveToken)
+	i.mux.HandleFunc("POST /token", i.guard(i.serveToken))
+	i.mux.HandleFunc("GET /token", i.guard(i.servePlainToken))
 	i.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
 	return i, nil
 }
@@ -100,18 +106,18 @@ func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) { i.mux.Serve
 // Serve answers on l until ctx ends, which is no error.
 func (i *Issuer) Serve(ctx context.Context, l net.Listener) error { return serve(ctx, l, i, func() {}) }
 
-// Claims are those of a token for which nothing special was asked: the developer's, good for an hour. They are the caller's to change.
+// Claims returns those of a token for which nothing special was asked: the developer's. They are the caller's to change.
 func (i *Issuer) Claims() map[string]any {
 	now := time.Now()
 	return map[string]any{
 		"iss":   i.url,
 		"sub":   "dev-user",
-		"email": "dev-user@example.com",
+		"email": emailOf("dev-user"),
 		"roles": []string{"user"},
 		"aud":   "agents",
 		"scope": "agents:access",
 		"iat":   now.Unix(),
-		"exp":   now.Add(defaultLifetime).Unix(),
+		"exp":   now.Add(i.lifetime).Unix(),
 	}
 }
 
@@ -131,9 +137,9 @@ func (i *Issuer) mint(claims map[string]any, fault Fault) (string, map[string]an
 		now := time.Now()
 		claims["iat"], claims["exp"] = now.Add(-2*time.Hour).Unix(), now.Add(-time.Hour).Unix()
 	case BrokenAudience:
-		claims["aud"] = "somebody-else"
+		claims["aud"] = "another-service"
 	case BrokenIssuer:
-		claims["iss"] = "https://somebody-else.example.com"
+		claims["iss"] = "https://another-issuer.example.com"
 	case BrokenKey:
 		var err error
 		if signer, err = i.stranger(); err != nil {
@@ -162,7 +168,7 @@ func (i *Issuer) mint(claims map[string]any, fault Fault) (string, map[string]an
 	return head + "." + payload + "." + signature, claims, nil
 }
 
-// discovery is the document of OpenID Connect Discovery 1.0 §3, as far as it is true of an issuer at which nobody logs in.
+// discovery is the document of OpenID Connect Discovery 1.0 §3, as far as it is true of an issuer without a login.
 type discovery struct {
 	Issuer         string   `json:"issuer"`
 	KeysURL        string   `json:"jwks_uri"`
@@ -205,6 +211,49 @@ func invalid(format string, a ...any) *refusal {
 	return &refusal{"invalid_request", fmt.Sprintf(format, a...)}
 }
 
+// guard lets only those pages read a token that are the developer's own. A page from elsewhere is stopped by the browser, as it gets no
+// Access-Control-Allow-Origin; unless its host name was made to resolve to this machine (DNS rebinding), so that the issuer is its own
+// origin. Hence a Host that could be such a name is refused: one with a dot, other than an IP address and the issuer's own.
+func (i *Issuer) guard(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		host := (&url.URL{Host: r.Host}).Hostname()
+		if _, err := netip.ParseAddr(host); err != nil && strings.Contains(strings.TrimSuffix(host, ".localhost"), ".") && host != i.host {
+			http.Error(w, "tokens are given at localhost, at an IP address and at the issuer's own name", http.StatusMisdirectedRequest)
+			return
+		}
+		w.Header().Add("Vary", "Origin")
+		if origin := r.Header.Get("Origin"); origin != "" {
+			if u, err := url.Parse(origin); err == nil && config.IsLoopback(u) {
+				w.Header().Set("Access-Control-Allow-Origin", origin)
+			}
+		}
+		next(w, r)
+	}
+}
+
+// servePlainToken answers with the token alone, so that a shell can take it: TOKEN=$(curl -s …/token). The fields are in the query.
+func (i *Issuer) servePlainToken(w http.ResponseWriter, r *http.Request) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		http.Error(w, "the query is not a form", http.StatusBadRequest)
+		return
+	}
+	claims, refused := i.formClaims(query)
+	if refused != nil {
+		http.Error(w, refused.Description, http.StatusBadRequest)
+		return
+	}
+	token, err := i.Token(claims, Fault(query.Get("broken")))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	w.Header().Set("Cache-Control", "no-store")
+	io.WriteString(w, token) // without a line break, so that a page can use it as it is
+}
+
 func (i *Issuer) serveToken(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Pragma", "no-cache") // RFC 6749 §5.1
 	r.Body = http.MaxBytesReader(w, r.Body, maxForm)
@@ -226,7 +275,7 @@ func (i *Issuer) serveToken(w http.ResponseWriter, r *http.Request) {
 	answer := struct {
 		AccessToken string `json:"access_token"`
 		TokenType   string `json:"token_type"`
-		ExpiresIn   *int64 `json:"expires_in,omitempty"` // absent when somebody has set exp himself
+		ExpiresIn   *int64 `json:"expires_in,omitempty"` // absent when the client has chosen exp
 		Scope       string `json:"scope,omitempty"`
 	}{AccessToken: token, TokenType: "Bearer"}
 	if exp, ok := claims["exp"].(int64); ok {
@@ -240,8 +289,9 @@ func (i *Issuer) serveToken(w http.ResponseWriter, r *http.Request) {
 // formClaims reads a token request. All fields may be left out, and one without a value counts as left out (RFC 6749 §3.2):
 //
 //	grant_type  client_credentials; there is no other
-//	sub, email  the claims of that name
-//	roles       a list, separated by spaces or commas
+//	sub         the claim of that name; the email follows it
+//	email       the claim of that name
+//	roles       a list, separated by spaces or commas, or as JSON: ["admin"]
 //	aud         one, or a list in the same way
 //	scope       as it is
 //	lifetime    seconds; negative for a token that has ended already
@@ -262,19 +312,28 @@ func (i *Issuer) formClaims(form url.Values) (map[string]any, *refusal) {
 		return nil, invalid("broken is none of %v", faults)
 	}
 	claims := i.Claims()
-	for _, name := range []string{"sub", "email", "scope"} {
+	if sub := form.Get("sub"); sub != "" {
+		claims["sub"], claims["email"] = sub, emailOf(sub)
+	}
+	for _, name := range []string{"email", "scope"} {
 		if v := form.Get(name); v != "" {
 			claims[name] = v
 		}
 	}
-	if roles := list(form.Get("roles")); len(roles) > 0 {
+	roles, err := list(form.Get("roles"))
+	if err != nil {
+		return nil, invalid("roles: %v", err)
+	}
+	if roles != nil {
 		claims["roles"] = roles
 	}
-	switch aud := list(form.Get("aud")); len(aud) {
-	case 0:
-	case 1:
+	aud, err := list(form.Get("aud"))
+	if err != nil {
+		return nil, invalid("aud: %v", err)
+	}
+	if len(aud) == 1 {
 		claims["aud"] = aud[0]
-	default:
+	} else if aud != nil {
 		claims["aud"] = aud
 	}
 	if s := form.Get("lifetime"); s != "" {
@@ -302,9 +361,26 @@ func (i *Issuer) formClaims(form url.Values) (map[string]any, *refusal) {
 	return claims, nil
 }
 
-// list is the parts of s between spaces and commas.
-func list(s string) []string {
-	return strings.FieldsFunc(s, func(c rune) bool { return c == ' ' || c == ',' })
+// emailOf returns an address for a subject, which is one itself if it has the form.
+func emailOf(subject string) string {
+	if strings.Contains(subject, "@") {
+		return subject
+	}
+	return subject + "@example.com"
+}
+
+// list reads a list: JSON if it begins with [, else what stands between spaces and commas. It returns nil if s has nothing.
+func list(s string) (items []string, err error) {
+	if strings.HasPrefix(s, "[") {
+		if err := json.Unmarshal([]byte(s), &items); err != nil {
+			return nil, errors.New("not a JSON list of strings")
+		}
+		return items, nil
+	}
+	if items = strings.FieldsFunc(s, func(c rune) bool { return c == ' ' || c == ',' }); len(items) == 0 {
+		return nil, nil
+	}
+	return items, nil
 }
 
 // decode reads one JSON value and keeps every digit of its numbers.

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/MicahParks/keyfunc/v3"
 	"github.com/golang-jwt/jwt/v5"
@@ -27,7 +28,7 @@ func startIssuer(t *testing.T, alg string) *httptest.Server {
 		t.Fatal(err)
 	}
 	server := httptest.NewUnstartedServer(nil)
-	issuer, err := NewIssuer("http://"+server.Listener.Addr().String(), signer)
+	issuer, err := NewIssuer("http://"+server.Listener.Addr().String(), signer, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,9 +164,14 @@ func TestTokenHasTheClaimsThatWereAskedFor(t *testing.T) {
 	}{
 		{"subject", "sub=alice", "sub", "alice"},
 		{"no value counts as left out", "sub=", "sub", "dev-user"},
-		{"email", "email=a@b.example", "email", "a@b.example"},
+		{"the email follows the subject", "sub=alice", "email", "alice@example.com"},
+		{"a subject that is an email", "sub=alice@b.example", "email", "alice@b.example"},
+		{"email", "email=a@b.example&sub=alice", "email", "a@b.example"},
 		{"roles by comma", "roles=user,admin", "roles", []any{"user", "admin"}},
 		{"roles by space", "roles=user+admin", "roles", []any{"user", "admin"}},
+		{"roles as JSON", `roles=["admin"]`, "roles", []any{"admin"}},
+		{"no roles, as JSON", "roles=[]", "roles", []any{}},
+		{"audiences as JSON", `aud=["agents","my+others"]`, "aud", []any{"agents", "my others"}},
 		{"one audience", "aud=agents", "aud", "agents"},
 		{"several audiences", "aud=agents,others", "aud", []any{"agents", "others"}},
 		{"scope", "scope=a+b", "scope", "a b"},
@@ -268,6 +274,9 @@ func TestTokenErrors(t *testing.T) {
 		{"a field twice", formType, "sub=a&sub=b", "invalid_request"},
 		{"lifetime in words", formType, "lifetime=soon", "invalid_request"},
 		{"lifetime too long", formType, "lifetime=9223372036854775807", "invalid_request"},
+		{"roles of another kind", formType, "roles=[1]", "invalid_request"},
+		{"roles of broken JSON", formType, `roles=["admin"`, "invalid_request"},
+		{"aud of another kind", formType, "aud=[{}]", "invalid_request"},
 		{"claim without a name", formType, "claim==1", "invalid_request"},
 		{"claim without JSON", formType, "claim=tenant=blue", "invalid_request"},
 		{"claim with two values", formType, "claim=tenant=1+2", "invalid_request"},
@@ -292,13 +301,77 @@ func TestTokenErrors(t *testing.T) {
 			}
 		})
 	}
-	res, err := http.Get(issuer.URL + "/token")
+	for _, query := range []string{"sub=%zz", "lifetime=soon", "roles=[1]", "sub=a&sub=b"} {
+		if code, body := do(t, "GET", issuer.URL+"/token?"+query, nil, nil); code != http.StatusBadRequest || strings.HasPrefix(body, "ey") {
+			t.Errorf("GET /token?%s: %d %s", query, code, body)
+		}
+	}
+}
+
+// A shell takes it with TOKEN=$(curl -s …), a page with fetch.
+func TestGetGivesTheTokenAlone(t *testing.T) {
+	issuer := startIssuer(t, "ES256")
+	code, body := do(t, "GET", issuer.URL+"/token?sub=alice&roles=admin", nil, nil)
+	claims, err := verify(t, issuer.URL, body)
+	if code != http.StatusOK || err != nil || claims["sub"] != "alice" || claims["email"] != "alice@example.com" {
+		t.Errorf("%d %s, %v, %v", code, body, claims, err)
+	}
+}
+
+func TestLifetimeIsThatOfEveryToken(t *testing.T) {
+	signer, err := auth.GenerateSigner("ES256")
 	if err != nil {
 		t.Fatal(err)
 	}
-	res.Body.Close()
-	if res.StatusCode != http.StatusMethodNotAllowed {
-		t.Errorf("GET /token: %s, want 405", res.Status)
+	issuer, err := NewIssuer("http://127.0.0.1:9000", signer, 20*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(issuer)
+	defer server.Close()
+	if left := askToken(t, server.URL, "sub=alice").ExpiresIn; left == nil || *left < 18 || *left > 20 {
+		t.Errorf("expires_in %v, want about 20", left)
+	}
+	if left := askToken(t, server.URL, "lifetime=5").ExpiresIn; left == nil || *left < 3 || *left > 5 {
+		t.Errorf("expires_in %v, want about 5", left)
+	}
+}
+
+// A token is for pages of the developer's own machine. Those of a name that resolves to it for an attack (DNS rebinding) are not.
+func TestOnlyPagesOfThisMachineReadTokens(t *testing.T) {
+	signer, err := auth.GenerateSigner("ES256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer, err := NewIssuer("https://issuer.example.com", signer, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, method := range []string{"GET", "POST"} {
+		for host, want := range map[string]int{
+			"127.0.0.1:8080": 200, "[::1]:8080": 200, "192.0.2.1": 200, "localhost:8080": 200, "app.localhost": 200, "issuer:9000": 200,
+			"issuer.example.com": 200, "rebound.example.com": 421, "rebound.example.com:8080": 421, "127.0.0.1.example.com": 421,
+		} {
+			r := httptest.NewRequest(method, "/token", nil)
+			r.Host = host
+			w := httptest.NewRecorder()
+			if issuer.ServeHTTP(w, r); w.Code != want {
+				t.Errorf("%s at %s: %d, want %d", method, host, w.Code, want)
+			}
+		}
+		for origin, want := range map[string]bool{
+			"http://localhost:5173": true, "http://127.0.0.1:3000": true, "https://[::1]:3000": true,
+			"https://evil.example.com": false, "null": false, "http://localhost.example.com": false, "": false,
+		} {
+			r := httptest.NewRequest(method, "/token", nil)
+			r.Host = "127.0.0.1:9000"
+			r.Header.Set("Origin", origin)
+			w := httptest.NewRecorder()
+			issuer.ServeHTTP(w, r)
+			if got := w.Header().Get("Access-Control-Allow-Origin"); got != "" != want || want && got != origin || w.Header().Get("Vary") != "Origin" {
+				t.Errorf("%s from %q: headers %v", method, origin, w.Header())
+			}
+		}
 	}
 }
 
@@ -307,7 +380,7 @@ func TestIssuerTokenLeavesItsCallersClaimsAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issuer, err := NewIssuer("https://issuer.example.com/", signer)
+	issuer, err := NewIssuer("https://issuer.example.com/", signer, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -334,7 +407,7 @@ func TestIssuerIsAURL(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, bad := range []string{"", "issuer", "ftp://issuer", "http://", "http://issuer?a=b", "http://issuer#a", "http://%zz"} {
-		if _, err := NewIssuer(bad, signer); err == nil {
+		if _, err := NewIssuer(bad, signer, time.Hour); err == nil {
 			t.Errorf("%q is taken", bad)
 		}
 	}
@@ -345,7 +418,7 @@ func FuzzTokenRequest(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	issuer, err := NewIssuer("http://127.0.0.1", signer)
+	issuer, err := NewIssuer("http://127.0.0.1", signer, time.Hour)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -353,7 +426,7 @@ func FuzzTokenRequest(f *testing.F) {
 		f.Add(form)
 	}
 	f.Fuzz(func(t *testing.T, form string) {
-		r := httptest.NewRequest("POST", "/token", strings.NewReader(form))
+		r := httptest.NewRequest("POST", "http://127.0.0.1/token", strings.NewReader(form))
 		r.Header.Set("Content-Type", formType)
 		w := httptest.NewRecorder()
 		issuer.ServeHTTP(w, r)

@@ -1,5 +1,5 @@
 // Package dev is what a developer runs beside the gateway when there is nothing else yet: an OpenID Connect issuer that gives a token to
-// everybody who asks (issuer.go), an agent that echoes (agent.go), and a page on which a browser opens a WebSocket through the gateway
+// every client that asks (issuer.go), an agent that echoes (agent.go), and a page on which a browser opens a WebSocket through the gateway
 // with a token of its choice, good or bad, and sees what becomes of it (page.html).
 //
 // Nothing here asks for a password. It belongs on loopback or in a compose network of its own, never beside data that matters.

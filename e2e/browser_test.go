@@ -41,10 +41,22 @@ func browse(t *testing.T, d *developer, kinds ...string) map[string]shown {
 	return all
 }
 
+// typeIn types lines into the console of a page in Chromium, one after the other, and waits until the console shows what is wanted.
+func typeIn(t *testing.T, page, wanted string, lines ...string) {
+	t.Helper()
+	needs(t, "node", "playwright-core", "chromium")
+	cmd := client(t, "bash", append([]string{"-c", `exec node clients/console.js "$(command -v chromium)" "$@"`, "console", page, wanted}, lines...)...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if out, err := cmd.Output(); err != nil {
+		t.Errorf("the browser ended with %v: %s; the console shows\n%s", err, stderr.String(), out)
+	}
+}
+
 // served checks that a token opened a connection, over which the agent named the user, and how it was closed.
 func (s shown) served(t *testing.T, protocol, code string) {
 	t.Helper()
-	const echo = `{"type":"echo","user":"dev-user","text":"hello from Chromium"}`
+	const echo = `{"type":"echo","user":"dev-user","text":"hello from Chromium","token":"verified"}`
 	if !s.Opened || s.Protocol != protocol || !slices.Contains(s.Frames, echo) || s.Code != code {
 		t.Errorf("the page shows %+v, want it open with protocol %q, %s back, and a Close %s", s, protocol, echo, code)
 	}

@@ -87,7 +87,7 @@ func TestDockerCompose(t *testing.T) {
 
 	t.Run("wscat reaches the agent as the user of its token", func(t *testing.T) {
 		needs(t, "wscat")
-		hears(t, `{"type":"echo","user":"alice","text":"hello"}`, client(t, "wscat", "-c", "ws://"+gateway+"/echo/ws",
+		hears(t, `{"type":"echo","user":"alice","text":"hello","token":"verified"}`, client(t, "wscat", "-c", "ws://"+gateway+"/echo/ws",
 			"-H", bearer, "-H", "x-user-id: mallory", "-x", "hello", "-w", "-1"))
 	})
 	for name, tt := range map[string]struct {

@@ -107,6 +107,23 @@ func TestConfigurationsOfTheDocsLoad(t *testing.T) {
 	}
 }
 
+// TestGoOfTheDocsIsThatOfTheAgent holds the lines that the docs show to those that run.
+func TestGoOfTheDocsIsThatOfTheAgent(t *testing.T) {
+	blocks := 0
+	for _, block := range fence.FindAllStringSubmatch(read(t, "../docs/clients.md"), -1) {
+		if block[1] != "go" {
+			continue
+		}
+		blocks++
+		if inside := regexp.MustCompile(`(?m)^(.)`).ReplaceAllString(block[2], "\t$1"); !strings.Contains(read(t, "../dev/verify.go"), inside) {
+			t.Errorf("dev/verify.go has not\n%s", inside)
+		}
+	}
+	if blocks != 1 {
+		t.Errorf("%d blocks of Go, want 1", blocks)
+	}
+}
+
 func TestCommandsStandInTheREADME(t *testing.T) {
 	help, err := exec.Command(binary, "help").Output()
 	if err != nil {

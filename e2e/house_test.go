@@ -19,19 +19,20 @@ var arrows = map[string][]string{
 	"cmd/omnia-gateway": {"auth", "config", "dev", "gateway", "outcome"},
 	"gateway":           {"auth", "config", "outcome"},
 	"auth":              {"config", "outcome"},
-	"dev":               {"auth"},
+	"dev":               {"auth", "config"},
 	"bench":             {"auth", "internal/rawws"},
 }
 
 // homes are the packages in which a third-party module may be used.
 var homes = map[string][]string{
 	"github.com/MicahParks/jwkset":        {"auth"},
+	"github.com/MicahParks/keyfunc/v3":    {"dev"},
 	"github.com/caarlos0/env/v11":         {"config"},
 	"github.com/coder/websocket":          {"dev"},
 	"github.com/fsnotify/fsnotify":        {"gateway"},
 	"github.com/go-chi/chi/v5":            {"gateway"},
 	"go.yaml.in/yaml/v3":                  {"config"},
-	"github.com/golang-jwt/jwt/v5":        {"auth"},
+	"github.com/golang-jwt/jwt/v5":        {"auth", "dev"},
 	"github.com/hashicorp/golang-lru/v2":  {"auth"},
 	"github.com/prometheus/client_golang": {"gateway"},
 	"github.com/spf13/cobra":              {"cmd/omnia-gateway"},
