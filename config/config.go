@@ -54,6 +54,14 @@ type TLS struct {
 // Enabled says whether the public listener speaks TLS.
 func (t TLS) Enabled() bool { return t.CertFile != "" || t.KeyFile != "" }
 
+// DefaultListen is the public address where none was said.
+func (t TLS) DefaultListen() string {
+	if t.Enabled() {
+		return ":8443"
+	}
+	return ":8080"
+}
+
 // Admin is the listener of operators.
 type Admin struct {
 	// Listen is its address, host:port; loopback by default, as nothing there asks who is calling.

@@ -57,10 +57,7 @@ func Load(s Sources) (*Config, error) {
 	l := newLoader(s)
 	l.read(s, &c)
 	if c.Listen == "" {
-		c.Listen = ":8080"
-		if c.TLS.Enabled() {
-			c.Listen = ":8443"
-		}
+		c.Listen = c.TLS.DefaultListen()
 	}
 	for _, p := range c.Validate() {
 		if !l.isBad(p.Key) {

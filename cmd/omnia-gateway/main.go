@@ -7,6 +7,7 @@
 //	omnia-gateway check --config FILE         every problem of a configuration, with its place
 //	omnia-gateway explain --path /a/ws        what would become of a request, step by step
 //	omnia-gateway token mint|inspect          make a token for development, or take one apart
+//	omnia-gateway istio export|import         the configuration as Istio's resources, and back
 //	omnia-gateway health                      ask a running gateway; for container health checks
 //	omnia-gateway version
 //
@@ -82,7 +83,7 @@ func newRoot() *cobra.Command {
 	root.Flags().AddFlagSet(serve.Flags())
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serve, newDev(), newCheck(), newExplain(), newToken(), newHealth(), newVersion())
+	root.AddCommand(serve, newDev(), newCheck(), newExplain(), newToken(), newIstio(), newHealth(), newVersion())
 	return root
 }
 
