@@ -18,10 +18,12 @@ const module = "github.com/altairalabs/omnia-gateway/"
 var arrows = map[string][]string{
 	"cmd/omnia-gateway": {"auth", "config", "config/istio", "dev", "gateway", "outcome"},
 	"config/istio":      {"config"},
-	"gateway":           {"auth", "config", "outcome"},
+	"gateway":           {"auth", "config", "gateway/relay", "outcome"},
+	"gateway/relay":     {"outcome"},
 	"auth":              {"config", "outcome"},
 	"dev":               {"auth", "config"},
 	"bench":             {"auth", "internal/rawws"},
+	"internal/wstest":   {"internal/rawws"},
 }
 
 // homes are the packages in which a third-party module may be used.

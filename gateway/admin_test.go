@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/altairalabs/omnia-gateway/internal/wstest"
 )
 
 func TestOperatorsSeeSessionsAndIssuers(t *testing.T) {
@@ -26,7 +28,7 @@ func TestOperatorsSeeSessionsAndIssuers(t *testing.T) {
 	}
 	s := sessions[0]
 	if s.Subject != "alice" || s.Issuer != issuerName || s.Route != "/my-agent" || s.Remote != first.LocalAddr().String() || len(s.Session) != 32 ||
-		s.Expires == nil || s.Expires.Unix() != exp+60+60 || time.Since(s.Start) > patience {
+		s.Expires == nil || s.Expires.Unix() != exp+60+60 || time.Since(s.Start) > wstest.Patience {
 		t.Errorf("%+v", s)
 	}
 	if s = sessions[1]; s.Subject != "bob" || s.Expires != nil {
@@ -53,13 +55,13 @@ func TestOperatorsSeeSessionsAndIssuers(t *testing.T) {
 
 func TestReloadIsCountedWhenSomethingHasChanged(t *testing.T) {
 	i, dir := newIssuer(t), t.TempDir()
-	writePair(t, dir, newKeyPair(t, 1, time.Now().Add(time.Hour)))
+	writePair(t, dir, wstest.KeyPair(t, 1, time.Now().Add(time.Hour)))
 	c := configured(i, "agent.invalid")
 	c.TLS = pairIn(dir)
 	log := &journal{}
 	g := compile(t, c, slog.New(slog.NewJSONHandler(log, nil))) // not running: nobody else reads the files
 	g.Reload()
-	writePair(t, dir, newKeyPair(t, 2, time.Now().Add(time.Hour)))
+	writePair(t, dir, wstest.KeyPair(t, 2, time.Now().Add(time.Hour)))
 	g.Reload()
 	writeFile(t, c.TLS.KeyFile, nil)
 	g.Reload()

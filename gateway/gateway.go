@@ -2,8 +2,7 @@
 //
 // ServeHTTP is the whole story: admit decides (path, route, origin, token, rules, headers: admit.go), then the request is refused, or
 // goes to its agent as plain HTTP (httpproxy.go), or becomes a session: registered under the limits (session.go), the agent dialled and
-// its 101 checked (upstream.go), the client answered, and frames relayed both ways (relay.go over frame.go and wire.go; park.go while nothing
-// moves) until one of the sides, or the gateway, has a reason to end it (outcome.go). Every outcome is one word, one log line and one counter.
+// its 101 checked (upstream.go), the client answered, and frames relayed both ways (package relay) until one of the sides, or the gateway, has a reason to end it (outcome.go). Every outcome is one word, one log line and one counter.
 //
 // Each room is entered once and nothing reaches back into one: expiry and drain end a session with a reason.
 package gateway
@@ -24,6 +23,7 @@ import (
 
 	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/gateway/relay"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
@@ -35,7 +35,7 @@ type Gateway struct {
 	routes   []*route
 	excluded []exclusion
 	headers  headerRules
-	relays   relayRules
+	relays   relay.Rules
 	certs    *certificates // nil without TLS
 	dialer   *dialer
 	proxy    *httputil.ReverseProxy
@@ -52,11 +52,13 @@ func New(c *config.Config, log *slog.Logger) (*Gateway, error) {
 		return nil, err
 	}
 	g := &Gateway{
-		config:   c,
-		log:      log,
-		auth:     a,
-		headers:  newHeaderRules(c),
-		relays:   newRelayRules(c),
+		config:  c,
+		log:     log,
+		auth:    a,
+		headers: newHeaderRules(c),
+		relays: relay.Rules{
+			MaxMessage: c.Limits.MaxMessageBytes, PingInterval: c.Session.PingInterval, IdleTimeout: c.Session.IdleTimeout,
+		},
 		dialer:   newDialer(c.Limits.HandshakeTimeout),
 		sessions: newSessions(c.Limits),
 	}
@@ -138,7 +140,7 @@ func (g *Gateway) connect(x *exchange) {
 		g.passOn(x, a)
 		return
 	}
-	relay, err := g.accept(x, s, a)
+	joined, err := g.accept(x, s, a)
 	if err != nil {
 		a.conn.Close()
 		g.sessions.free(s)
@@ -147,7 +149,7 @@ func (g *Gateway) connect(x *exchange) {
 	}
 	begun = true
 	g.metrics.handshake(x.pass.reason)
-	relay.launch(func(e *outcome.Ending) { g.over(s, e) }) // the handler returns, so that nothing of net/http stays; sessions waits for the relay
+	joined.Launch(func(e *outcome.Ending) { g.over(s, e) }) // the handler returns, so that nothing of net/http stays; sessions waits for the relay
 }
 
 // newSession is a session for an admitted handshake, not yet registered.
@@ -169,18 +171,9 @@ func (g *Gateway) deadline(id *auth.Identity) time.Time {
 }
 
 // accept takes the client's connection over, answers 101 and joins the two sides. After an error the client's connection is closed.
-func (g *Gateway) accept(x *exchange, s *session, a *answer) (*relay, error) {
-	agent, err := newLink(a.conn)
-	if err != nil {
-		return nil, err
-	}
+func (g *Gateway) accept(x *exchange, s *session, a *answer) (*relay.Relay, error) {
 	conn, buffered, err := http.NewResponseController(x.w).Hijack()
 	if err != nil {
-		return nil, err
-	}
-	client, err := newLink(conn)
-	if err != nil {
-		conn.Close()
 		return nil, err
 	}
 	early := make([]byte, buffered.Reader.Buffered()) // a client may send frames without waiting for the 101
@@ -191,11 +184,15 @@ func (g *Gateway) accept(x *exchange, s *session, a *answer) (*relay, error) {
 		conn.Close()
 		return nil, err
 	}
-	relay := newRelay(client, agent, early, a.rest, reservedBits(a.Header), g.relays)
-	if e := s.begin(relay); e != nil { // ended while the agent was dialled: the 101 is out, so a Close says it
-		relay.end(e)
+	joined, err := relay.New(conn, a.conn, early, a.rest, reservedBits(a.Header), g.relays)
+	if err != nil {
+		conn.Close()
+		return nil, err
 	}
-	return relay, nil
+	if e := s.begin(joined); e != nil { // ended while the agent was dialled: the 101 is out, so a Close says it
+		joined.End(e)
+	}
+	return joined, nil
 }
 
 // writeSwitch answers the handshake: the agent's own headers, its choice of subprotocol as the client must see it, and the session's id.
@@ -388,10 +385,3 @@ func (g *Gateway) answerProbe(x *exchange) {
 
 // ready says whether new connections are welcome.
 func (g *Gateway) ready() bool { return g.auth.Ready() && !g.sessions.refusing() }
-
-// recovered keeps a mistake in one session from ending all the others.
-func recovered(end func(*outcome.Ending)) {
-	if v := recover(); v != nil {
-		end(outcome.End(outcome.InternalError, fmt.Sprintf("panic: %v\n%s", v, debug.Stack())))
-	}
-}

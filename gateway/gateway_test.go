@@ -19,6 +19,7 @@ import (
 	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/config"
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
+	"github.com/altairalabs/omnia-gateway/internal/wstest"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
@@ -156,31 +157,21 @@ func (r *running) over() {
 		if err != nil {
 			r.t.Error(err)
 		}
-	case <-time.After(patience):
+	case <-time.After(wstest.Patience):
 		r.t.Fatal("the gateway still runs")
 	}
 }
 
 // dial connects to the public listener.
-func (r *running) dial() *end {
+func (r *running) dial() *wstest.Peer {
 	r.t.Helper()
 	c, err := net.Dial("tcp", r.Addr().String())
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(wstest.Patience))
 	r.t.Cleanup(func() { c.Close() })
-	return newEnd(r.t, c, true)
-}
-
-// answer reads the head of an HTTP answer.
-func (e *end) answer() *http.Response {
-	e.t.Helper()
-	resp, err := http.ReadResponse(e.br, nil)
-	if err != nil {
-		e.t.Fatal(err)
-	}
-	return resp
+	return wstest.NewPeer(r.t, c, true)
 }
 
 // get asks for a path by plain HTTP.
@@ -199,11 +190,11 @@ func get(t *testing.T, addr net.Addr, path string) (code int, body string) {
 }
 
 // connect opens a session.
-func (r *running) connect(lines ...string) *end {
+func (r *running) connect(lines ...string) *wstest.Peer {
 	r.t.Helper()
 	e := r.dial()
-	e.say([]byte(rawws.Request("gateway.test", "/my-agent/ws", lines...)))
-	if resp := e.answer(); resp.StatusCode != http.StatusSwitchingProtocols {
+	e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", lines...)))
+	if resp := e.Answer(); resp.StatusCode != http.StatusSwitchingProtocols {
 		r.t.Fatalf("got %s", resp.Status)
 	}
 	return e
@@ -236,8 +227,8 @@ func TestRunReturnsWhenEverySessionIsInTheLog(t *testing.T) {
 	const n = 30
 	for range n {
 		e := r.connect(bearer)
-		e.say(e.make(rawws.Fin|rawws.Text, "hello"))
-		e.hears(rawws.Fin|rawws.Text, "hello")
+		e.Say(e.Frame(rawws.Fin|rawws.Text, "hello"))
+		e.Hears(rawws.Fin|rawws.Text, "hello")
 	}
 	r.drain <- 0
 	r.over()
@@ -273,13 +264,13 @@ func TestPlaceIsFreeBeforeItsEndIsSaid(t *testing.T) {
 			}
 			r.log.mu.Unlock()
 			e := r.dial()
-			e.say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())))
-			if resp := e.answer(); resp.StatusCode == http.StatusSwitchingProtocols {
-				e.say(e.close(1000, ""))
-				e.hearsClose(1000, "")
+			e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())))
+			if resp := e.Answer(); resp.StatusCode == http.StatusSwitchingProtocols {
+				e.Say(e.CloseFrame(1000, ""))
+				e.HearsClose(1000, "")
 				e.Close()
 			}
-			eventually(t, "a line in the log", func() bool { return len(r.log.lines(t, message)) == 1 })
+			wstest.Eventually(t, "a line in the log", func() bool { return len(r.log.lines(t, message)) == 1 })
 			r.log.mu.Lock()
 			defer r.log.mu.Unlock()
 			if taken != 0 {
@@ -305,14 +296,14 @@ func TestCutDoesNotWaitForAnAgentThatDoesNotAnswer(t *testing.T) {
 				io.Copy(io.Discard, c)
 			}))))
 			e := r.dial()
-			e.say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())))
+			e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())))
 			<-reached
-			e.say(e.make(rawws.Fin|rawws.Text, "early"))
+			e.Say(e.Frame(rawws.Fin|rawws.Text, "early"))
 			if code, _ := get(t, r.Addr(), "/healthz"); code != 200 { // by then net/http has read the early byte
 				t.Fatalf("/healthz: %d", code)
 			}
 			if strings.Contains(answer, "403") {
-				e.answer()
+				e.Answer()
 			}
 			began := time.Now()
 			r.cut()
@@ -333,8 +324,8 @@ func TestRefusalThatBrokeOffDoesNotLookWhole(t *testing.T) {
 		io.WriteString(c, "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
 	}))))
 	e := r.dial()
-	e.say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())))
-	resp := e.answer()
+	e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())))
+	resp := e.Answer()
 	if b, err := io.ReadAll(resp.Body); resp.StatusCode != 403 || string(b) != "half" || err == nil {
 		t.Errorf("%s: %q, %v", resp.Status, b, err)
 	}
@@ -359,7 +350,7 @@ func TestAnswerThatBrokeOffIsInTheLogWithItsStatus(t *testing.T) {
 	if b, err := io.ReadAll(resp.Body); string(b) != "half" || err == nil {
 		t.Errorf("%q, %v", b, err)
 	}
-	eventually(t, "a line in the log", func() bool { return len(r.log.lines(t, "answered")) > 0 })
+	wstest.Eventually(t, "a line in the log", func() bool { return len(r.log.lines(t, "answered")) > 0 })
 	if l := r.log.lines(t, "answered")[0]; l["status"] != 201.0 || l["reason"] != "ok" || l["err"] != "the answer broke off" {
 		t.Errorf("%v", l)
 	}
@@ -370,11 +361,11 @@ func TestMistakeInAHandlerIsReportedAndEndsOneConnection(t *testing.T) {
 	r := run(t, configured(i, "agent.invalid"))
 	r.dialer = nil // before any request
 	e := r.dial()
-	e.say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())))
-	if b, err := io.ReadAll(e.br); len(b) != 0 || err != nil {
+	e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())))
+	if b, err := io.ReadAll(e.Reader); len(b) != 0 || err != nil {
 		t.Errorf("%q, %v: want the connection closed", b, err)
 	}
-	eventually(t, "a line in the log", func() bool { return len(r.log.lines(t, "panic")) == 1 })
+	wstest.Eventually(t, "a line in the log", func() bool { return len(r.log.lines(t, "panic")) == 1 })
 	if n, _ := r.sessions.totals(); n != 0 {
 		t.Errorf("%d sessions left", n)
 	}
@@ -419,8 +410,8 @@ func TestRefusalsSayTheWordAndNoSecret(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := r.dial()
-			e.say([]byte(strings.Join(append([]string{tt.method + " " + tt.target + " HTTP/1.1", "Host: gateway.test"}, tt.lines...), "\r\n") + "\r\n\r\n"))
-			resp := e.answer()
+			e.Say([]byte(strings.Join(append([]string{tt.method + " " + tt.target + " HTTP/1.1", "Host: gateway.test"}, tt.lines...), "\r\n") + "\r\n\r\n"))
+			resp := e.Answer()
 			text, _ := io.ReadAll(resp.Body)
 			var body problem
 			if err := json.Unmarshal(text, &body); err != nil {
@@ -442,7 +433,7 @@ func TestRefusalsSayTheWordAndNoSecret(t *testing.T) {
 			mine := func() []map[string]any {
 				return slices.DeleteFunc(r.log.lines(t, "refused"), func(l map[string]any) bool { return l["remote"] != local })
 			}
-			eventually(t, "a line in the log", func() bool { return len(mine()) == 1 })
+			wstest.Eventually(t, "a line in the log", func() bool { return len(mine()) == 1 })
 			l := mine()[0]
 			if l["reason"] != string(tt.reason) || l["status"] != float64(tt.status) {
 				t.Errorf("%v", l)
@@ -478,16 +469,16 @@ func TestLimitsAreCountedUntilASessionIsOver(t *testing.T) {
 	for range 3 {
 		e := r.connect(bearer)
 		second := r.dial()
-		second.say([]byte(rawws.Request("gateway.test", "/my-agent/ws", bearer)))
-		if resp := second.answer(); resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "30" || !resp.Close {
+		second.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", bearer)))
+		if resp := second.Answer(); resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "30" || !resp.Close {
 			t.Errorf("a second one: %s", resp.Status)
 		}
 		other := r.connect("Authorization: Bearer " + i.token("sub", "bob"))
 		other.Close()
-		e.say(e.close(1000, ""))
-		e.hearsClose(1000, "")
+		e.Say(e.CloseFrame(1000, ""))
+		e.HearsClose(1000, "")
 		e.Close()
-		eventually(t, "no session left", func() bool { n, _ := r.sessions.totals(); return n == 0 })
+		wstest.Eventually(t, "no session left", func() bool { n, _ := r.sessions.totals(); return n == 0 })
 	}
 }
 
@@ -497,14 +488,14 @@ func TestDrainRefusesAndEnds(t *testing.T) {
 	bearer := "Authorization: Bearer " + i.token()
 	e := r.connect(bearer)
 	r.drain <- 6 * time.Second
-	eventually(t, "not ready", func() bool { code, _ := get(t, r.Addr(), "/readyz"); return code == 503 })
+	wstest.Eventually(t, "not ready", func() bool { code, _ := get(t, r.Addr(), "/readyz"); return code == 503 })
 	late := r.dial()
-	late.say([]byte(rawws.Request("gateway.test", "/my-agent/ws", bearer)))
-	if resp := late.answer(); resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "5" {
+	late.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", bearer)))
+	if resp := late.Answer(); resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "5" {
 		t.Errorf("whoever comes late: %s", resp.Status)
 	}
-	e.hearsClose(1001, "drain")
-	e.say(e.close(1001, ""))
+	e.HearsClose(1001, "drain")
+	e.Say(e.CloseFrame(1001, ""))
 	e.Close()
 	began := time.Now()
 	r.over()
@@ -517,13 +508,13 @@ func TestMetricsHaveBoundedLabels(t *testing.T) {
 	i := newIssuer(t)
 	r := run(t, configured(i, listening(t, echoing)))
 	e := r.connect("Authorization: Bearer " + i.token())
-	e.say(e.make(rawws.Fin|rawws.Text, "hello"), e.close(4321, "of an application"))
-	e.hears(rawws.Fin|rawws.Text, "hello")
-	e.hearsClose(4321, "of an application")
+	e.Say(e.Frame(rawws.Fin|rawws.Text, "hello"), e.CloseFrame(4321, "of an application"))
+	e.Hears(rawws.Fin|rawws.Text, "hello")
+	e.HearsClose(4321, "of an application")
 	e.Close()
 	get(t, r.Addr(), "/nobody/knows")
 	var text string
-	eventually(t, "the end of the session in the metrics", func() bool {
+	wstest.Eventually(t, "the end of the session in the metrics", func() bool {
 		_, text = get(t, r.AdminAddr(), "/metrics")
 		return strings.Contains(text, "omnia_gateway_connections 0") && strings.Contains(text, "omnia_gateway_sessions_ended_total{")
 	})
@@ -552,7 +543,7 @@ func TestMetricsHaveBoundedLabels(t *testing.T) {
 func TestCertificateExpiryIsAMetric(t *testing.T) {
 	i, dir := newIssuer(t), t.TempDir()
 	until := time.Now().Add(1000 * time.Hour)
-	writePair(t, dir, newKeyPair(t, 1, until))
+	writePair(t, dir, wstest.KeyPair(t, 1, until))
 	c := configured(i, "agent.invalid")
 	c.TLS = pairIn(dir)
 	families, err := compile(t, c, slog.New(slog.DiscardHandler)).metrics.registry.Gather()

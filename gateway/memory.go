@@ -6,7 +6,7 @@ import (
 )
 
 const (
-	// quietFor is how long nobody must have come or fallen silent for a rush to be over. A rush of connections is one of silences parkAfter later.
+	// quietFor is how long nobody must have come or fallen silent for a rush to be over. A rush of connections is one of silences a second later.
 	quietFor = time.Second / 2
 	// rush is how often that must have happened: less leaves too little behind to be worth a collection.
 	rush = 256

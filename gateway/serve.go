@@ -9,6 +9,8 @@ import (
 	"runtime/debug"
 	"sync"
 	"time"
+
+	"github.com/altairalabs/omnia-gateway/gateway/relay"
 )
 
 // Listen binds the public and the admin listener. Nothing is served before Run.
@@ -40,16 +42,14 @@ func (g *Gateway) AdminAddr() net.Addr { return g.admin.Addr() }
 // once. When Run returns every session is over; handlers of plain HTTP are cancelled by then, and may still be on their way out.
 func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 	var err error
-	if g.relays.lot, err = newLot(parkAfter); err != nil {
+	if g.relays.Lanes, err = relay.NewLanes(); err != nil {
 		return fmt.Errorf("quiet sessions: %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	if g.relays.lot != nil {
-		wg.Go(g.relays.lot.run)
-		defer g.relays.lot.close()
-	}
+	wg.Go(g.relays.Lanes.Run)
+	defer g.relays.Lanes.Close()
 	wg.Go(func() { g.auth.Run(ctx) })
 	wg.Go(func() {
 		quiet := time.NewTicker(quietFor)
@@ -91,10 +91,7 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 // stir is what giveBack asks.
 func (g *Gateway) stir() (times, live uint64) {
 	times, live = g.sessions.sofar()
-	if lot := g.relays.lot; lot != nil {
-		times += lot.settled.Load()
-	}
-	return times, live
+	return times + g.relays.Lanes.Settled(), live
 }
 
 // leave drains. The listeners stay open while it lasts, so that probes and refused handshakes get an answer.
@@ -103,7 +100,7 @@ func (g *Gateway) leave(ctx context.Context, public *http.Server, window time.Du
 	defer cancel()
 	g.log.Info("draining", "window", window.Seconds())
 	// The last to be told needs time to answer its Close, too; a window without that time is not spread at all.
-	spread := max(0, min(window*4/5, window-closeGrace-linger))
+	spread := max(0, min(window*4/5, window-relay.Farewell))
 	lead := min(spread/10, time.Second)
 	g.sessions.drain(ctx, lead, spread-lead)
 	public.Shutdown(ctx) // plain HTTP that is still under way

@@ -26,11 +26,18 @@ type session struct {
 	deadline time.Time // when the caller's right to it ends; zero: never
 
 	mu     sync.Mutex
-	relay  *relay          // nil until the agent has answered
+	relay  conn            // nil until the agent has answered
 	ending *outcome.Ending // why it must not start
 	expiry *time.Timer
 
 	holds bool // a place under the limits; guarded by the lock of sessions
+}
+
+// conn is what moves a session's bytes.
+type conn interface {
+	End(*outcome.Ending)
+	Cut()
+	Traffic() outcome.Traffic
 }
 
 // user is whose sessions are counted together.
@@ -46,12 +53,12 @@ func (s *session) end(r outcome.Reason) {
 	}
 	s.mu.Unlock()
 	if relay != nil {
-		relay.end(e)
+		relay.End(e)
 	}
 }
 
 // begin gives the session its relay; a reason when it has been ended before.
-func (s *session) begin(r *relay) *outcome.Ending {
+func (s *session) begin(r conn) *outcome.Ending {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.relay = r
@@ -66,10 +73,7 @@ func (s *session) counts() (c outcome.Traffic) {
 	if r == nil {
 		return outcome.Traffic{}
 	}
-	return outcome.Traffic{
-		BytesIn: r.up.bytes.Load(), MessagesIn: r.up.messages.Load(),
-		BytesOut: r.down.bytes.Load(), MessagesOut: r.down.messages.Load(),
-	}
+	return r.Traffic()
 }
 
 // sessions is the registry of live connections. Whatever ends sessions (drain, expiry, limits) goes through it; nothing is written to a
@@ -247,7 +251,7 @@ func (l *sessions) cut() {
 		r := s.relay
 		s.mu.Unlock()
 		if r != nil {
-			r.cut()
+			r.Cut()
 		}
 	}
 	<-l.empty

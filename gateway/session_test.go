@@ -228,22 +228,28 @@ func TestSessionEndsWithItsToken(t *testing.T) {
 	})
 }
 
+// wire is a conn that ends as soon as it is cut.
+type wire struct {
+	ended atomic.Pointer[outcome.Ending]
+	moved outcome.Traffic
+	over  func()
+}
+
+func (w *wire) End(e *outcome.Ending)    { w.ended.CompareAndSwap(nil, e) }
+func (w *wire) Cut()                     { go w.over() }
+func (w *wire) Traffic() outcome.Traffic { return w.moved }
+
 func TestSessionThatWasEndedWhileTheAgentWasDialled(t *testing.T) {
 	s := &session{}
 	s.end(outcome.Expired)
 	s.end(outcome.Drain)
-	j := prepare(t, lasting, 0, nil, nil)
-	e := s.begin(j.relay)
+	e := s.begin(&wire{moved: outcome.Traffic{BytesIn: 1}})
 	if e == nil || e.Reason != outcome.Expired {
 		t.Fatalf("begin gives %v, want the first reason", e)
 	}
-	j.end(e)
-	j.begin()
-	j.client.hearsClose(3000, "expired")
-	if s.relay == nil {
+	if s.counts().BytesIn != 1 {
 		t.Error("the session does not know its relay: cut would not find it")
 	}
-	j.over(outcome.Expired, 3000, "")
 }
 
 func TestCutReturnsWhenAllAreGone(t *testing.T) {
@@ -251,13 +257,12 @@ func TestCutReturnsWhenAllAreGone(t *testing.T) {
 	const n = 20
 	var over atomic.Int64
 	for i := range n {
-		s, j := caller(i), prepare(t, lasting, 0, nil, nil)
+		s := caller(i)
 		l.add(s)
-		s.begin(j.relay)
-		j.launch(func(*outcome.Ending) {
+		s.begin(&wire{over: func() {
 			over.Add(1)
 			l.remove(s)
-		})
+		}})
 	}
 	l.cut()
 	if over.Load() != n {
@@ -274,12 +279,7 @@ func TestTrafficOfEndedSessionsStaysCounted(t *testing.T) {
 		s := caller(i)
 		s.start = time.Now().Add(-time.Duration(i) * time.Minute)
 		l.add(s)
-		r := &relay{}
-		r.up.bytes.Store(10)
-		r.down.bytes.Store(200)
-		r.up.messages.Store(1)
-		r.down.messages.Store(2)
-		s.begin(r)
+		s.begin(&wire{moved: outcome.Traffic{BytesIn: 10, BytesOut: 200, MessagesIn: 1, MessagesOut: 2}})
 	}
 	list := l.list()
 	if len(list) != 3 || list[0].subject != "2" || list[2].subject != "0" {

@@ -18,6 +18,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/gateway/relay"
 )
 
 // certificates is the TLS side of the public listener. What it serves changes with the files; connections keep what they began with.
@@ -157,7 +158,7 @@ func (t *certificates) expiry() time.Time {
 	return time.Time{}
 }
 
-// listener makes wires of accepted connections, with TLS over them if it has a certificate.
+// listener makes a relay.Conn of each accepted connection, with TLS over them if it has a certificate.
 type listener struct {
 	*net.TCPListener
 	tls *tls.Config // nil: plain
@@ -182,7 +183,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	w, err := newWire(c)
+	w, err := relay.NewConn(c)
 	if err != nil {
 		c.Close()
 		return nil, err

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/internal/wstest"
 )
 
 // served is a listener with the certificates of a folder, whose connections echo.
@@ -35,12 +36,12 @@ func served(t *testing.T, c config.TLS) (*certificates, string) {
 // greet shakes hands and gives the state of the connection; an error also when the server then hangs up.
 func greet(addr string, c *tls.Config) (tls.ConnectionState, error) {
 	c.InsecureSkipVerify = true
-	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: patience}, "tcp", addr, c)
+	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: wstest.Patience}, "tcp", addr, c)
 	if err != nil {
 		return tls.ConnectionState{}, err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(patience))
+	conn.SetDeadline(time.Now().Add(wstest.Patience))
 	if _, err := conn.Write([]byte("x")); err != nil {
 		return tls.ConnectionState{}, err
 	}
@@ -89,7 +90,7 @@ func touchUntil(t *testing.T, outcomes <-chan error, change func()) error {
 	t.Helper()
 	tick := time.NewTicker(3 * settle)
 	defer tick.Stop()
-	limit := time.After(patience)
+	limit := time.After(wstest.Patience)
 	for change(); ; {
 		select {
 		case err := <-outcomes:
@@ -112,7 +113,7 @@ func TestCertificateFollowsTheSymlinkSwapOfKubernetes(t *testing.T) {
 		if err := errors.Join(os.Mkdir(next, 0o700), os.Symlink(filepath.Base(next), filepath.Join(dir, "..data_tmp"))); err != nil {
 			t.Fatal(err)
 		}
-		writePair(t, next, newKeyPair(t, int64(generation), time.Now().Add(time.Hour)))
+		writePair(t, next, wstest.KeyPair(t, int64(generation), time.Now().Add(time.Hour)))
 		old, _ := os.Readlink(filepath.Join(dir, "..data"))
 		if err := os.Rename(filepath.Join(dir, "..data_tmp"), filepath.Join(dir, "..data")); err != nil {
 			t.Fatal(err)
@@ -145,11 +146,11 @@ func TestCertificateFollowsTheSymlinkSwapOfKubernetes(t *testing.T) {
 
 func TestBadCertificateKeepsTheOldOne(t *testing.T) {
 	dir := t.TempDir()
-	writePair(t, dir, newKeyPair(t, 1, time.Now().Add(time.Hour)))
+	writePair(t, dir, wstest.KeyPair(t, 1, time.Now().Add(time.Hour)))
 	certs, addr := served(t, pairIn(dir))
 	outcomes := watched(t, certs)
 
-	next := newKeyPair(t, 2, time.Now().Add(2*time.Hour))
+	next := wstest.KeyPair(t, 2, time.Now().Add(2*time.Hour))
 	nothing := 0
 	// A certificate alone: its key comes later.
 	if err := touchUntil(t, outcomes, func() {
@@ -177,7 +178,7 @@ func TestBadCertificateKeepsTheOldOne(t *testing.T) {
 	if n := serial(t, addr); n != 2 {
 		t.Errorf("certificate %d is served, want the last good one", n)
 	}
-	third := newKeyPair(t, 3, time.Now().Add(time.Hour))
+	third := wstest.KeyPair(t, 3, time.Now().Add(time.Hour))
 	if err := touchUntil(t, outcomes, func() { writePair(t, dir, third) }); err != nil {
 		t.Errorf("the files are back: %v", err)
 	}
@@ -188,7 +189,7 @@ func TestBadCertificateKeepsTheOldOne(t *testing.T) {
 
 func TestUnchangedFilesAreNoReload(t *testing.T) {
 	dir := t.TempDir()
-	writePair(t, dir, newKeyPair(t, 1, time.Now().Add(time.Hour)))
+	writePair(t, dir, wstest.KeyPair(t, 1, time.Now().Add(time.Hour)))
 	certs, _ := served(t, pairIn(dir))
 	before := certs.current.Load()
 	if changed, err := certs.load(); changed || err != nil || certs.current.Load() != before {
@@ -198,9 +199,9 @@ func TestUnchangedFilesAreNoReload(t *testing.T) {
 
 func TestFilesThatCannotBeServedWith(t *testing.T) {
 	dir := t.TempDir()
-	writePair(t, dir, newKeyPair(t, 1, time.Now().Add(time.Hour)))
+	writePair(t, dir, wstest.KeyPair(t, 1, time.Now().Add(time.Hour)))
 	other := t.TempDir()
-	writePair(t, other, newKeyPair(t, 2, time.Now().Add(time.Hour)))
+	writePair(t, other, wstest.KeyPair(t, 2, time.Now().Add(time.Hour)))
 	writeFile(t, filepath.Join(dir, "empty"), nil)
 	good := pairIn(dir)
 	for name, change := range map[string]func(*config.TLS){
@@ -221,7 +222,7 @@ func TestFilesThatCannotBeServedWith(t *testing.T) {
 
 func TestWhatTheListenerSpeaks(t *testing.T) {
 	dir := t.TempDir()
-	writePair(t, dir, newKeyPair(t, 1, time.Now().Add(time.Hour)))
+	writePair(t, dir, wstest.KeyPair(t, 1, time.Now().Add(time.Hour)))
 	_, modern := served(t, pairIn(dir))
 	strict := pairIn(dir)
 	strict.MinVersion = "1.3"
@@ -254,8 +255,8 @@ func TestWhatTheListenerSpeaks(t *testing.T) {
 
 func TestClientCertificates(t *testing.T) {
 	dir, clients, strangers := t.TempDir(), t.TempDir(), t.TempDir()
-	writePair(t, dir, newKeyPair(t, 1, time.Now().Add(time.Hour)))
-	known, stranger := newKeyPair(t, 2, time.Now().Add(time.Hour)), newKeyPair(t, 3, time.Now().Add(time.Hour))
+	writePair(t, dir, wstest.KeyPair(t, 1, time.Now().Add(time.Hour)))
+	known, stranger := wstest.KeyPair(t, 2, time.Now().Add(time.Hour)), wstest.KeyPair(t, 3, time.Now().Add(time.Hour))
 	writePair(t, clients, known)
 	writePair(t, strangers, stranger)
 	c := pairIn(dir)
@@ -286,9 +287,9 @@ func TestClientCertificates(t *testing.T) {
 
 func TestChangeBeforeTheWatchIsSeen(t *testing.T) {
 	dir := t.TempDir()
-	writePair(t, dir, newKeyPair(t, 1, time.Now().Add(time.Hour)))
+	writePair(t, dir, wstest.KeyPair(t, 1, time.Now().Add(time.Hour)))
 	certs, addr := served(t, pairIn(dir))
-	writePair(t, dir, newKeyPair(t, 2, time.Now().Add(time.Hour)))
+	writePair(t, dir, wstest.KeyPair(t, 2, time.Now().Add(time.Hour)))
 	if err := <-watched(t, certs); err != nil {
 		t.Fatal(err)
 	}
@@ -299,13 +300,13 @@ func TestChangeBeforeTheWatchIsSeen(t *testing.T) {
 
 func TestFolderInWhichOthersAlwaysWriteIsReadAllTheSame(t *testing.T) {
 	dir := t.TempDir()
-	writePair(t, dir, newKeyPair(t, 1, time.Now().Add(time.Hour)))
+	writePair(t, dir, wstest.KeyPair(t, 1, time.Now().Add(time.Hour)))
 	certs, addr := served(t, pairIn(dir))
-	writePair(t, dir, newKeyPair(t, 2, time.Now().Add(time.Hour)))
+	writePair(t, dir, wstest.KeyPair(t, 2, time.Now().Add(time.Hour)))
 	outcomes := watched(t, certs)
 	tick := time.NewTicker(settle / 20)
 	defer tick.Stop()
-	for limit := time.After(patience); ; {
+	for limit := time.After(wstest.Patience); ; {
 		select {
 		case err := <-outcomes:
 			if err != nil || serial(t, addr) != 2 {

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/altairalabs/omnia-gateway/gateway/relay"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
@@ -46,7 +47,7 @@ func newDialer(timeout time.Duration) *dialer {
 	}
 }
 
-// dial connects to an agent; the connection is a wire, or TLS over one.
+// dial connects to an agent; the connection is a relay.Conn, or TLS over one.
 func (d *dialer) dial(ctx context.Context, scheme, host string) (net.Conn, error) {
 	u := url.URL{Host: host}
 	port := u.Port()
@@ -57,7 +58,7 @@ func (d *dialer) dial(ctx context.Context, scheme, host string) (net.Conn, error
 	if err != nil {
 		return nil, err
 	}
-	w, err := newWire(c.(*net.TCPConn))
+	w, err := relay.NewConn(c.(*net.TCPConn))
 	if err != nil || scheme != "https" {
 		return w, err
 	}
@@ -190,9 +191,9 @@ func badAnswer(answer, asked http.Header) string {
 func reservedBits(answer http.Header) (bits byte) {
 	for _, e := range listed(answer["Sec-Websocket-Extensions"]) {
 		if name, _, _ := strings.Cut(e, ";"); strings.TrimSpace(name) == "permessage-deflate" {
-			bits |= rsv1Bit
+			bits |= relay.RSV1
 		} else {
-			bits = rsvBits
+			bits = relay.RSV
 		}
 	}
 	return bits

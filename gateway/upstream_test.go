@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
+	"github.com/altairalabs/omnia-gateway/internal/wstest"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
@@ -105,7 +106,7 @@ func TestAgents101IsChecked(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			host := listening(t, asked(func(c net.Conn, _ *http.Request) { io.WriteString(c, tt.answer+"\r\nhi") }))
-			a, err := newDialer(patience).handshake(t.Context(), offer(host, offered), client())
+			a, err := newDialer(wstest.Patience).handshake(t.Context(), offer(host, offered), client())
 			if tt.status == 0 {
 				refusal := outcome.RefusalOf(err)
 				if err == nil || refusal.Reason != outcome.UpstreamBadHandshake || !strings.Contains(refusal.Text(), tt.detail) {
@@ -139,7 +140,7 @@ func TestHandshakeAsTheAgentSeesIt(t *testing.T) {
 			h["User-Agent"] = []string{agent}
 		}
 		p := offer(host, h)
-		newDialer(patience).handshake(t.Context(), p, client())
+		newDialer(wstest.Patience).handshake(t.Context(), p, client())
 		r := <-got
 		if r.Method != "GET" || r.RequestURI != "/ws?a=1" || r.Host != "public.example.com" || r.Proto != "HTTP/1.1" || r.ContentLength != 0 {
 			t.Errorf("%s %s %s, host %s, length %d", r.Method, r.RequestURI, r.Proto, r.Host, r.ContentLength)
@@ -188,13 +189,13 @@ func TestAgentThatCannotBeReached(t *testing.T) {
 		host   string
 		want   outcome.Reason
 	}{
-		{"nobody listens", t.Context(), newDialer(patience), "http", closed, outcome.UpstreamUnreachable},
-		{"a name that does not exist", t.Context(), newDialer(patience), "http", "agent.invalid:80", outcome.UpstreamUnreachable},
+		{"nobody listens", t.Context(), newDialer(wstest.Patience), "http", closed, outcome.UpstreamUnreachable},
+		{"a name that does not exist", t.Context(), newDialer(wstest.Patience), "http", "agent.invalid:80", outcome.UpstreamUnreachable},
 		{"it never answers", t.Context(), short, "http", silent, outcome.UpstreamTimeout},
 		{"it never answers the TLS handshake", t.Context(), short, "https", silent, outcome.UpstreamTimeout},
-		{"it hangs up", t.Context(), newDialer(patience), "http", reset, outcome.UpstreamBadHandshake},
-		{"it does not speak TLS", t.Context(), newDialer(patience), "https", reset, outcome.UpstreamUnreachable},
-		{"the client goes away", gone, newDialer(patience), "http", waiting, outcome.ClientLost},
+		{"it hangs up", t.Context(), newDialer(wstest.Patience), "http", reset, outcome.UpstreamBadHandshake},
+		{"it does not speak TLS", t.Context(), newDialer(wstest.Patience), "https", reset, outcome.UpstreamUnreachable},
+		{"the client goes away", gone, newDialer(wstest.Patience), "http", waiting, outcome.ClientLost},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := offer(tt.host, nil)
@@ -208,11 +209,11 @@ func TestAgentThatCannotBeReached(t *testing.T) {
 }
 
 func TestAgentsCertificateIsVerified(t *testing.T) {
-	pair := newKeyPair(t, 1, time.Now().Add(time.Hour))
+	pair := wstest.KeyPair(t, 1, time.Now().Add(time.Hour))
 	host := listening(t, func(c net.Conn) { tls.Server(c, &tls.Config{Certificates: []tls.Certificate{pair}}).Handshake() })
 	p := offer(host, nil)
 	p.scheme = "https"
-	_, err := newDialer(patience).handshake(t.Context(), p, client())
+	_, err := newDialer(wstest.Patience).handshake(t.Context(), p, client())
 	if err == nil || outcome.RefusalOf(err).Reason != outcome.UpstreamUnreachable || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("got %v", err)
 	}

@@ -1,4 +1,4 @@
-package gateway
+package relay
 
 import (
 	"bytes"
@@ -19,6 +19,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/altairalabs/omnia-gateway/internal/wstest"
 )
 
 // sides are the kinds of link there are.
@@ -56,7 +58,7 @@ func TestBytesArriveIntactBothWays(t *testing.T) {
 	for _, side := range sides {
 		t.Run(side.name, func(t *testing.T) {
 			l, peer := newLinkOver(t, side.version, side.server)
-			l.wire.SetReadDeadline(time.Now().Add(patience))
+			l.tcp.SetReadDeadline(time.Now().Add(wstest.Patience))
 			var wg sync.WaitGroup
 			defer wg.Wait()
 			var fromPeer, fromLink, atPeer [32]byte
@@ -129,7 +131,7 @@ func TestDeadlineWakesAReadAndLosesNothing(t *testing.T) {
 						tick.Stop()
 						return
 					case <-tick.C:
-						l.wire.SetReadDeadline(time.Unix(1, 0))
+						l.tcp.SetReadDeadline(time.Unix(1, 0))
 					}
 				}
 			})
@@ -137,7 +139,7 @@ func TestDeadlineWakesAReadAndLosesNothing(t *testing.T) {
 			for got := 0; got < size; {
 				b, err := l.read(nil, true)
 				if errors.Is(err, os.ErrDeadlineExceeded) {
-					l.wire.SetReadDeadline(time.Now().Add(patience))
+					l.tcp.SetReadDeadline(time.Now().Add(wstest.Patience))
 					continue
 				}
 				if err != nil {
@@ -163,7 +165,8 @@ func TestDeadlineWakesAReadAndLosesNothing(t *testing.T) {
 	}
 }
 
-// waits makes l tell each time that it has found nothing to read and is about to wait, and whether it holds a buffer then.
+// waits makes l tell each time that it has found nothing to read and is about to wait, and whether
+// it holds a buffer then.
 func (l *link) waits() <-chan bool {
 	c := make(chan bool, 64)
 	try := l.try
@@ -178,7 +181,7 @@ func (l *link) waits() <-chan bool {
 }
 
 // blocks makes w tell that a Write waits for the peer.
-func (w *wire) blocks() <-chan struct{} {
+func (w *Conn) blocks() <-chan struct{} {
 	c := make(chan struct{}, 1)
 	flush := w.flush
 	w.flush = func(fd uintptr) bool {
@@ -211,7 +214,8 @@ func TestWaitingReadHoldsNoBuffer(t *testing.T) {
 				}
 			})
 			for _, text := range []string{"first", "second"} {
-				// Of a link to an agent in TLS 1.3 this may be the wait behind a session ticket; the text is read all the same.
+				// Of a link to an agent in TLS 1.3 this may be the wait behind a session ticket;
+				// the text is read all the same.
 				if held := <-waits; held {
 					t.Error("a buffer is held while nothing comes")
 				}
@@ -261,8 +265,8 @@ func (g *gathered) Write(b []byte) (int, error) {
 	return g.Conn.Write(b)
 }
 
-// crypto/tls reads the beginning of an alert along with the last bytes of TLS 1.2, and gives them together with what keeps it from
-// reading the rest.
+// crypto/tls reads the beginning of an alert along with the last bytes of TLS 1.2, and gives them
+// together with what keeps it from reading the rest.
 func TestBytesBeforeHalfAnAlertAreNotLost(t *testing.T) {
 	w, peer := tcp(t)
 	g := &gathered{Conn: peer}
@@ -271,7 +275,7 @@ func TestBytesBeforeHalfAnAlertAreNotLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.relay = true
+	w.relayed = true
 	waits := l.waits()
 	g.keep = true
 	io.WriteString(outside, "last words")
@@ -296,8 +300,9 @@ func TestBytesBeforeHalfAnAlertAreNotLost(t *testing.T) {
 	wg.Wait()
 }
 
-// A KeyUpdate (RFC 8446 §4.6.3) that asks for one in return is answered by crypto/tls in the middle of a read, that is inside the
-// callback of a raw read. crypto/tls sends none itself, so the client's records are made by hand here.
+// A KeyUpdate (RFC 8446 §4.6.3) that asks for one in return is answered by crypto/tls in the
+// middle of a read, that is inside the callback of a raw read. crypto/tls sends none itself, so
+// the client's records are made by hand here.
 func TestKeyUpdateIsAnsweredDuringRelay(t *testing.T) {
 	w, peer := tcp(t)
 	var keyLog bytes.Buffer
@@ -309,7 +314,7 @@ func TestKeyUpdateIsAnsweredDuringRelay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.relay = true
+	w.relayed = true
 	waits := l.waits()
 	client := newRecords(t, keyLog.String())
 
@@ -415,7 +420,7 @@ func TestPeerThatTakesNoBytesIsGivenUp(t *testing.T) {
 	for _, side := range sides {
 		t.Run(side.name, func(t *testing.T) {
 			l, peer := newLinkOver(t, side.version, side.server)
-			l.wire.stalled = 50 * time.Millisecond
+			l.tcp.stalled = 50 * time.Millisecond
 			began := time.Now()
 			for {
 				if _, err := l.conn.Write(make([]byte, 1<<20)); errors.Is(err, os.ErrDeadlineExceeded) {
@@ -424,7 +429,7 @@ func TestPeerThatTakesNoBytesIsGivenUp(t *testing.T) {
 					t.Fatalf("got %v, want a deadline", err)
 				}
 			}
-			if time.Since(began) < l.wire.stalled {
+			if time.Since(began) < l.tcp.stalled {
 				t.Error("given up before its time")
 			}
 			peer.Close()
@@ -432,12 +437,13 @@ func TestPeerThatTakesNoBytesIsGivenUp(t *testing.T) {
 	}
 }
 
-// The peer takes a little less often than the kernel would need to hold it all, for several times as long as it may be silent.
+// The peer takes a little less often than the kernel would need to hold it all, for several times
+// as long as it may be silent.
 func TestSlowPeerIsNotGivenUp(t *testing.T) {
 	w, peer := tcp(t)
 	w.SetWriteBuffer(16 << 10)
 	peer.SetReadBuffer(256 << 10)
-	w.relay, w.stalled = true, 300*time.Millisecond
+	w.relayed, w.stalled = true, 300*time.Millisecond
 	written := make(chan error, 1)
 	go func() {
 		_, err := w.Write(make([]byte, 2<<20))
@@ -464,7 +470,7 @@ func TestCutEndsABlockedWrite(t *testing.T) {
 	for _, side := range sides {
 		t.Run(side.name, func(t *testing.T) {
 			l, _ := newLinkOver(t, side.version, side.server)
-			blocked := l.wire.blocks()
+			blocked := l.tcp.blocks()
 			failed := make(chan error, 1)
 			go func() {
 				for {
@@ -476,14 +482,14 @@ func TestCutEndsABlockedWrite(t *testing.T) {
 			}()
 			<-blocked
 			began := time.Now()
-			l.wire.cut(began.Add(50 * time.Millisecond))
+			l.tcp.cut(began.Add(50 * time.Millisecond))
 			if err := <-failed; !errors.Is(err, os.ErrDeadlineExceeded) {
 				t.Errorf("got %v", err)
 			}
 			if took := time.Since(began); took < 50*time.Millisecond || took > stall/2 {
 				t.Errorf("ended after %s", took)
 			}
-			closeWrite(l) // TLS sets a deadline of its own; it must not wait for the peer either
+			l.closeWrite() // TLS sets a deadline of its own; it must not wait for the peer either
 			l.conn.Close()
 			if took := time.Since(began); took > stall/2 {
 				t.Errorf("closed after %s", took)
@@ -497,7 +503,7 @@ func TestCutWinsOverTheDeadlineOfAWrite(t *testing.T) {
 	for range 50 {
 		w, peer := tcp(t)
 		narrow(w, peer)
-		w.relay = true
+		w.relayed = true
 		failed := make(chan error, 1)
 		go func() {
 			_, err := w.Write(make([]byte, 8<<20))

@@ -1,10 +1,10 @@
 //go:build !linux
 
-package gateway
+package relay
 
 import "testing"
 
-func parkingLot(t testing.TB) *lot {
+func parkingLot(t testing.TB) *Lanes {
 	t.Skip("nobody is parked on this system")
 	return nil
 }

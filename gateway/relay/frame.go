@@ -1,4 +1,4 @@
-package gateway
+package relay
 
 import (
 	"encoding/binary"
@@ -25,13 +25,22 @@ const (
 	maskBit = 0x80
 )
 
-// maxControl is the longest payload of a control frame (RFC 6455 §5.5), maxHead the longest frame head.
+// The reserved bits, for New: RSV1 is that of permessage-deflate (RFC 7692 §6), RSV are all of
+// them.
+const (
+	RSV1 byte = rsv1Bit
+	RSV  byte = rsvBits
+)
+
+// maxControl is the longest payload of a control frame (RFC 6455 §5.5), maxHead the longest frame
+// head.
 const (
 	maxControl = 125
 	maxHead    = 14
 )
 
-// emptyFragment is what a fragment without payload costs of the message limit: without a price, one message could hold endless fragments.
+// emptyFragment is what a fragment without payload costs of the message limit: without a price,
+// one message could hold endless fragments.
 const emptyFragment = 64
 
 // walker follows the frames of one peer through a stream of bytes and never touches a payload. It says how much of the bytes at hand may
@@ -67,8 +76,9 @@ type violation struct {
 
 func illegal(detail string) *violation { return &violation{outcome.ProtocolError, detail} }
 
-// walk looks at the next bytes of the stream: b[:n] may go on. Then either c is a control frame that begins at b[n], or v says why the
-// frame there is illegal, or b[n:] is the beginning of a head or control frame and must be offered again with what follows.
+// walk looks at the next bytes of the stream: b[:n] may go on. Then either c is a control frame
+// that begins at b[n], or v says why the frame there is illegal, or b[n:] is the beginning of a
+// head or control frame and must be offered again with what follows.
 func (w *walker) walk(b []byte) (n int, c control, v *violation) {
 	for n < len(b) {
 		if w.rest > 0 {
@@ -241,7 +251,8 @@ func (w *walker) control(f head, frame []byte) (control, *violation) {
 	return control{}, nil
 }
 
-// validCode says whether a Close frame may carry the code (RFC 6455 §7.4 and the IANA registry of close codes).
+// validCode says whether a Close frame may carry the code (RFC 6455 §7.4 and the IANA registry of
+// close codes).
 func validCode(code int) bool {
 	switch {
 	case code >= 3000 && code <= 4999:
@@ -252,7 +263,8 @@ func validCode(code int) bool {
 	return false
 }
 
-// closeFrame is a Close of the gateway's own: code and reason, or neither when code is 0. Towards an agent it is masked.
+// closeFrame is a Close of the gateway's own: code and reason, or neither when code is 0. Towards
+// an agent it is masked.
 func closeFrame(code int, reason string, masked bool) []byte {
 	var payload []byte
 	if code != 0 {

@@ -1,4 +1,4 @@
-package gateway
+package relay
 
 import (
 	"os"
@@ -8,9 +8,10 @@ import (
 	"time"
 )
 
-// lot is where quiet directions are parked: one epoll set over their sources, and one goroutine that sees which of them have bytes. While a
-// direction is parked it has no goroutine, and so no stack, which is what a quiet session costs most.
-type lot struct {
+// Lanes take care of quiet sessions: one epoll set over the sources of their directions, and one
+// goroutine that sees which of them have bytes. A direction that is parked here has no goroutine,
+// and so no stack, which is what a quiet session costs most.
+type Lanes struct {
 	after   time.Duration // for how long no message must have moved, either way
 	settled atomic.Uint64 // directions parked so far after messages, not counting those in which only Pings and Pongs moved
 
@@ -18,11 +19,11 @@ type lot struct {
 	file *os.File // the same, to wait for it
 
 	mu sync.Mutex
-	by []*pump // who waits for a descriptor, by its number
+	by []*pump // which direction waits for a descriptor, by its number
 }
 
-// newLot makes an empty lot. Somebody must run it, and close it when nobody is parked any more.
-func newLot(after time.Duration) (*lot, error) {
+// newLanes returns lanes that take a direction after a time without a message, either way.
+func newLanes(after time.Duration) (*Lanes, error) {
 	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -31,18 +32,19 @@ func newLot(after time.Duration) (*lot, error) {
 		syscall.Close(fd)
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	l := &lot{after: after, fd: fd, file: os.NewFile(uintptr(fd), "epoll")}
+	l := &Lanes{after: after, fd: fd, file: os.NewFile(uintptr(fd), "epoll")}
 	if err := l.file.SetReadDeadline(time.Time{}); err != nil { // the poller has not taken it
-		l.close()
+		l.Close()
 		return nil, err
 	}
 	return l, nil
 }
 
-func (l *lot) close() { l.file.Close() }
+// Close ends Run. No relay may be left.
+func (l *Lanes) Close() { l.file.Close() }
 
-// run resumes those that have bytes, until close.
-func (l *lot) run() {
+// Run resumes directions that have bytes, until Close.
+func (l *Lanes) Run() {
 	raw, err := l.file.SyscallConn()
 	if err != nil {
 		return // closed already
@@ -61,8 +63,9 @@ func (l *lot) run() {
 	}
 }
 
-// take gives who waits for a descriptor, who does no longer. It is nil when something else was quicker to resume it.
-func (l *lot) take(fd int) *pump {
+// take returns the direction that waits for a descriptor, and lets it wait no longer. It is nil
+// when something else was quicker to resume it.
+func (l *Lanes) take(fd int) *pump {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if fd >= len(l.by) {
@@ -73,13 +76,15 @@ func (l *lot) take(fd int) *pump {
 	return p
 }
 
-// oneShot is EPOLLONESHOT, for which package syscall has no name: a descriptor that was reported is not watched any more.
+// oneShot is EPOLLONESHOT, for which package syscall has no name: a descriptor that was reported
+// is not watched any more.
 const oneShot = 1 << 30
 
-// watch resumes p as soon as its source has bytes or has come to its end. It must be called with p's lock, which keeps p from being resumed
-// before it is parked, and its source from being closed meanwhile.
-func (l *lot) watch(p *pump) error {
-	fd := int(p.src.wire.fd)
+// watch resumes p as soon as its source has bytes or has come to its end. The caller holds
+// Relay.parking, which keeps p from being resumed before it is parked, and its source from being
+// closed meanwhile.
+func (l *Lanes) watch(p *pump) error {
+	fd := p.src.descriptor()
 	l.mu.Lock()
 	for fd >= len(l.by) {
 		l.by = append(l.by, nil)
@@ -99,11 +104,12 @@ func (l *lot) watch(p *pump) error {
 	return nil
 }
 
-// forget is for who was resumed by something else than bytes. The descriptor stays in the set, for one report at most.
-func (l *lot) forget(p *pump) {
+// forget is called when something else than bytes has resumed p. The descriptor stays in the set,
+// for one report at most.
+func (l *Lanes) forget(p *pump) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if fd := p.src.wire.fd; l.by[fd] == p {
+	if fd := p.src.descriptor(); l.by[fd] == p {
 		l.by[fd] = nil
 	}
 }

@@ -1,4 +1,4 @@
-package gateway
+package relay
 
 import (
 	"bytes"
@@ -218,8 +218,9 @@ func TestUnknownExtensionMayUseEveryReservedBit(t *testing.T) {
 	}
 }
 
-// FuzzWalker holds that the outcome does not depend on how the stream is cut into reads, that nothing is lost or made up, and that the
-// walker stops at the end of its own words: what it lets through ends at a boundary or inside a payload.
+// FuzzWalker holds that the outcome does not depend on how the stream is cut into reads, that
+// nothing is lost or made up, and that the walker stops at the end of its own words: what it lets
+// through ends at a boundary or inside a payload.
 func FuzzWalker(f *testing.F) {
 	for _, b := range rawws.Illegal(true) {
 		f.Add(b, uint8(3))

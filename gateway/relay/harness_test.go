@@ -1,0 +1,81 @@
+package relay
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/internal/wstest"
+)
+
+// tcp is a TCP connection over loopback: Conn is the gateway's end of it.
+func tcp(t testing.TB) (*Conn, *net.TCPConn) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	outside, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := NewConn(inside.(*net.TCPConn))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { outside.Close(); w.Close() })
+	outside.SetDeadline(time.Now().Add(wstest.Patience))
+	return w, outside.(*net.TCPConn)
+}
+
+// narrow makes the kernel hold little of what the peer does not read.
+func narrow(w *Conn, peer *net.TCPConn) {
+	w.SetWriteBuffer(4 << 10)
+	peer.SetReadBuffer(4 << 10)
+}
+
+// newLinkOver returns the gateway's end of a connection and the peer's: plain for version 0, else
+// TLS in that version, in which the gateway is the server, or, as towards an agent, the client.
+func newLinkOver(t testing.TB, version uint16, server bool) (*link, net.Conn) {
+	t.Helper()
+	w, peer := tcp(t)
+	inside, outside := net.Conn(w), net.Conn(peer)
+	if version != 0 {
+		inside, outside = handshaken(t, w, peer, version, server, nil)
+	}
+	l, err := newLink(inside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.begin()
+	return l, outside
+}
+
+// handshaken puts TLS over both ends. The client writes its secrets to keyLog, if that is not nil.
+func handshaken(t testing.TB, w *Conn, peer net.Conn, version uint16, server bool, keyLog io.Writer) (inside, outside *tls.Conn) {
+	t.Helper()
+	pair := wstest.KeyPair(t, 1, time.Now().Add(time.Hour))
+	asServer := &tls.Config{Certificates: []tls.Certificate{pair}, DynamicRecordSizingDisabled: true}
+	asClient := &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version, DynamicRecordSizingDisabled: true, KeyLogWriter: keyLog}
+	if server {
+		inside, outside = tls.Server(w, asServer), tls.Client(peer, asClient)
+	} else {
+		inside, outside = tls.Client(w, asClient), tls.Server(peer, asServer)
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- outside.Handshake() }()
+	if err := inside.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-failed; err != nil {
+		t.Fatal(err)
+	}
+	return inside, outside
+}
