@@ -287,7 +287,7 @@ func TestA25RefusalsHoldNothingOfTheToken(t *testing.T) {
 
 func TestA26RemovedKeyIsGoneAfterTheNextRefresh(t *testing.T) {
 	i := &idp{status: 200, body: set("rsa1", "rsa2")}
-	i.simulate(t, func(t *testing.T, a *Authenticator, _ *journal) {
+	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
 		token := good("rsa1", nil)
 		if got := reason(a, token); got != "" {
 			t.Error(got)
@@ -302,7 +302,7 @@ func TestA26RemovedKeyIsGoneAfterTheNextRefresh(t *testing.T) {
 
 func TestB01UnknownKidFlood(t *testing.T) {
 	i := &idp{status: 200, body: set("rsa1")}
-	i.simulate(t, func(t *testing.T, a *Authenticator, _ *journal) {
+	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
 		flood := func(n int) {
 			start := time.Now()
 			for range n {
@@ -332,7 +332,7 @@ func TestB01UnknownKidFlood(t *testing.T) {
 
 func TestB02RequestsWaitForOneFetchAtMost(t *testing.T) {
 	i := &idp{status: 200, body: set("rsa1")}
-	i.simulate(t, func(t *testing.T, a *Authenticator, _ *journal) {
+	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
 		i.mu.Lock()
 		i.delay = time.Hour
 		i.mu.Unlock()
@@ -355,7 +355,7 @@ func TestB02RequestsWaitForOneFetchAtMost(t *testing.T) {
 
 func TestB03ClientThatGoesAwaySpoilsNoFetch(t *testing.T) {
 	i := &idp{status: 200, body: set("rsa1")}
-	i.simulate(t, func(t *testing.T, a *Authenticator, _ *journal) {
+	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
 		i.answer(200, set("rsa1", "rsa2"))
 		i.mu.Lock()
 		i.delay = time.Second
@@ -395,7 +395,7 @@ func TestB04HugeOrCompressedAnswer(t *testing.T) {
 		}
 	}))
 	defer s.Close()
-	a, err := New(settings(func(c *config.Authentication) { c.JWT.JWKSURI = s.URL }), Options{})
+	a, err := newGate(settings(func(c *config.Authentication) { c.JWT.JWKSURI = s.URL }), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -439,7 +439,7 @@ func TestB07RedirectsAndProxiesAreNotFollowed(t *testing.T) {
 	t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1")
 	s.docs["/r"], s.docs["/k"] = "→/k", allKeys()
 	for path, want := range map[string]bool{"/r": false, "/k": true} {
-		a, err := New(settings(func(c *config.Authentication) { c.JWT.JWKSURI = s.URL + path }), Options{})
+		a, err := newGate(settings(func(c *config.Authentication) { c.JWT.JWKSURI = s.URL + path }), Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -487,7 +487,7 @@ func TestB11SecretsOfTheKeysAddressAreNotTold(t *testing.T) {
 	var log bytes.Buffer
 	for _, path := range []string{"/k", "/gone"} {
 		uri := strings.Replace(s.URL, "://", "://user:hunter2@", 1) + path + "?key=hunter2#hunter2"
-		a, err := New(settings(func(c *config.Authentication) { c.JWT.JWKSURI = uri }), Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+		a, err := newGate(settings(func(c *config.Authentication) { c.JWT.JWKSURI = uri }), Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -495,7 +495,7 @@ func TestB11SecretsOfTheKeysAddressAreNotTold(t *testing.T) {
 	}
 	closed := httptest.NewServer(nil)
 	closed.Close()
-	a, err := New(settings(func(c *config.Authentication) { c.JWT.JWKSURI = closed.URL + "?key=hunter2" }), Options{})
+	a, err := newGate(settings(func(c *config.Authentication) { c.JWT.JWKSURI = closed.URL + "?key=hunter2" }), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -147,10 +147,23 @@ func settings(change func(*config.Authentication)) config.Authentication {
 	return c
 }
 
-// build makes an Authenticator whose issuers' keys come from transport. The clock stands still.
-func build(t testing.TB, c config.Authentication, transport roundTrip) *Authenticator {
+// gate is a Verifier with Keys of its own.
+type gate struct {
+	*Verifier
+	*Keys
+}
+
+// newGate makes a gate that asks nothing and runs nothing yet.
+func newGate(c config.Authentication, o Options) (*gate, error) {
+	keys := NewKeys(o)
+	v, err := New(c, keys)
+	return &gate{v, keys}, err
+}
+
+// build makes a gate whose issuers' keys come from transport. The clock stands still.
+func build(t testing.TB, c config.Authentication, transport roundTrip) *gate {
 	t.Helper()
-	a, err := New(c, Options{Transport: transport})
+	a, err := newGate(c, Options{Transport: transport})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +172,7 @@ func build(t testing.TB, c config.Authentication, transport roundTrip) *Authenti
 }
 
 // ready is one whose issuer publishes keys, already fetched.
-func ready(t testing.TB, keys string, change func(*config.Authentication)) *Authenticator {
+func ready(t testing.TB, keys string, change func(*config.Authentication)) *gate {
 	t.Helper()
 	a := build(t, settings(change), func(*http.Request) (*http.Response, error) { return respond(200, keys) })
 	if err := a.Refresh(t.Context()); err != nil {
@@ -169,7 +182,7 @@ func ready(t testing.TB, keys string, change func(*config.Authentication)) *Auth
 }
 
 // reason is why a token is refused, "" if it is not.
-func reason(a *Authenticator, token string) outcome.Reason {
+func reason(a *gate, token string) outcome.Reason {
 	_, err := a.Verify(context.Background(), Credential{Token: token}, nil)
 	return reasonOf(err)
 }
@@ -194,7 +207,7 @@ func TestNewRefusesWhatWouldSwitchACheckOff(t *testing.T) {
 		"plain http":               func(c *config.Authentication) { c.JWT.JWKSURI = "http://auth.example.com/keys" },
 		"a jwksUri that is no URL": func(c *config.Authentication) { c.JWT.JWKSURI = "keys.json" },
 	} {
-		if _, err := New(settings(change), Options{}); err == nil {
+		if _, err := newGate(settings(change), Options{}); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -205,7 +218,6 @@ func TestAuthenticationOffIsReadyAndAsksNobody(t *testing.T) {
 	if !a.Ready() || len(a.Issuers()) != 0 || a.Refresh(t.Context()) != nil {
 		t.Fatal("an issuer although authentication is off")
 	}
-	a.Run(t.Context()) // returns, as there is nothing to do
 }
 
 func TestNoAlgorithmsMeansNone(t *testing.T) {

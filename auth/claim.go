@@ -19,13 +19,19 @@ const maxDigits = 1024
 // HeaderValue is one header that an agent is told.
 type HeaderValue struct{ Name, Value string }
 
-// Headers are what the agent is told about id: the claims that its issuer maps to headers, in the order of the configuration, one value
-// for each. A claim that is missing, null, "" or an empty list gives no header. The error is a *Refusal with ClaimNotRepresentable for
-// the first claim whose text cannot be a header; those that can be are given all the same, for paths on which no token is asked for.
-func (a *Authenticator) Headers(id *Identity) ([]HeaderValue, error) {
+// Headers returns what the agent is told about id: the claims that its issuer maps to headers, in
+// the order of the configuration, one value for each. A claim that is missing, null, "" or an empty
+// list gives no header. The error is an *outcome.Refusal: WrongIssuer when no such issuer is
+// configured, ClaimNotRepresentable for the first claim whose text cannot be a header. The headers
+// that are possible are returned all the same, for paths on which no token is asked for.
+func (v *Verifier) Headers(id *Identity) ([]HeaderValue, error) {
+	i := v.byName[id.Issuer]
+	if i == nil {
+		return nil, outcome.Refuse(outcome.WrongIssuer, "issuer "+clip(id.Issuer))
+	}
 	var told []HeaderValue
 	var refused error
-	for _, m := range id.issuer.OutputClaimToHeaders {
+	for _, m := range i.OutputClaimToHeaders {
 		value := nested(id.Claims, m.Claim)
 		if value == nil {
 			value = id.Claims[m.Claim]

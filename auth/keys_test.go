@@ -137,9 +137,9 @@ func newSite(t *testing.T) *site {
 }
 
 // authenticator has an issuer at s with this path, found by discovery.
-func (s *site) authenticator(t *testing.T, path string) (*Authenticator, string) {
+func (s *site) authenticator(t *testing.T, path string) (*gate, string) {
 	name := s.URL + path
-	a, err := New(settings(func(c *config.Authentication) { c.JWT.Issuer, c.JWT.JWKSURI = name, "" }), Options{})
+	a, err := newGate(settings(func(c *config.Authentication) { c.JWT.Issuer, c.JWT.JWKSURI = name, "" }), Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,7 +222,7 @@ func TestKeysComeOverHTTPSOnlyBeyondThisMachine(t *testing.T) {
 		"ftp://idp/keys": false, "file:///keys": false, "//idp/keys": false, "keys": false,
 	} {
 		for _, insecure := range []bool{false, true} {
-			_, err := New(settings(func(c *config.Authentication) { c.JWT.JWKSURI, c.JWT.InsecureHTTP = uri, insecure }), Options{})
+			_, err := newGate(settings(func(c *config.Authentication) { c.JWT.JWKSURI, c.JWT.InsecureHTTP = uri, insecure }), Options{})
 			if ok := want || insecure && strings.HasPrefix(uri, "http:"); (err == nil) != ok {
 				t.Errorf("%s, insecure %v: %v", uri, insecure, err)
 			}
@@ -297,12 +297,12 @@ func (j *journal) String() string {
 	return j.text.String()
 }
 
-// simulate runs an Authenticator of this issuer in simulated time.
-func (i *idp) simulate(t *testing.T, story func(t *testing.T, a *Authenticator, log *journal)) {
+// simulate runs a gate of this issuer in simulated time.
+func (i *idp) simulate(t *testing.T, story func(t *testing.T, a *gate, log *journal)) {
 	ring() // is made outside, in real time
 	synctest.Test(t, func(t *testing.T) {
 		log := &journal{}
-		a, err := New(settings(nil), Options{Transport: roundTrip(i.roundTrip), Log: slog.New(slog.NewTextHandler(log, nil))})
+		a, err := newGate(settings(nil), Options{Transport: roundTrip(i.roundTrip), Log: slog.New(slog.NewTextHandler(log, nil))})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -319,7 +319,7 @@ func (i *idp) simulate(t *testing.T, story func(t *testing.T, a *Authenticator, 
 
 func TestIssuerDownAtStartIsFoundSoonAfterItComesUp(t *testing.T) {
 	i := &idp{}
-	i.simulate(t, func(t *testing.T, a *Authenticator, log *journal) {
+	i.simulate(t, func(t *testing.T, a *gate, log *journal) {
 		if a.Ready() || reason(a, good("rsa1", nil)) != outcome.JWKSUnavailable {
 			t.Error("ready without keys")
 		}
@@ -340,7 +340,7 @@ func TestIssuerDownAtStartIsFoundSoonAfterItComesUp(t *testing.T) {
 
 func TestIssuerUpShortlyAfterStartIsFoundWithinASecond(t *testing.T) {
 	i := &idp{}
-	i.simulate(t, func(t *testing.T, a *Authenticator, _ *journal) {
+	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
 		time.Sleep(700 * time.Millisecond)
 		i.answer(200, allKeys())
 		time.Sleep(time.Second)
@@ -352,7 +352,7 @@ func TestIssuerUpShortlyAfterStartIsFoundWithinASecond(t *testing.T) {
 
 func TestSlowIssuerIsOneThatIsDown(t *testing.T) {
 	i := &idp{status: 200, body: allKeys(), delay: fetchLimit + time.Second}
-	i.simulate(t, func(t *testing.T, a *Authenticator, _ *journal) {
+	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
 		time.Sleep(fetchLimit + time.Millisecond)
 		if state := a.Issuers()[0]; a.Ready() || !strings.Contains(state.LastError, "no whole answer within 10s") {
 			t.Errorf("%+v", state)
@@ -369,7 +369,7 @@ func TestSlowIssuerIsOneThatIsDown(t *testing.T) {
 
 func TestKeysAreRefreshedEveryTenMinutes(t *testing.T) {
 	i := &idp{status: 200, body: allKeys()}
-	i.simulate(t, func(t *testing.T, a *Authenticator, log *journal) {
+	i.simulate(t, func(t *testing.T, a *gate, log *journal) {
 		time.Sleep(time.Hour)
 		if n := i.count(); n < 7 || n > 8 {
 			t.Errorf("asked %d times in an hour", n)
@@ -387,7 +387,7 @@ func TestKeysAreRefreshedEveryTenMinutes(t *testing.T) {
 
 func TestKeysLiveThroughAnOutageButNotForEver(t *testing.T) {
 	i := &idp{status: 200, body: allKeys()}
-	i.simulate(t, func(t *testing.T, a *Authenticator, log *journal) {
+	i.simulate(t, func(t *testing.T, a *gate, log *journal) {
 		i.answer(500, "")
 		time.Sleep(time.Hour)
 		if reason(a, good("rsa1", nil)) != "" || !a.Ready() {
@@ -414,7 +414,7 @@ func TestKeysLiveThroughAnOutageButNotForEver(t *testing.T) {
 
 func TestRotatedKeyIsFetchedForTheFirstTokenThatNamesIt(t *testing.T) {
 	i := &idp{status: 200, body: set("rsa1")}
-	i.simulate(t, func(t *testing.T, a *Authenticator, _ *journal) {
+	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
 		i.answer(200, set("rsa1", "rsa2"))
 		i.mu.Lock()
 		i.delay = time.Second
@@ -436,7 +436,7 @@ func TestRotatedKeyIsFetchedForTheFirstTokenThatNamesIt(t *testing.T) {
 
 func TestTokenWithoutKidCausesNoFetch(t *testing.T) {
 	i := &idp{status: 200, body: set("rsa1")}
-	i.simulate(t, func(t *testing.T, a *Authenticator, _ *journal) {
+	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
 		reason(a, mint("unknown", object{"alg": "RS256"}, claims(nil)))
 		reason(a, good("ec256", object{"iss": "https://x"}))
 		if n := i.count(); n != 1 {
@@ -484,5 +484,78 @@ func TestRefreshThatIsGivenUpSaysNothingAboutTheIssuer(t *testing.T) {
 	}
 	if state := a.Issuers()[0]; state.Refreshes != 0 || state.LastError != "" {
 		t.Errorf("%+v", state)
+	}
+}
+
+func TestKeysOutliveTheRules(t *testing.T) {
+	i := &idp{status: 200, body: allKeys()}
+	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
+		other, err := New(settings(func(c *config.Authentication) { c.JWT.Audiences = []string{"others"} }), a.Keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other.now = a.now
+		a.Keep(other)
+		synctest.Wait()
+		if n := i.count(); n != 1 || !other.Ready() {
+			t.Errorf("%d fetches, ready %v", n, other.Ready())
+		}
+		if got := reason(&gate{other, a.Keys}, good("rsa1", object{"aud": "others"})); got != "" {
+			t.Errorf("with the keys that were there: %q", got)
+		}
+		if got := reason(a, good("rsa1", nil)); got != "" {
+			t.Errorf("the rules before, with the same keys: %q", got)
+		}
+	})
+}
+
+func TestSetsComeAndGoWhileKeysRun(t *testing.T) {
+	i := &idp{status: 200, body: allKeys()}
+	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
+		second, err := New(settings(func(c *config.Authentication) {
+			other := c.JWT
+			other.Issuer, other.JWKSURI = "https://other.example.com", "https://other.example.com/keys"
+			c.JWTRules = config.JWTRules{other}
+		}), a.Keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := i.count(); n != 2 || !second.Ready() {
+			t.Fatalf("%d fetches, ready %v: the new set was not fetched", n, second.Ready())
+		}
+		a.Keep(a.Verifier)
+		time.Sleep(refreshEvery)
+		if n := i.count(); n != 3 {
+			t.Errorf("%d fetches: a set that was dropped is still fetched, or one that was kept is not", n)
+		}
+		if got := second.Issuers()[1].Keys; got != 6 {
+			t.Errorf("a verifier still in use has lost its keys: %d", got)
+		}
+	})
+}
+
+func TestAnotherSourceIsAnotherSet(t *testing.T) {
+	keys := NewKeys(Options{})
+	for n, change := range []func(*config.JWT){
+		func(*config.JWT) {},
+		func(j *config.JWT) { j.JWKSURI = "" },
+		func(j *config.JWT) { j.JWKSURI = "https://auth.example.com/other" },
+		func(j *config.JWT) { j.Issuer = "https://auth.example.com/" },
+	} {
+		v, err := New(settings(func(c *config.Authentication) { change(&c.JWT) }), keys)
+		if err != nil || len(keys.all()) != n+1 || !v.refersTo(keys.all()[n]) {
+			t.Errorf("%d: %d sets, %v", n, len(keys.all()), err)
+		}
+	}
+	if _, err := New(settings(func(c *config.Authentication) {
+		c.JWT.Issuer = "https://new.example.com"
+		c.JWTRules = config.JWTRules{c.JWT}
+	}), keys); err == nil || len(keys.all()) != 4 {
+		t.Errorf("%d sets, %v: a configuration with a mistake has added one", len(keys.all()), err)
+	}
+	keys.Keep()
+	if n := len(keys.all()); n != 0 {
+		t.Errorf("%d sets that no verifier refers to", n)
 	}
 }

@@ -16,7 +16,12 @@ func identity(t testing.TB, claims string) *Identity {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Identity{Claims: object}
+	return &Identity{Issuer: issuerName, Claims: object}
+}
+
+// mapping returns a Verifier that knows the mapped claims of the issuer of identity.
+func mapping(m ...config.ClaimHeader) *Verifier {
+	return &Verifier{byName: map[string]*issuer{issuerName: {JWT: config.JWT{OutputClaimToHeaders: m}}}}
 }
 
 func require(entries ...any) (out config.RequiredClaims) {
@@ -194,12 +199,9 @@ func TestClaimsToHeaders(t *testing.T) {
 		{`["a\n"]`, "json", `["a\n"]`},
 		{`{"a":"\u007f\u0085\u0000"}`, "", `{"a":"\u007f\u0085\u0000"}`},
 	} {
-		id := identity(t, `{"claim":`+c.claim+`}`)
-		id.issuer = &issuer{JWT: config.JWT{OutputClaimToHeaders: config.ClaimHeaders{
-			{Header: "x-claim", Claim: "claim", Format: c.format}, {Header: "x-fixed", Claim: "fixed"},
-		}}}
-		id.Claims["fixed"] = "f"
-		told, err := (&Authenticator{}).Headers(id)
+		id := identity(t, `{"claim":`+c.claim+`,"fixed":"f"}`)
+		v := mapping(config.ClaimHeader{Header: "x-claim", Claim: "claim", Format: c.format}, config.ClaimHeader{Header: "x-fixed", Claim: "fixed"})
+		told, err := v.Headers(id)
 		if (c.want == "!") != (reasonOf(err) == outcome.ClaimNotRepresentable) || c.want != "!" && err != nil {
 			t.Errorf("%s as %q: %v", c.claim, c.format, err)
 		}
@@ -226,11 +228,19 @@ func TestMappedClaimIsAPathThenALiteralName(t *testing.T) {
 		{`{"a":"x","a.b":"literal"}`, "a.b", "literal"},
 	} {
 		id := identity(t, c.claims)
-		id.issuer = &issuer{JWT: config.JWT{OutputClaimToHeaders: config.ClaimHeaders{{Header: "x", Claim: c.claim}, {Header: "y", Claim: c.claim}}}}
-		told, err := (&Authenticator{}).Headers(id)
+		told, err := mapping(config.ClaimHeader{Header: "x", Claim: c.claim}, config.ClaimHeader{Header: "y", Claim: c.claim}).Headers(id)
 		if err != nil || len(told) != 2 || told[0].Value != c.want || told[1].Value != c.want {
 			t.Errorf("%s of %s: %v, %v", c.claim, c.claims, told, err)
 		}
+	}
+}
+
+func TestIdentityOfAnIssuerThatIsGoneHasNoHeaders(t *testing.T) {
+	id := identity(t, `{"sub":"u"}`)
+	id.Issuer = "https://gone.example.com"
+	told, err := mapping(config.ClaimHeader{Header: "x", Claim: "sub"}).Headers(id)
+	if len(told) != 0 || reasonOf(err) != outcome.WrongIssuer {
+		t.Errorf("%v, %v", told, err)
 	}
 }
 

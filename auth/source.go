@@ -89,14 +89,14 @@ func headerName(name, prefix string) string {
 // even when it is refused. No token is no error. The error is a *Refusal: MultipleCredentials for two tokens that differ and for a header
 // line or a query parameter that is repeated, even with an equal token, as servers do not agree on which one counts; Malformed for an
 // empty one.
-func (a *Authenticator) Take(h http.Header, query string) (Credential, string, error) {
+func (v *Verifier) Take(h http.Header, query string) (Credential, string, error) {
 	t := taking{h: h}
-	for _, place := range a.places.headers {
+	for _, place := range v.places.headers {
 		t.header(place)
 	}
-	query = t.query(query, a.places.params)
-	t.cookies(a.places.cookies)
-	t.subprotocols(a.places.protocols)
+	query = t.query(query, v.places.params)
+	t.cookies(v.places.cookies)
+	t.subprotocols(v.places.protocols)
 	switch {
 	case t.several != "":
 		return Credential{}, query, &outcome.Refusal{Reason: outcome.MultipleCredentials, Detail: t.several}

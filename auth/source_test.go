@@ -162,7 +162,7 @@ func FuzzTake(f *testing.F) {
 	f.Add("Basic x", "%61ccess_token=&x", "session=a;session=b", k8s+"aC5wLnM")
 	f.Add("bearer  x", "access_token=%zz;&", " ;session = x; =", ",,bearer,")
 	c := settings(func(c *config.Authentication) { c.JWT.FromCookies = []string{"session"} })
-	a, err := New(c, Options{})
+	a, err := newGate(c, Options{})
 	if err != nil {
 		f.Fatal(err)
 	}

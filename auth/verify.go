@@ -42,47 +42,51 @@ func pss(name string, hash crypto.Hash) jwt.SigningMethod {
 	}
 }
 
-// Verify judges the token of a credential: form, algorithm, issuer, key, signature, times, audience, subject, in this order. The error
-// is a *Refusal with the reason of the first that fails; what a token says is not believed, nor put into an answer, before its signature
-// was. It waits for the network only when a token of a known issuer names an unknown key, for refetchWait at most, and for ctx. Whether
-// the subject can be a principal is for the caller to ask: where no token is needed it does not matter.
-func (a *Authenticator) Verify(ctx context.Context, c Credential, t Trace) (*Identity, error) {
+// Verify judges the token of a credential: form, algorithm, issuer, key, signature, times, audience,
+// subject, in this order. The error is an *outcome.Refusal with the reason of the first check that
+// fails; what a token says is not believed, nor put into an answer, before its signature is
+// verified. Verify waits for the network only when a token of a known issuer names an unknown key,
+// for refetchWait at most, and no longer than ctx. Whether the subject can be a principal is for the
+// caller to ask: where no token is needed it does not matter.
+func (v *Verifier) Verify(ctx context.Context, c Credential, t Trace) (*Identity, error) {
 	key := sha256.Sum256([]byte(c.Token))
 	if t == nil { // else every check is to be told
-		if v, ok := a.verified.Get(key); ok && v.identity.issuer.keys.current() == v.keys {
-			if err := v.identity.issuer.takes(c); err != nil {
-				return nil, err
+		if known, ok := v.verified.Get(key); ok {
+			if i := v.byName[known.identity.Issuer]; i.keys.current() == known.keys {
+				if err := i.takes(c); err != nil {
+					return nil, err
+				}
+				if err := i.current(known.identity, v.now()); err != nil {
+					return nil, err
+				}
+				return known.identity, nil
 			}
-			if err := v.identity.current(a.now()); err != nil {
-				return nil, err
-			}
-			return v.identity, nil
 		}
 	}
-	id, keys, err := a.verify(ctx, c, t)
+	id, keys, err := v.verify(ctx, c, t)
 	if err != nil {
 		return nil, err
 	}
-	a.verified.Add(key, verified{id, keys})
+	v.verified.Add(key, verified{id, keys})
 	return id, nil
 }
 
 // verify judges without remembering.
-func (a *Authenticator) verify(ctx context.Context, c Credential, t Trace) (*Identity, *jwks, error) {
+func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity, *jwks, error) {
 	tok, err := parse(c.Token)
 	if err != nil {
 		return nil, nil, &outcome.Refusal{Reason: outcome.Malformed, Detail: err.Error()}
 	}
 	t.trace("form", "a signed JWT of %d bytes, alg %s, kid %s", len(c.Token), clip(tok.alg), clip(tok.kid))
 
-	if !a.algorithms[tok.alg] {
+	if !v.algorithms[tok.alg] {
 		return nil, nil, &outcome.Refusal{Reason: outcome.AlgNotAllowed, Detail: "algorithm " + clip(tok.alg)}
 	}
 	if _, there := tok.header["crit"]; there {
 		// RFC 7515 §4.1.11: what must be understood and is not. We understand no extension.
 		return nil, nil, &outcome.Refusal{Reason: outcome.CritUnsupported, Detail: "the header has crit"}
 	}
-	i := a.byName[tok.issuer]
+	i := v.byName[tok.issuer]
 	if i == nil {
 		return nil, nil, &outcome.Refusal{Reason: outcome.WrongIssuer, Detail: "issuer " + clip(tok.issuer)}
 	}
@@ -100,9 +104,9 @@ func (a *Authenticator) verify(ctx context.Context, c Credential, t Trace) (*Ide
 		return nil, nil, err
 	}
 	id := &Identity{
-		Issuer: tok.issuer, Subject: tok.subject, Claims: tok.claims, Expiry: tok.expires, ForwardToken: i.ForwardOriginalToken, issuer: i,
+		Issuer: tok.issuer, Subject: tok.subject, Claims: tok.claims, Expiry: tok.expires, ForwardToken: i.ForwardOriginalToken,
 	}
-	if err := i.times(tok, id, a.now(), t); err != nil {
+	if err := i.times(tok, id, v.now(), t); err != nil {
 		return nil, nil, err
 	}
 	if err := i.intended(tok, t); err != nil {
@@ -174,7 +178,7 @@ func (i *issuer) times(tok *token, id *Identity, now time.Time, t Trace) error {
 	case !id.Expiry.IsZero():
 		id.Deadline = id.Expiry.Add(i.ClockSkew)
 	}
-	if err := id.current(now); err != nil {
+	if err := i.current(id, now); err != nil {
 		return err
 	}
 	if now.Before(tok.notBefore.Add(-i.ClockSkew)) {
@@ -188,10 +192,10 @@ func (i *issuer) times(tok *token, id *Identity, now time.Time, t Trace) error {
 	return nil
 }
 
-// current says whether the deadline is not passed.
-func (id *Identity) current(now time.Time) error {
+// current returns a refusal when the deadline has passed.
+func (i *issuer) current(id *Identity, now time.Time) error {
 	if !id.Deadline.IsZero() && now.After(id.Deadline) {
-		return &outcome.Refusal{Reason: outcome.Expired, Detail: fmt.Sprintf("expired at %s, skew %s", stamp(id.Expiry), id.issuer.ClockSkew)}
+		return &outcome.Refusal{Reason: outcome.Expired, Detail: fmt.Sprintf("expired at %s, skew %s", stamp(id.Expiry), i.ClockSkew)}
 	}
 	return nil
 }

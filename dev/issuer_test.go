@@ -230,11 +230,12 @@ func TestGatewayNamesTheFault(t *testing.T) {
 	issuer := startIssuer(t, "RS256")
 	c := config.DefaultAuthentication()
 	c.JWT.Issuer, c.JWT.Audiences = issuer.URL, []string{"agents"}
-	a, err := auth.New(c, auth.Options{})
+	keys := auth.NewKeys(auth.Options{})
+	a, err := auth.New(c, keys)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := a.Refresh(t.Context()); err != nil {
+	if err := keys.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	for fault, want := range map[Fault]outcome.Reason{

@@ -31,7 +31,8 @@ import (
 type Gateway struct {
 	config   *config.Config
 	log      *slog.Logger
-	auth     *auth.Authenticator
+	keys     *auth.Keys
+	auth     *auth.Verifier
 	routes   []*route
 	excluded []exclusion
 	headers  headerRules
@@ -47,14 +48,16 @@ type Gateway struct {
 
 // New compiles a configuration that config.Load has found good. It reads the certificate files, starts nothing and touches no network.
 func New(c *config.Config, log *slog.Logger) (*Gateway, error) {
-	a, err := auth.New(c.Authentication, auth.Options{Log: log})
+	keys := auth.NewKeys(auth.Options{Log: log})
+	verifier, err := auth.New(c.Authentication, keys)
 	if err != nil {
 		return nil, err
 	}
 	g := &Gateway{
 		config:  c,
 		log:     log,
-		auth:    a,
+		keys:    keys,
+		auth:    verifier,
 		headers: newHeaderRules(c),
 		relays: relay.Rules{
 			MaxMessage: c.Limits.MaxMessageBytes, PingInterval: c.Session.PingInterval, IdleTimeout: c.Session.IdleTimeout,

@@ -50,7 +50,7 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 	defer wg.Wait()
 	wg.Go(g.relays.Lanes.Run)
 	defer g.relays.Lanes.Close()
-	wg.Go(func() { g.auth.Run(ctx) })
+	wg.Go(func() { g.keys.Run(ctx) })
 	wg.Go(func() {
 		quiet := time.NewTicker(quietFor)
 		defer quiet.Stop()
@@ -153,7 +153,7 @@ func (g *Gateway) Reload() {
 }
 
 // Refresh fetches the keys of every issuer once; the error names each that failed.
-func (g *Gateway) Refresh(ctx context.Context) error { return g.auth.Refresh(ctx) }
+func (g *Gateway) Refresh(ctx context.Context) error { return g.keys.Refresh(ctx) }
 
 // CheckUpstreams dials the agent of every route whose address is fixed; the error names each that does not answer.
 func (g *Gateway) CheckUpstreams(ctx context.Context) error {

@@ -97,14 +97,15 @@ func loadPolicy(from config.Sources) (*config.Config, error) {
 
 // compareDiscovery asks the issuers without jwksUri where their keys are, and notes where Istio would ask another address.
 func compareDiscovery(c *cobra.Command, cfg *config.Config) error {
-	a, err := auth.New(cfg.Authentication, auth.Options{})
+	keys := auth.NewKeys(auth.Options{})
+	v, err := auth.New(cfg.Authentication, keys)
 	if err != nil {
 		return err
 	}
-	if err := a.Refresh(c.Context()); err != nil {
+	if err := keys.Refresh(c.Context()); err != nil {
 		return err
 	}
-	states := a.Issuers()
+	states := v.Issuers()
 	for n, j := range cfg.Authentication.Issuers() {
 		if istiod := istio.ChartAddress(j.Issuer); j.JWKSURI == "" && states[n].KeysURL != istiod {
 			fmt.Fprintf(c.ErrOrStderr(), "note: issuer %s publishes its keys at %s: set jwksUri, since Istio gets %s\n", j.Issuer, states[n].KeysURL, istiod)

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -197,14 +196,15 @@ func inspect(c *cobra.Command, token string, from config.Sources) error {
 	if err != nil {
 		return err
 	}
-	a, err := auth.New(conf.Authentication, auth.Options{Log: slog.New(slog.DiscardHandler)})
+	keys := auth.NewKeys(auth.Options{})
+	v, err := auth.New(conf.Authentication, keys)
 	if err != nil {
 		return err
 	}
-	if err := a.Refresh(c.Context()); err != nil {
+	if err := keys.Refresh(c.Context()); err != nil {
 		fmt.Fprintf(out, "note: %v\n", err)
 	}
-	_, err = a.Verify(c.Context(), auth.Credential{Token: token}, func(check, detail string) { printPassed(out, check, detail) })
+	_, err = v.Verify(c.Context(), auth.Credential{Token: token}, func(check, detail string) { printPassed(out, check, detail) })
 	if refusal, ok := errors.AsType[*outcome.Refusal](err); ok {
 		printFailed(out, refusal.Reason, refusal.Text())
 		return errNo

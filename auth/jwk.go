@@ -1,0 +1,109 @@
+package auth
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/MicahParks/jwkset"
+)
+
+// The lengths of RSA keys that are used, in bits. The cost of verifying grows with the square of
+// them, so a longer key is skipped like a broken one.
+const (
+	minRSA = 2048 // RFC 7518 §3.3
+	maxRSA = 8192
+)
+
+// jwk is one public key of a set.
+type jwk struct {
+	kid, alg string // "" matches every token's
+	public   crypto.PublicKey
+	weak     bool // too short: known only to say so when a token names it
+}
+
+// parseKey reads one key. Only kty and its parameters are given to the library: what stands beside
+// them (x5c, x5u, private parts) can then neither break a good key nor be followed.
+func parseKey(raw []byte) (k jwk, err error) {
+	defer func() { // broken keys have made big-number code panic before
+		if r := recover(); r != nil {
+			err = fmt.Errorf("broken key: %v", r)
+		}
+	}()
+	object, err := decodeObject(raw)
+	if err != nil {
+		return jwk{}, err
+	}
+	member := func(name string) string {
+		s, ok := object[name].(string)
+		if !ok && object[name] != nil && err == nil {
+			err = fmt.Errorf("%s is not a string", name)
+		}
+		return s
+	}
+	k.kid, k.alg = member("kid"), member("alg")
+	if use := member("use"); object["use"] != nil && use != "sig" {
+		return jwk{}, errors.New("not for signatures")
+	}
+	if ops := object["key_ops"]; ops != nil {
+		if list, _ := ops.([]any); !slices.Contains(list, any("verify")) {
+			return jwk{}, errors.New("not for verifying")
+		}
+	}
+	m := jwkset.JWKMarshal{
+		KTY: jwkset.KTY(member("kty")), CRV: jwkset.CRV(member("crv")),
+		X: member("x"), Y: member("y"), N: member("n"), E: member("e"),
+	}
+	if err != nil {
+		return jwk{}, err
+	}
+	if len(m.E) > 8 { // the library would cut it to 64 bits
+		return jwk{}, errors.New("RSA exponent out of range")
+	}
+	parsed, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
+	if err != nil {
+		return jwk{}, err
+	}
+	k.public = parsed.Key()
+	switch pub := k.public.(type) {
+	case *rsa.PublicKey:
+		if pub.E&1 == 0 || pub.N.BitLen() > maxRSA {
+			return jwk{}, errors.New("RSA exponent even or modulus too long")
+		}
+		k.weak = pub.N.BitLen() < minRSA
+	case *ecdsa.PublicKey, ed25519.PublicKey:
+	default: // oct is a secret, and not when it is published; X25519 signs nothing
+		return jwk{}, errors.New("no key for verifying")
+	}
+	return k, nil
+}
+
+// fits reports whether the key may verify signatures of the algorithm: its own alg, type and curve
+// must agree with it (RFC 7518 §3.1, RFC 8037 §3.1).
+func (k *jwk) fits(alg string) bool {
+	if k.alg != "" && k.alg != alg {
+		return false
+	}
+	switch pub := k.public.(type) {
+	case *rsa.PublicKey:
+		return strings.HasPrefix(alg, "RS") || strings.HasPrefix(alg, "PS")
+	case *ecdsa.PublicKey:
+		switch pub.Curve {
+		case elliptic.P256():
+			return alg == "ES256"
+		case elliptic.P384():
+			return alg == "ES384"
+		case elliptic.P521():
+			return alg == "ES512"
+		}
+	case ed25519.PublicKey:
+		return alg == "EdDSA"
+	}
+	return false
+}
