@@ -101,7 +101,7 @@ type Problem struct {
 	Place Place
 	// Key is the full path of the key, such as routes[0].upstream; empty when the text is no YAML at all.
 	Key string
-	// Text says what is wrong and Hint how to mend it. Neither repeats a value: it might be a secret.
+	// Text says what is wrong and Hint how to mend it. Neither repeats a value that might be a secret.
 	Text, Hint string
 }
 

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 )
 
@@ -9,26 +10,31 @@ import (
 var (
 	errPathRelative = errors.New("path does not begin with /")
 	errPathRaw      = errors.New("control character, space, backslash, ? or # in the path")
+	errPathASCII    = errors.New("a character in the path that is not ASCII and not percent-encoded")
 	errPathEscape   = errors.New("broken percent-escape in the path")
 	errPathEncoded  = errors.New("encoded slash, backslash or control character in the path")
 	errPathDots     = errors.New("dot segment in the path")
 	errPathSlashes  = errors.New("doubled slash in the path")
 )
 
-// CleanPath gives the one spelling of a path, as it is matched, authorised and forwarded: escapes of unreserved characters are decoded,
-// once (RFC 3986 §6.2.2.2), all else keeps its bytes. A path on which two servers may disagree is refused instead of resolved: dot segments
-// (plain, encoded, with ;parameters), doubled slashes, encoded slashes and backslashes, raw backslashes, control characters in either form,
-// broken escapes. The same rule serves requests and the paths of the configuration. Cleaning twice changes nothing. Errors never repeat the path.
+// CleanPath returns the one spelling of a path, as it is matched, authorised and forwarded: escapes of unreserved characters are decoded,
+// once (RFC 3986 §6.2.2.2), characters that no URL holds and that clients send all the same are escaped (as Envoy and browsers do), all else
+// keeps its bytes. A path on which two servers may disagree is refused instead of resolved: dot segments (plain, encoded, with ;parameters),
+// doubled slashes, encoded slashes and backslashes, raw backslashes, control characters in either form, raw bytes that are not ASCII, broken
+// escapes. The same rule serves requests and the paths of the configuration. Cleaning twice changes nothing. Errors never repeat the path.
 func CleanPath(raw string) (string, error) {
 	if !strings.HasPrefix(raw, "/") {
 		return "", errPathRelative
 	}
 	for i := range len(raw) {
-		if c := raw[i]; c <= ' ' || c == 0x7f || c == '\\' || c == '?' || c == '#' {
+		switch c := raw[i]; {
+		case c <= ' ', c == 0x7f, c == '\\', c == '?', c == '#':
 			return "", errPathRaw
+		case c > 0x7f:
+			return "", errPathASCII
 		}
 	}
-	path, err := decodeUnreserved(raw)
+	path, err := oneSpelling(raw)
 	if err != nil {
 		return "", err
 	}
@@ -45,13 +51,21 @@ func CleanPath(raw string) (string, error) {
 	return path, nil
 }
 
-// decodeUnreserved decodes the escapes that mean the same as the character itself and refuses those that could become path syntax later.
-func decodeUnreserved(raw string) (string, error) {
-	if !strings.Contains(raw, "%") {
+// unwise are characters that RFC 3986 gives no place in a URL, so that servers disagree about them: some escape them, some do not.
+const unwise = "\"<>^`{|}"
+
+// oneSpelling decodes the escapes that mean the same as the character itself, refuses those that could become path syntax later, and escapes
+// what a URL cannot hold.
+func oneSpelling(raw string) (string, error) {
+	if !strings.ContainsAny(raw, "%"+unwise) {
 		return raw, nil
 	}
-	out := make([]byte, 0, len(raw))
+	out := make([]byte, 0, len(raw)+8)
 	for i := 0; i < len(raw); i++ {
+		if strings.IndexByte(unwise, raw[i]) >= 0 {
+			out = fmt.Appendf(out, "%%%02X", raw[i])
+			continue
+		}
 		if raw[i] != '%' {
 			out = append(out, raw[i])
 			continue

@@ -15,7 +15,9 @@ func TestCleanPath(t *testing.T) {
 		{"/%252e%252e/a", "/%252e%252e/a"},
 		{"/a%20b%3F%23%c3%A9%3b", "/a%20b%3F%23%c3%A9%3b"},
 		{"/a;v=1/b;", "/a;v=1/b;"},
-		{"/é", "/é"},
+		{"/a[b]'(c)!$&*+,=:@", "/a[b]'(c)!$&*+,=:@"},
+		{"/\"<>^`{|}", "/%22%3C%3E%5E%60%7B%7C%7D"},
+		{"/%7b%7C%41{", "/%7b%7CA%7B"},
 		{"/...", "/..."},
 		{"/.well-known/a..b/.x", "/.well-known/a..b/.x"},
 	} {
@@ -54,6 +56,9 @@ func TestCleanPathRefusesWhatServersReadDifferently(t *testing.T) {
 		"/a\x00":        errPathRaw,
 		"/a\x7f":        errPathRaw,
 		"/a b":          errPathRaw,
+		"/é":            errPathASCII,
+		"/a\x80":        errPathASCII,
+		"/a\xff/{":      errPathASCII,
 		"/a?b":          errPathRaw,
 		"/a#b":          errPathRaw,
 		"/a%":           errPathEscape,
@@ -70,7 +75,7 @@ func TestCleanPathRefusesWhatServersReadDifferently(t *testing.T) {
 }
 
 func FuzzCleanPath(f *testing.F) {
-	for _, s := range []string{"/a/b", "/%68ealthz", "/%2568", "/a/%2e%2e;/b", "/a//b", "/%c3%A9;x", "/a%2", "*"} {
+	for _, s := range []string{"/a/b", "/%68ealthz", "/%2568", "/a/%2e%2e;/b", "/a//b", "/%c3%A9;x", "/{a}|%7c", "/é", "/a%2", "*"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, raw string) {
@@ -85,7 +90,7 @@ func FuzzCleanPath(f *testing.F) {
 			t.Errorf("CleanPath(%q) = %q, cleaned again %q, %v", raw, path, again, err)
 		}
 		lower := strings.ToLower(path)
-		for _, bad := range []string{"//", `\`, "/./", "/../", "%2f", "%5c", "%00", "%2e", "?", "#", "\x00"} {
+		for _, bad := range []string{"//", `\`, "/./", "/../", "%2f", "%5c", "%00", "%2e", "?", "#", "\x00", "{", "|", "\"", "`", "\xc3"} {
 			if strings.Contains(lower+"/", bad) && !(bad == "//" && strings.HasSuffix(lower, "/") && !strings.Contains(lower, "//")) {
 				t.Errorf("CleanPath(%q) = %q, which has %q", raw, path, bad)
 			}

@@ -135,8 +135,8 @@ func (k *checker) routePath(key, path string) {
 	if clean, err := CleanPath(plain); err != nil {
 		k.add(key, err.Error(), hint)
 		return
-	} else if clean != plain {
-		k.add(key, "not in its one spelling", "write characters that need no percent-escape as they are")
+	} else if clean != plain && !strings.ContainsAny(plain, "{}") {
+		k.add(key, "not in its one spelling, which is "+clean, "use letters, digits and - . _ ~ only")
 		return
 	}
 	templates := 0
@@ -194,7 +194,7 @@ func (k *checker) upstream(key, value string, hasAgent bool) {
 			if clean, err := CleanPath(u.EscapedPath()); err != nil {
 				k.add(key, err.Error(), "write a plain path, or none")
 			} else if clean != u.EscapedPath() {
-				k.add(key, "its path is not in its one spelling", "write characters that need no percent-escape as they are")
+				k.add(key, "its path is not in its one spelling, which is "+clean, "write characters that need no percent-escape as they are")
 			}
 		}
 		k.agentIn(key, value, hasAgent)
@@ -420,13 +420,13 @@ func (k *checker) exclusion(key, pattern string) {
 	case !ok:
 		k.add(key, "* is understood at one end only", "write /x*, *x, *, or {*} for one segment")
 	case strings.HasPrefix(pattern, "*"):
-		k.spelling(key, "/x"+path) // the end of some path
+		k.spelling(key, pattern, "/x"+path) // the end of some path
 	case !strings.HasPrefix(pattern, "/"):
 		k.add(key, "path does not begin with /", "write /x, or *x for every path that ends in it")
 	case path != pattern:
-		k.spelling(key, path+"x") // the beginning of some path
+		k.spelling(key, pattern, path+"x") // the beginning of some path
 	default:
-		k.spelling(key, path)
+		k.spelling(key, pattern, path)
 	}
 }
 
@@ -441,18 +441,21 @@ func (k *checker) template(key, pattern string) {
 			k.add(key, "{**} before other segments", "it takes all the rest: put it at the end")
 			return
 		case strings.ContainsAny(segment, "{}*"):
-			k.add(key, "unsupported template", "{*} is one whole segment and {**} the rest, as in /a/{*}/b or /a/{**}")
+			k.add(key, "unsupported template", "{*} is one whole segment and {**} the rest, as in /a/{*}/b or /a/{**}; a brace of the path itself is %7B or %7D")
 			return
 		}
 	}
-	k.spelling(key, strings.Join(segments, "/"))
+	k.spelling(key, pattern, strings.Join(segments, "/"))
 }
 
-func (k *checker) spelling(key, path string) {
+// spelling checks path, one of those that the pattern matches.
+func (k *checker) spelling(key, pattern, path string) {
 	if clean, err := CleanPath(path); err != nil {
 		k.add(key, err.Error(), "such a request is refused anyway; write the path plainly, without query")
 	} else if clean != path {
-		k.add(key, "not in its one spelling", "write characters that need no percent-escape as they are")
+		shown, _ := oneSpelling(pattern)
+		shown = strings.NewReplacer("%7B*%7D", "{*}", "%7B**%7D", "{**}").Replace(shown)
+		k.add(key, "not in its one spelling, which is "+shown, "paths are matched in that form; as it stands it would never match")
 	}
 }
 
