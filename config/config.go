@@ -24,7 +24,7 @@ type Config struct {
 	Admin Admin `yaml:"admin" envPrefix:"ADMIN_"`
 	// Routes say which agent a request goes to. At least one is needed. Order does not matter: the most exact host and path win.
 	Routes Routes `yaml:"routes" env:"ROUTES"`
-	// TrustedProxies are the networks whose X-Forwarded-* headers are believed. Empty: nobody's are.
+	// TrustedProxies are the networks whose X-Forwarded-* headers are believed. Empty: none.
 	TrustedProxies []netip.Prefix `yaml:"trustedProxies" env:"TRUSTED_PROXIES"`
 	// Authentication says who is let in. It is the block of the same name in Omnia's Helm values.
 	Authentication Authentication `yaml:"authentication"`
