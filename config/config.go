@@ -86,7 +86,8 @@ type Route struct {
 	Query Query `yaml:"query"`
 	// RequiredClaims are asked in addition to those of authentication.authorization; {agent} stands for the label of the path.
 	RequiredClaims RequiredClaims `yaml:"requiredClaims"`
-	// AllowedOrigins are the exact origins (scheme://host[:port]) from which a browser may come. Empty: any.
+	// AllowedOrigins are the exact origins (scheme://host[:port]) from which a browser may come. Empty: any. ["*"] says the same, and is needed
+	// where fromCookies is set.
 	AllowedOrigins []string `yaml:"allowedOrigins"`
 }
 

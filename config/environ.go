@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"regexp"
@@ -32,8 +33,26 @@ func variablesOf(t reflect.Type, prefix, key string) (all []variable) {
 	return all
 }
 
-// ofKubernetes are the variables that Kubernetes makes for a Service called omnia-gateway, or omnia-gateway-admin: nobody's mistake.
-var ofKubernetes = regexp.MustCompile(`^([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+// ofKubernetes are the variables that Kubernetes sets for a Service whose name begins with omnia-gateway, each with the form of its value.
+// A variable of such a name with another value is an operator's mistake: OMNIA_GATEWAY_PORT=8443.
+var ofKubernetes = []struct{ name, value *regexp.Regexp }{
+	{regexp.MustCompile(`^([A-Z0-9_]+_)?SERVICE_HOST$`), regexp.MustCompile(`^[0-9a-fA-F.:]+$`)},
+	{regexp.MustCompile(`^([A-Z0-9_]+_)?SERVICE_PORT(_[A-Z0-9_]+)?$`), regexp.MustCompile(`^[0-9]+$`)},
+	{regexp.MustCompile(`^([A-Z0-9_]+_)?PORT(_[0-9]+_(TCP|UDP|SCTP))?$`), regexp.MustCompile(`^(tcp|udp|sctp)://[0-9a-fA-F.:\[\]]+$`)},
+	{regexp.MustCompile(`^([A-Z0-9_]+_)?PORT_[0-9]+_(TCP|UDP|SCTP)_PROTO$`), regexp.MustCompile(`^(tcp|udp|sctp)$`)},
+	{regexp.MustCompile(`^([A-Z0-9_]+_)?PORT_[0-9]+_(TCP|UDP|SCTP)_PORT$`), regexp.MustCompile(`^[0-9]+$`)},
+	{regexp.MustCompile(`^([A-Z0-9_]+_)?PORT_[0-9]+_(TCP|UDP|SCTP)_ADDR$`), regexp.MustCompile(`^[0-9a-fA-F.:]+$`)},
+}
+
+// isOfKubernetes reports whether Kubernetes has set a variable.
+func isOfKubernetes(name, value string) bool {
+	for _, form := range ofKubernetes {
+		if form.name.MatchString(strings.TrimPrefix(name, variablePrefix)) && form.value.MatchString(value) {
+			return true
+		}
+	}
+	return false
+}
 
 // readEnvironment puts the variables over c. Each is given to the library alone, as its errors do not say which variable they are about.
 func (l *loader) readEnvironment(c *Config, environ []string) {
@@ -68,28 +87,20 @@ func (l *loader) readEnvironment(c *Config, environ []string) {
 			l.problem(Place{Name: v.name}, v.key, "not readable", "see docs/configuration.md for how it is written")
 		}
 	}
-	l.noteUnknown(given)
+	l.reportUnknown(given)
 }
 
-// noteUnknown tells of variables with our prefix that mean nothing. They are no error: others may put them there.
-func (l *loader) noteUnknown(given map[string]string) {
-	var names []string
-	for _, v := range variables() {
-		names = append(names, strings.TrimPrefix(v.name, variablePrefix))
-	}
-	var unknown []string
-	for name := range given {
-		if !ofKubernetes.MatchString(strings.TrimPrefix(name, variablePrefix)) {
-			unknown = append(unknown, name)
+// reportUnknown reports variables with our prefix that mean nothing: the one that was meant would be missing, and with it perhaps a rule.
+func (l *loader) reportUnknown(given map[string]string) {
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		if isOfKubernetes(name, given[name]) {
+			continue
 		}
-	}
-	slices.Sort(unknown)
-	for _, name := range unknown {
-		note := fmt.Sprintf("%s: unknown variable, ignored", join("", name))
-		if near := nearest(strings.TrimPrefix(name, variablePrefix), names); near != "" {
-			note += "; did you mean " + variablePrefix + near + "?"
+		hint, meant := unknownVariable(name)
+		l.problems = append(l.problems, Problem{Place: Place{Name: join("", name)}, Text: "unknown variable", Hint: hint})
+		if meant != "" {
+			l.bad[meant] = true // and do not say as well that it is missing
 		}
-		l.notes = append(l.notes, note)
 	}
 }
 
@@ -127,7 +138,7 @@ func (l *loader) decodeVariable(text string, v reflect.Value, key string) bool {
 	at := Place{Name: l.variable}
 	if isScalar(v.Type()) {
 		if !parseScalar(v, text) {
-			l.problem(at, key, "not "+wanted(v.Type()), exampleOf(v.Type()))
+			l.problem(at, key, "not "+wanted(v.Type()), hintFor(key, v.Type(), text))
 			return false
 		}
 		return true
@@ -143,9 +154,8 @@ func (l *loader) decodeVariable(text string, v reflect.Value, key string) bool {
 	case *[]string:
 		return decodeItems(l, list, key, text, ",", "a,b", func(item string) (string, bool) { return item, true })
 	case *[]netip.Prefix:
-		return decodeItems(l, list, key, text, ",", "10.0.0.0/8,192.0.2.1/32", func(item string) (netip.Prefix, bool) {
-			p, err := netip.ParsePrefix(item)
-			return p, err == nil
+		return decodeItems(l, list, key, text, ",", "10.0.0.0/8,192.0.2.1", func(item string) (netip.Prefix, bool) {
+			return parseNetwork(item)
 		})
 	case *Routes:
 		return decodeItems(l, list, key, text, ";", "/my-agent=http://my-agent:8080;/other=http://other:8080", func(item string) (Route, bool) {
@@ -189,6 +199,10 @@ func (l *loader) decodeVariable(text string, v reflect.Value, key string) bool {
 func decodeItems[E any, L ~[]E](l *loader, list *L, key, text, separator, example string, read func(item string) (E, bool)) bool {
 	*list = nil
 	good := true
+	other := ";"
+	if separator == other {
+		other = ","
+	}
 	for item := range strings.SplitSeq(text, separator) {
 		item = strings.TrimSpace(item)
 		e, ok := read(item)
@@ -196,6 +210,9 @@ func decodeItems[E any, L ~[]E](l *loader, list *L, key, text, separator, exampl
 			l.problem(Place{Name: l.variable}, fmt.Sprintf("%s[%d]", key, len(*list)), "not readable", "write the list like "+example)
 			l.bad[key] = true
 			good = false
+		}
+		if strings.Contains(item, other) {
+			l.notes = append(l.notes, fmt.Sprintf("%s: %s has %q in one of its entries; entries are separated by %q", l.variable, key, other, separator))
 		}
 		*list = append(*list, e)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -56,11 +57,16 @@ func Load(s Sources) (*Config, error) {
 	c := Default()
 	l := newLoader(s)
 	l.read(s, &c)
+	c.normalize()
 	if c.Listen == "" {
 		c.Listen = c.TLS.DefaultListen()
 	}
+	leftovers := c.leftovers()
 	for _, p := range c.Validate() {
-		if !l.isBad(p.Key) {
+		if !l.isBad(p.Key) && !slices.ContainsFunc(strings.Fields(p.because), l.isBad) {
+			if left, ok := leftovers[p.Key]; ok {
+				p.Text, p.Hint = p.Text+": "+left[0], left[1]
+			}
 			p.Place = l.place(p.Key)
 			if p.Key == "authentication.jwt.issuer" && len(s.Values) > 0 && !l.said {
 				p.Hint += "; or say authentication: {enabled: false}, which is the chart's default and lets everybody in"
@@ -72,8 +78,27 @@ func Load(s Sources) (*Config, error) {
 		slices.SortStableFunc(l.problems, l.compare)
 		return nil, l.problems
 	}
+	for _, key := range slices.Sorted(maps.Keys(leftovers)) {
+		l.notes = append(l.notes, fmt.Sprintf("%s: %s: %s, so that it can never match; %s", l.place(key), key, leftovers[key][0], leftovers[key][1]))
+	}
 	c.Notes = slices.Concat(l.notes, c.remarks(), writable(s, c.TLS))
 	return &c, nil
+}
+
+// normalize gives values that are written in several ways their one form.
+func (c *Config) normalize() {
+	for i := range c.Routes {
+		// An agent's address is often known as that of its WebSocket; plain HTTP goes to it as well.
+		u := &c.Routes[i].Upstream
+		if scheme, rest, ok := strings.Cut(*u, "://"); ok {
+			switch strings.ToLower(scheme) {
+			case "ws":
+				*u = "http://" + rest
+			case "wss":
+				*u = "https://" + rest
+			}
+		}
+	}
 }
 
 // writable are notes about files that anybody on the machine may write: who can, rules the gateway. That others may read a key is not
@@ -103,6 +128,8 @@ type Problem struct {
 	Key string
 	// Text says what is wrong and Hint how to mend it. Neither repeats a value that might be a secret.
 	Text, Hint string
+
+	because string // other keys, with spaces between, on whose values the problem rests: a mistake in one of them is the problem
 }
 
 // Place is where in the configuration something was said.

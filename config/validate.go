@@ -15,6 +15,9 @@ import (
 // the label of the path.
 const AgentLabel = "{agent}"
 
+// AnyOrigin in allowedOrigins allows every origin.
+const AnyOrigin = "*"
+
 // claimFormats are the formats of ClaimHeader that have a name.
 var claimFormats = []string{"json", "base64json", "first"}
 
@@ -38,6 +41,7 @@ func (c *Config) Validate() Problems {
 		}
 	}
 	k.authentication(c.Authentication)
+	k.cookies(c)
 	k.session(c.Session)
 	k.limits(c.Limits)
 	k.oneOf("log.format", c.Log.Format, "json", "text")
@@ -48,16 +52,22 @@ func (c *Config) Validate() Problems {
 // checker collects problems.
 type checker struct{ problems Problems }
 
-func (k *checker) add(key, text, hint string) {
-	k.problems = append(k.problems, Problem{Key: key, Text: text, Hint: hint})
+// add reports a problem of key. The keys because are others on whose values it rests.
+func (k *checker) add(key, text, hint string, because ...string) {
+	k.problems = append(k.problems, Problem{Key: key, Text: text, Hint: hint, because: strings.Join(because, " ")})
 }
 
 func index(key string, i int) string { return fmt.Sprintf("%s[%d]", key, i) }
 
 func (k *checker) oneOf(key, value string, allowed ...string) {
-	if !slices.Contains(allowed, value) {
-		k.add(key, "unknown value", "one of "+strings.Join(allowed, ", "))
+	if slices.Contains(allowed, value) {
+		return
 	}
+	hint := "one of " + strings.Join(allowed, ", ")
+	if near := nearest(value, allowed); near != "" && len(value) > 3 { // shorter ones are near to anything
+		hint = fmt.Sprintf("did you mean %q?", near)
+	}
+	k.add(key, "unknown value", hint)
 }
 
 func (k *checker) listeners(c *Config) {
@@ -66,7 +76,7 @@ func (k *checker) listeners(c *Config) {
 	}
 	k.address("admin.listen", c.Admin.Listen)
 	if c.Listen == c.Admin.Listen && !strings.HasSuffix(c.Listen, ":0") {
-		k.add("admin.listen", "the same address as listen", "give operators a port of their own, such as 127.0.0.1:9090")
+		k.add("admin.listen", "the same address as listen", "give operators a port of their own, such as 127.0.0.1:9090", "listen")
 	}
 	switch t := c.TLS; {
 	case t.CertFile != "" && t.KeyFile == "":
@@ -74,7 +84,7 @@ func (k *checker) listeners(c *Config) {
 	case t.CertFile == "" && t.KeyFile != "":
 		k.add("tls.certFile", "missing beside keyFile", "name the PEM file of the certificate chain")
 	case t.ClientCAFile != "" && !t.Enabled():
-		k.add("tls.clientCAFile", "clients cannot be asked for certificates without TLS", "set tls.certFile and tls.keyFile as well")
+		k.add("tls.clientCAFile", "clients cannot be asked for certificates without TLS", "set tls.certFile and tls.keyFile as well", "tls.certFile", "tls.keyFile")
 	}
 	k.oneOf("tls.minVersion", c.TLS.MinVersion, "1.2", "1.3")
 }
@@ -84,7 +94,11 @@ func (k *checker) address(key, value string) {
 	n, perr := strconv.ParseUint(port, 10, 16)
 	_, ierr := netip.ParseAddr(host)
 	if err != nil || perr != nil || strconv.FormatUint(n, 10) != port || host != "" && ierr != nil && !isHostName(strings.ToLower(host)) {
-		k.add(key, "not an address", "write host:port, or :port for all interfaces, such as :8443 or 127.0.0.1:9090")
+		hint := "write host:port, or :port for all interfaces, such as :8443 or 127.0.0.1:9090"
+		if isDigits(value) {
+			hint = portHint(key, value)
+		}
+		k.add(key, "not an address", hint)
 	}
 }
 
@@ -98,7 +112,8 @@ func (k *checker) routes(routes Routes) {
 		k.routePath(key+".path", r.Path)
 		id := strings.ToLower(r.Host) + " " + strings.TrimSuffix(r.Path, "/")
 		if first, twice := seen[id]; twice && r.Path != "" {
-			k.add(key+".path", fmt.Sprintf("the same host and path as routes[%d]", first), "keep one of the two, or give one of them a host")
+			k.add(key+".path", fmt.Sprintf("the same host and path as routes[%d]", first), "keep one of the two, or give one of them a host",
+				key+".host", index("routes", first)+".host")
 		}
 		seen[id] = i
 		hasAgent := strings.Contains(r.Path, AgentLabel)
@@ -112,7 +127,7 @@ func (k *checker) routes(routes Routes) {
 		k.query(key+".query", r.Query, hasAgent)
 		k.requiredClaims(key+".requiredClaims", r.RequiredClaims)
 		if r.Public && len(r.RequiredClaims) > 0 {
-			k.add(key+".requiredClaims", "never asked, as the route is public", "remove them, or public: true")
+			k.add(key+".requiredClaims", "never asked, as the route is public", "remove them, or public: true", key+".public")
 		}
 		for j, claim := range r.RequiredClaims {
 			for n, value := range claim.Values {
@@ -120,7 +135,12 @@ func (k *checker) routes(routes Routes) {
 			}
 		}
 		for j, origin := range r.AllowedOrigins {
-			k.origin(index(key+".allowedOrigins", j), origin)
+			switch at := index(key+".allowedOrigins", j); {
+			case origin != AnyOrigin:
+				k.origin(at, origin)
+			case len(r.AllowedOrigins) > 1:
+				k.add(at, "beside other origins", "* stands for every origin: write it alone, or remove it")
+			}
 		}
 	}
 }
@@ -219,8 +239,6 @@ func (k *checker) origin(key, value string) {
 	const hint = "write it as browsers do: scheme://host[:port], lower case, nothing behind, such as https://app.example.com"
 	u, err := url.Parse(value)
 	switch {
-	case value == "*":
-		k.add(key, "not an origin", "leave the list out to allow every origin")
 	case err != nil || u.Scheme == "" || !isURLHost(u) || u.Scheme+"://"+u.Host != value || strings.ToLower(value) != value:
 		k.add(key, "not an origin", hint)
 	case u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80":
@@ -300,9 +318,36 @@ func (k *checker) jwt(key string, j JWT, enabled bool) {
 		k.add(key+".algorithms", "no algorithm", "leave the key out to accept all that are supported")
 	}
 	for i, name := range j.Algorithms {
-		k.oneOf(index(key+".algorithms", i), name, Algorithms[:]...)
+		switch strings.ToUpper(name) {
+		case "HS256", "HS384", "HS512":
+			k.add(index(key+".algorithms", i), "never accepted: the key would be in a key set that everybody can read",
+				"let the issuer sign with RS256, ES256 or EdDSA")
+		case "NONE":
+			k.add(index(key+".algorithms", i), "never accepted: such a token is not signed", "let the issuer sign with RS256, ES256 or EdDSA")
+		default:
+			k.oneOf(index(key+".algorithms", i), name, Algorithms[:]...)
+		}
 	}
 	k.unique(key+".algorithms", j.Algorithms)
+}
+
+// cookies asks for origins where a cookie may hold a token. Browsers send cookies with a WebSocket handshake from any page, and let that page
+// read what comes back, so that any site could act as the user (cross-site WebSocket hijacking, RFC 6455 §10.2).
+func (k *checker) cookies(c *Config) {
+	source := slices.IndexFunc(c.Authentication.Issuers(), func(j JWT) bool { return len(j.FromCookies) > 0 })
+	if source < 0 || !c.Authentication.Enabled {
+		return
+	}
+	from := "authentication.jwt.fromCookies"
+	if source > 0 {
+		from = index("authentication.jwtRules", source-1) + ".fromCookies"
+	}
+	for i, r := range c.Routes {
+		if len(r.AllowedOrigins) == 0 {
+			k.add(index("routes", i)+".allowedOrigins", "missing beside "+from+": browsers send cookies from every page, so any site could act as the user",
+				`list the origins of your own pages, or write ["*"] to allow every page all the same`, from, "authentication.enabled")
+		}
+	}
 }
 
 // unique says that an element of a list was given before. Empty elements have a problem of their own.
@@ -324,18 +369,20 @@ func (k *checker) issuer(key string, j JWT, enabled bool) {
 	switch {
 	case j.Issuer == "" && !enabled:
 	case strings.TrimSpace(j.Issuer) == "":
-		k.add(key+".issuer", "missing", "write it exactly as in the claim iss, such as https://issuer.example.com, trailing slash included")
-	case strings.ContainsFunc(j.Issuer, func(c rune) bool { return isControl(c) || c == ' ' }):
-		k.add(key+".issuer", "space or control character", "write it exactly as in the claim iss")
+		k.add(key+".issuer", "missing", "write it exactly as in the claim iss, such as https://issuer.example.com, trailing slash included",
+			"authentication.enabled")
+	case strings.ContainsFunc(j.Issuer, func(c rune) bool { return isControl(c) || strings.ContainsRune(" {}<>\"", c) }):
+		k.add(key+".issuer", "a space, brace, bracket, quote or control character, which no issuer has",
+			"write it exactly as in the claim iss, with variables and templates filled in")
 	case !isURL && j.JWKSURI == "":
-		k.add(key+".issuer", "not an http:// or https:// URL, so its keys cannot be found", "set jwksUri as well")
+		k.add(key+".issuer", "not an http:// or https:// URL, so its keys cannot be found", "set jwksUri as well", key+".jwksUri")
 	case !isURL:
 	case issuer.User != nil:
 		k.add(key+".issuer", "user information in the URL", "remove it: the address is public")
 	case j.JWKSURI == "" && (issuer.RawQuery != "" || issuer.ForceQuery || strings.Contains(j.Issuer, "#")):
-		k.add(key+".issuer", "query or fragment in the URL, so its keys cannot be found", "set jwksUri as well")
+		k.add(key+".issuer", "query or fragment in the URL, so its keys cannot be found", "set jwksUri as well", key+".jwksUri")
 	case issuer.Scheme == "http" && !IsLoopback(issuer) && !j.InsecureHTTP:
-		k.add(key+".issuer", "http:// beyond loopback", insecure)
+		k.add(key+".issuer", "http:// beyond loopback", insecure, key+".insecureHTTP")
 	}
 	if j.JWKSURI == "" {
 		return
@@ -350,7 +397,7 @@ func (k *checker) issuer(key string, j JWT, enabled bool) {
 	case strings.Contains(j.JWKSURI, "#"):
 		k.add(key+".jwksUri", "fragment in the URL", "remove it: it is never sent")
 	case keys.Scheme == "http" && !IsLoopback(keys) && !j.InsecureHTTP:
-		k.add(key+".jwksUri", "http:// beyond loopback", insecure)
+		k.add(key+".jwksUri", "http:// beyond loopback", insecure, key+".insecureHTTP")
 	}
 }
 

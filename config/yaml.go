@@ -186,12 +186,11 @@ func (l *loader) decodeStruct(n *yaml.Node, v reflect.Value, key string) bool {
 		case key == "" && slices.Contains(notYet, name):
 			l.problem(at, name, "not supported yet", "leave the key out")
 		default:
-			p := Problem{Place: at, Key: join(key, name), Text: "unknown key", Hint: "known here: " + strings.Join(names, ", ")}
-			if near := nearest(name, names); near != "" {
-				p.Hint = fmt.Sprintf("did you mean %q?", near)
-				l.bad[join(key, near)] = true // and do not say as well that it is missing
+			hint, meant := unknownKey(key, name, names)
+			if meant != "" {
+				l.bad[meant] = true // and do not say as well that it is missing
 			}
-			unknown = append(unknown, p)
+			unknown = append(unknown, Problem{Place: at, Key: join(key, name), Text: "unknown key", Hint: hint})
 		}
 		good = false
 	})
@@ -291,11 +290,11 @@ func (l *loader) decodeScalar(n *yaml.Node, at Place, v reflect.Value, key strin
 	}
 	text, ok := scalarText(n, v.Type())
 	if !ok {
-		l.problem(at, key, called(n)+" where "+wanted(v.Type())+" belongs", exampleOf(v.Type()))
+		l.problem(at, key, called(n)+" where "+wanted(v.Type())+" belongs", hintFor(key, v.Type(), n.Value))
 		return false
 	}
 	if !parseScalar(v, text) {
-		l.problem(at, key, "not "+wanted(v.Type()), exampleOf(v.Type()))
+		l.problem(at, key, "not "+wanted(v.Type()), hintFor(key, v.Type(), text))
 		return false
 	}
 	return true
@@ -342,9 +341,9 @@ func parseScalar(v reflect.Value, text string) bool {
 		v.SetInt(int64(d))
 		return err == nil
 	case prefixType:
-		p, err := netip.ParsePrefix(text)
+		p, ok := parseNetwork(text)
 		v.Set(reflect.ValueOf(p))
-		return err == nil
+		return ok
 	}
 	switch v.Kind() {
 	case reflect.String:
@@ -362,6 +361,15 @@ func parseScalar(v reflect.Value, text string) bool {
 		return err == nil && strconv.FormatInt(i, 10) == text // 010 is eight to some
 	}
 	return true
+}
+
+// parseNetwork reads address/bits, or an address alone, which is a network of one.
+func parseNetwork(text string) (netip.Prefix, bool) {
+	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
+		return netip.PrefixFrom(addr, addr.BitLen()), true
+	}
+	p, err := netip.ParsePrefix(text)
+	return p, err == nil
 }
 
 // wanted names a type to the operator.
@@ -389,7 +397,7 @@ func exampleOf(t reflect.Type) string {
 	case durationType:
 		return "write it with its unit, such as 30s, 5m or 1h30m"
 	case prefixType:
-		return "write address/bits, such as 10.0.0.0/8, or 192.0.2.1/32 for one address"
+		return "write address/bits, such as 10.0.0.0/8, or one address, such as 192.0.2.1"
 	}
 	switch t.Kind() {
 	case reflect.String:

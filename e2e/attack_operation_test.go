@@ -21,7 +21,7 @@ import (
 
 func TestD01TokenLeavesThePlaceItCameFrom(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
-	s := plain(i, a.URL).with("authentication.jwt.fromCookies", []string{"session"}).
+	s := plain(i, a.URL).withCookie("session").
 		with("authentication.jwt.fromHeaders", []any{settings{"name": "Authorization", "prefix": "Bearer "}, settings{"name": "X_Token"}})
 	token := i.token(t, "roles", nil, "email", nil)
 	k8s := "base64url.bearer.authorization.k8s.io." + base64.RawURLEncoding.EncodeToString([]byte(token))
@@ -79,8 +79,8 @@ func TestD02NoTokenInLogMetricsSessionsOrAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.Close() // nobody is there
-	s := plain(i, a.URL).with("log.level", "debug").with("authentication.jwt.fromCookies", []string{"session"})
-	g := start(t, s.with("routes", []any{route("/my-agent", a.URL), route("/nobody", "http://"+l.Addr().String())}))
+	s := plain(i, a.URL).with("log.level", "debug")
+	g := start(t, s.with("routes", []any{route("/my-agent", a.URL), route("/nobody", "http://"+l.Addr().String())}).withCookie("session"))
 	good := i.token(t)
 	expired, foreign, broken := i.token(t, "exp", 1), i.token(t, "iss", "https://else.example.com"), good[:len(good)-9]+"AAAAAAAAA"
 	var answers strings.Builder

@@ -88,7 +88,7 @@ func TestA21HugeTokensAreRefused(t *testing.T) {
 
 func TestA24SeveralCredentialsAreNone(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
-	g := start(t, plain(i, a.URL).with("authentication.jwt.fromCookies", []string{"session"}).with("authentication.authorization.excludePaths",
+	g := start(t, plain(i, a.URL).withCookie("session").with("authentication.authorization.excludePaths",
 		[]string{"/open"}))
 	one, other := i.token(t), i.token(t, "sub", "bob")
 	for _, tt := range []struct {

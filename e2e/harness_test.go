@@ -95,6 +95,16 @@ func plain(i *issuer, agentURL string) settings {
 	}
 }
 
+// withCookie returns s with tokens in a cookie as well, which needs a word about origins on every route.
+func (s settings) withCookie(name string) settings {
+	s = s.with("authentication.jwt.fromCookies", []string{name})
+	var routes []any
+	for _, r := range s["routes"].([]any) {
+		routes = append(routes, r.(settings).with("allowedOrigins", []string{"*"}))
+	}
+	return s.with("routes", routes)
+}
+
 // gateway is one running process.
 type gateway struct {
 	t      *testing.T

@@ -196,5 +196,5 @@ func (r *route) allowsOrigin(origins []string) bool {
 	if len(r.origins) == 0 || len(origins) == 0 {
 		return true
 	}
-	return len(origins) == 1 && slices.Contains(r.origins, origins[0])
+	return len(origins) == 1 && (slices.Contains(r.origins, config.AnyOrigin) || slices.Contains(r.origins, origins[0]))
 }

@@ -86,6 +86,11 @@ func generate(r *rand.Rand) *config.Config {
 	for n := range r.IntN(3) {
 		a.JWTRules = append(a.JWTRules, generateIssuer(r, n+1))
 	}
+	for _, jwt := range a.Issuers() {
+		if len(jwt.FromCookies) > 0 && len(c.Routes[0].AllowedOrigins) == 0 {
+			c.Routes[0].AllowedOrigins = []string{config.AnyOrigin}
+		}
+	}
 	claims := []string{"scope", "role", "realm_access.roles", "realm_access][roles", "https://example.com/roles", "a]", "with space", "a..b", "on"}
 	for range r.IntN(4) {
 		a.Authorization.RequiredClaims = append(a.Authorization.RequiredClaims, config.RequiredClaim{

@@ -1,0 +1,206 @@
+package config
+
+import (
+	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// This file knows what operators meant when they wrote something else.
+
+// leftover finds in a text what a template, a shell or an env file should have taken away, and returns what it is and what to do. No token
+// and no request ever has a value like that.
+func leftover(value string) (what, hint string) {
+	first, last := "", ""
+	if value != "" {
+		first, last = value[:1], value[len(value)-1:]
+	}
+	switch {
+	case len(value) > 1 && first == last && strings.Contains(`"'`, first):
+		return "quotes around the value are a part of it", "remove them; an env file keeps quotes"
+	case strings.Contains(value, "${") || strings.Contains(value, "$("):
+		return "a variable in it was not replaced", "write its value; only a shell, compose and the like put variables in"
+	case strings.Contains(value, "{{"):
+		return "a template in it was not filled in", "give what the template makes, such as the output of helm template"
+	case strings.Contains(value, " #"):
+		return "a comment is a part of the value", "put the comment on a line of its own; an env file keeps it"
+	case placeholder.MatchString(value):
+		return "a placeholder in angle brackets was not replaced", "write what it stands for"
+	case strings.TrimSpace(value) != value:
+		return "white space at an end is a part of the value", "remove it"
+	}
+	return "", ""
+}
+
+var placeholder = regexp.MustCompile(`<[A-Za-z][^<>]*>`)
+
+// leftovers are the keys of all texts in c that leftover finds something in, and what.
+func (c *Config) leftovers() map[string][2]string {
+	found := map[string][2]string{}
+	var walk func(v reflect.Value, key string)
+	walk = func(v reflect.Value, key string) {
+		switch {
+		case v.Kind() == reflect.String:
+			if strings.HasSuffix(key, ".prefix") {
+				return // that of a header ends in a space
+			}
+			if what, hint := leftover(v.String()); what != "" {
+				found[key] = [2]string{what, hint}
+			}
+		case isScalar(v.Type()):
+		case v.Kind() == reflect.Slice:
+			for i := range v.Len() {
+				walk(v.Index(i), index(key, i))
+			}
+		case v.Kind() == reflect.Map:
+			for _, name := range v.MapKeys() {
+				walk(v.MapIndex(name), join(key, name.String()))
+			}
+		case v.Kind() == reflect.Struct:
+			for f := range v.Type().Fields() {
+				if name := f.Tag.Get("yaml"); name != "-" {
+					walk(v.FieldByIndex(f.Index), under(key, name))
+				}
+			}
+		}
+	}
+	walk(reflect.ValueOf(c).Elem(), "")
+	return found
+}
+
+// under is the key of a field.
+func under(key, name string) string {
+	if key == "" {
+		return name
+	}
+	return key + "." + name
+}
+
+// homesOf are the blocks that have a key of this name: "" is the file as a whole. Of the blocks in lists only those of routes count.
+func homesOf(name string) (blocks []string) {
+	plain := func(s string) string { return strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(s)) }
+	var walk func(t reflect.Type, key string)
+	walk = func(t reflect.Type, key string) {
+		for f := range t.Fields() {
+			word := f.Tag.Get("yaml")
+			if plain(word) == plain(name) && word != "-" {
+				blocks = append(blocks, key)
+			}
+			switch {
+			case f.Type == reflect.TypeFor[Routes]():
+				walk(f.Type.Elem(), under(key, word)+"[]")
+			case f.Type.Kind() == reflect.Struct && !isScalar(f.Type):
+				walk(f.Type, under(key, word))
+			}
+		}
+	}
+	walk(reflect.TypeFor[Config](), "")
+	return blocks
+}
+
+// unknownKey returns the hint for a key that a block does not have, and the full path of the key that was meant, if it can be told.
+func unknownKey(key, name string, known []string) (hint, meant string) {
+	near := nearest(name, known)
+	if near != "" && distance(strings.ToLower(name), strings.ToLower(near)) <= 1 {
+		return fmt.Sprintf("did you mean %q?", near), join(key, near)
+	}
+	homes := homesOf(name)
+	if inside := slices.DeleteFunc(slices.Clone(homes), func(h string) bool { return !strings.HasPrefix(h, key+".") }); len(inside) > 0 {
+		homes = inside
+	}
+	if len(homes) > 0 {
+		if len(homes) == 1 && !strings.Contains(homes[0], "[") {
+			meant = under(homes[0], name)
+		}
+		for i, home := range homes {
+			if homes[i] = home; home == "" {
+				homes[i] = "the file as a whole"
+			}
+		}
+		return "it is a key of " + strings.Join(homes, " or of "), meant
+	}
+	if near != "" {
+		return fmt.Sprintf("did you mean %q?", near), join(key, near)
+	}
+	return "known here: " + strings.Join(known, ", "), ""
+}
+
+// unknownVariable returns the hint for a variable that is none, and the key that was meant, if it can be told.
+func unknownVariable(name string) (hint, meant string) {
+	name = strings.TrimPrefix(name, variablePrefix)
+	var names []string
+	keys := map[string]string{}
+	for _, v := range variables() {
+		short := strings.TrimPrefix(v.name, variablePrefix)
+		names = append(names, short)
+		keys[short] = v.key
+	}
+	near := nearest(name, names)
+	if near == "" {
+		near = variableLike(name, names, keys)
+	}
+	if near == "" {
+		return "docs/configuration.md has all; unset it", ""
+	}
+	return "did you mean " + variablePrefix + near + "?", keys[near]
+}
+
+// otherWords are what other programs call a variable.
+var otherWords = map[string]string{"PORT": "LISTEN", "ADDR": "LISTEN", "ADDRESS": "LISTEN", "UPSTREAM": "ROUTES", "DEBUG": "LOG_LEVEL"}
+
+// variableLike returns the variable whose key, or whose last words, a name spells out; "" if there is not exactly one.
+func variableLike(name string, names []string, keys map[string]string) string {
+	if near, ok := otherWords[name]; ok {
+		return near
+	}
+	var like []string
+	for _, n := range names {
+		switch {
+		case snake(keys[n]) == name:
+			return n
+		case strings.HasSuffix(n, "_"+name) || strings.HasSuffix(name, "_"+n):
+			like = append(like, n)
+		}
+	}
+	if len(like) != 1 {
+		return ""
+	}
+	return like[0]
+}
+
+var wordStart = regexp.MustCompile(`([a-z])([A-Z])`)
+
+// snake is a key as a variable would spell it: authentication.jwt.jwksUri is AUTHENTICATION_JWT_JWKS_URI.
+func snake(key string) string {
+	return strings.ToUpper(strings.ReplaceAll(wordStart.ReplaceAllString(key, "${1}_${2}"), ".", "_"))
+}
+
+// hintFor is the hint for a scalar of another type than key has.
+func hintFor(key string, t reflect.Type, text string) string {
+	switch {
+	case (key == "listen" || key == "admin.listen") && isDigits(text):
+		return portHint(key, text)
+	case key == "tls.minVersion":
+		return `write it in quotes: "1.2" or "1.3"`
+	case t == durationType && strings.HasSuffix(text, "d"):
+		return "the largest unit is the hour: write a day as 24h"
+	}
+	if _, hint := leftover(text); hint != "" {
+		return hint
+	}
+	return exampleOf(t)
+}
+
+// portHint is the hint for an address that is a port alone. A port is no secret.
+func portHint(key, port string) string {
+	if key == "admin.listen" {
+		return fmt.Sprintf(`write "127.0.0.1:%s", or ":%s" for all interfaces`, port, port)
+	}
+	return fmt.Sprintf(`write ":%s"`, port)
+}
+
+func isDigits(s string) bool {
+	return s != "" && len(s) <= 5 && !strings.ContainsFunc(s, func(c rune) bool { return c < '0' || c > '9' })
+}
