@@ -43,7 +43,7 @@ bench: ## the gateway beside HAProxy, on this machine
 	go run ./bench
 
 docker: ## the container image, as omnia-gateway:dev
-	docker build -t omnia-gateway:dev .
+	docker build -t omnia-gateway:dev --build-arg VERSION=$$(git describe --tags --always --dirty) --build-arg REVISION=$$(git rev-parse HEAD) .
 
 tools: ## what the tests need beside Go; says what could not be installed
 	@tools/install

@@ -62,6 +62,9 @@ func (l *loader) readEnvironment(c *Config, environ []string) {
 			given[name] = value
 		}
 	}
+	if value, ok := given[fileVariable]; ok && strings.TrimSpace(value) == "" {
+		l.problems = append(l.problems, Problem{Place: Place{Name: fileVariable}, Text: "empty", Hint: "unset it, or name the configuration file"})
+	}
 	delete(given, fileVariable)
 	for _, v := range variables() {
 		value, ok := given[v.name]

@@ -85,6 +85,22 @@ func Load(s Sources) (*Config, error) {
 	return &c, nil
 }
 
+// AdminListen returns the address of the admin listener that the sources give, and looks at nothing else in them: a gateway goes on with its
+// configuration when a new one is bad, and must still be found. If the file cannot be read at all, the error says so and the address is that
+// of the environment, or the default.
+func AdminListen(s Sources) (string, error) {
+	c, l := Default(), newLoader(s)
+	l.read(s, &c)
+	l.problems = slices.DeleteFunc(l.problems, func(p Problem) bool {
+		ofFile := p.Key == "" && !strings.HasPrefix(p.Place.Name, variablePrefix)
+		return !ofFile && p.Key != "admin" && p.Key != "admin.listen"
+	})
+	if len(l.problems) > 0 {
+		return c.Admin.Listen, l.problems
+	}
+	return c.Admin.Listen, nil
+}
+
 // normalize gives values that are written in several ways their one form.
 func (c *Config) normalize() {
 	for i := range c.Routes {

@@ -97,6 +97,28 @@ func TestOneFileIsReadBeforeTheValues(t *testing.T) {
 	}
 }
 
+func TestAdminListenIsFoundInABadFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "gateway.yaml")
+	for _, test := range []struct {
+		text, want, problem string
+		environ             []string
+	}{
+		{text: "admin: { listen: ':1' }\nroutes: 5\nnonsense: 1", want: ":1", environ: []string{"OMNIA_GATEWAY_NONSENSE=1"}},
+		{text: "log: {}", want: "127.0.0.1:9090"},
+		{text: "admin: { listen: ':1' }", want: ":2", environ: []string{"OMNIA_GATEWAY_ADMIN_LISTEN=:2"}},
+		{text: "admin: [", want: "127.0.0.1:9090", problem: "not YAML"},
+		{text: "admin: { listen: 1 }", want: "127.0.0.1:9090", problem: "admin.listen: a number where text belongs"},
+	} {
+		if err := os.WriteFile(file, []byte(test.text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := AdminListen(Sources{File: file, Environ: test.environ})
+		if got != test.want || (err == nil) != (test.problem == "") || err != nil && !strings.Contains(err.Error(), test.problem) {
+			t.Errorf("%s: %s, %v", test.text, got, err)
+		}
+	}
+}
+
 func TestValuesFilesAreStrictAboutAuthentication(t *testing.T) {
 	for _, test := range []struct {
 		name  string

@@ -19,9 +19,9 @@ const module = "github.com/altairalabs/omnia-gateway/"
 
 // arrows are who may import whom; a package that is not here may not import anything of ours.
 var arrows = map[string][]string{
-	"cmd/omnia-gateway": {"auth", "config", "config/istio", "dev", "gateway", "outcome"},
+	"cmd/omnia-gateway": {"auth", "config", "config/istio", "dev", "gateway", "outcome", "internal/buildinfo"},
 	"config/istio":      {"config"},
-	"gateway":           {"auth", "config", "gateway/relay", "outcome"},
+	"gateway":           {"auth", "config", "gateway/relay", "outcome", "internal/buildinfo"},
 	"gateway/relay":     {"outcome"},
 	"auth":              {"config", "outcome"},
 	"dev":               {"auth", "config"},

@@ -1,13 +1,13 @@
 package gateway
 
 import (
-	"runtime/debug"
 	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/altairalabs/omnia-gateway/internal/buildinfo"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
@@ -92,7 +92,7 @@ var (
 	descRefreshes   = prometheus.NewDesc("omnia_gateway_jwks_refreshes_total", "Fetches of the issuer's keys.", []string{"issuer", "result"}, nil)
 	descReady       = prometheus.NewDesc("omnia_gateway_ready", "1 when new connections are welcome.", nil, nil)
 	descCertificate = prometheus.NewDesc("omnia_gateway_certificate_expiry_seconds", "When the certificate ends, in seconds since 1970.", nil, nil)
-	descBuild       = prometheus.NewDesc("omnia_gateway_build_info", "Version of the gateway.", []string{"version"}, nil)
+	descBuild       = prometheus.NewDesc("omnia_gateway_build_info", "Version and commit of the gateway.", []string{"version", "revision"}, nil)
 )
 
 // Describe is for the registry.
@@ -132,9 +132,6 @@ func (l live) Collect(c chan<- prometheus.Metric) {
 	if l.g.certs != nil {
 		gauge(descCertificate, float64(l.g.certs.expiry().Unix()))
 	}
-	version := "unknown"
-	if b, ok := debug.ReadBuildInfo(); ok {
-		version = b.Main.Version
-	}
-	gauge(descBuild, 1, version)
+	made := buildinfo.Read()
+	gauge(descBuild, 1, made.Version, made.Revision)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,33 +14,106 @@ import (
 func newCheck() *cobra.Command {
 	var from config.Sources
 	var online bool
+	var form string
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Find every problem of a configuration",
-		Long: "Check loads and compiles a configuration as serve would and prints every problem with its place, one a line. With --online it also fetches\n" +
-			"the issuers' keys and connects to the agents whose address is fixed. The exit status is 0 if all is well, else 1.",
+		Long: "Check loads and compiles a configuration as serve would and prints every problem with its place, one on each line. With --online it also\n" +
+			"fetches the issuers' keys and connects to the agents whose address is fixed. With -o json it prints one object with \"ok\", \"problems\"\n" +
+			"(file, line, column, key, text and hint, as far as they are known) and \"notes\". The exit status is 0 if all is well, else 1.",
 		Args: takes(0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			g, conf, err := build(from, io.Discard)
-			if err != nil {
-				return err
+			if form != "text" && form != "json" {
+				return usageError{fmt.Errorf("--output %s: want text or json", form)}
 			}
-			out := c.OutOrStdout()
-			for _, note := range conf.Notes {
-				fmt.Fprintln(out, "note:", note)
+			found, err := examine(c, from, online)
+			if form == "json" {
+				return found.printJSON(c.OutOrStdout(), err)
 			}
-			if online {
-				if err := errors.Join(g.Refresh(c.Context()), g.CheckUpstreams(c.Context())); err != nil {
-					return err
-				}
-				_, err = fmt.Fprintln(out, "the configuration is good, every issuer gives keys, every agent can be reached")
-				return err
-			}
-			_, err = fmt.Fprintln(out, "the configuration is good")
-			return err
+			return found.print(c.OutOrStdout(), err)
 		},
 	}
 	configFlags(c, &from)
 	c.Flags().BoolVar(&online, "online", false, "also fetch the issuers' keys and connect to the agents")
+	c.Flags().StringVarP(&form, "output", "o", "text", "`form` of the output: text or json")
 	return c
+}
+
+// findings are what check has to say of a configuration that is good.
+type findings struct {
+	notes   []string
+	verdict string
+}
+
+// examine looks at a configuration. The error is everything that is wrong with it.
+func examine(c *cobra.Command, from config.Sources, online bool) (findings, error) {
+	g, conf, err := build(from, io.Discard)
+	if err != nil {
+		return findings{}, err
+	}
+	found := findings{notes: conf.Notes, verdict: "the configuration is good"}
+	if online {
+		found.verdict += ", every issuer gives keys, every agent can be reached"
+		err = errors.Join(g.Refresh(c.Context()), g.CheckUpstreams(c.Context()))
+	}
+	return found, err
+}
+
+// print writes the findings for a person. It returns err, which is printed like that of any command.
+func (f findings) print(w io.Writer, err error) error {
+	for _, note := range f.notes {
+		fmt.Fprintln(w, "note:", note)
+	}
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(w, f.verdict)
+	return err
+}
+
+// printJSON writes the findings for a program.
+func (f findings) printJSON(w io.Writer, err error) error {
+	type problem struct {
+		File   string `json:"file,omitempty"`
+		Line   int    `json:"line,omitempty"`
+		Column int    `json:"column,omitempty"`
+		Key    string `json:"key,omitempty"`
+		Text   string `json:"text"`
+		Hint   string `json:"hint,omitempty"`
+	}
+	report := struct {
+		OK       bool      `json:"ok"`
+		Problems []problem `json:"problems"`
+		Notes    []string  `json:"notes"`
+	}{err == nil, []problem{}, append([]string{}, f.notes...)}
+	for _, err := range each(err) {
+		if problems, ok := errors.AsType[config.Problems](err); ok {
+			for _, p := range problems {
+				report.Problems = append(report.Problems, problem{p.Place.Name, p.Place.Line, p.Place.Column, p.Key, p.Text, p.Hint})
+			}
+			continue
+		}
+		report.Problems = append(report.Problems, problem{Text: err.Error()})
+	}
+	out := json.NewEncoder(w)
+	out.SetIndent("", "  ")
+	out.SetEscapeHTML(false)
+	if printed := out.Encode(report); printed != nil || err == nil {
+		return printed
+	}
+	return errNo
+}
+
+// each returns the errors that were joined into one.
+func each(err error) (all []error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			all = append(all, each(err)...)
+		}
+		return all
+	}
+	if err != nil {
+		all = append(all, err)
+	}
+	return all
 }

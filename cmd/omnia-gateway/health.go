@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -17,15 +16,24 @@ import (
 )
 
 func newHealth() *cobra.Command {
-	var admin string
+	var admin, file string
 	var ready bool
 	c := &cobra.Command{
 		Use:   "health",
 		Short: "Ask a running gateway whether it is alive; for container health checks",
-		Long:  "Health asks the admin listener of a gateway on this machine and exits 0 if all is well: an image without a shell needs no other tool for\nits health check. It needs no configuration file; the address is OMNIA_GATEWAY_ADMIN_LISTEN or the flag.",
-		Args:  takes(0),
+		Long: "Health asks the admin listener of a gateway on this machine and exits with 0 if all is well: an image without a shell needs no other tool\n" +
+			"for its health check. The address is that of the flag, else admin.listen of the configuration that serve would read: OMNIA_GATEWAY_ADMIN_LISTEN,\n" +
+			"the file of --config or OMNIA_GATEWAY_CONFIG, or the default.",
+		Args: takes(0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			addr, err := reachable(cmp.Or(admin, os.Getenv("OMNIA_GATEWAY_ADMIN_LISTEN"), config.Default().Admin.Listen))
+			listen := admin
+			if listen == "" {
+				var err error
+				if listen, err = config.AdminListen(config.Sources{File: file, Environ: os.Environ()}); err != nil {
+					fmt.Fprintf(c.ErrOrStderr(), "%v\nasking %s\n", err, listen)
+				}
+			}
+			addr, err := reachable(listen)
 			if err != nil {
 				return usageError{fmt.Errorf("admin listener: %w", err)}
 			}
@@ -52,6 +60,7 @@ func newHealth() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&admin, "admin", "", "`address` of the admin listener")
+	c.Flags().StringVarP(&file, "config", "c", "", "configuration `file` of the gateway, or that of OMNIA_GATEWAY_CONFIG")
 	c.Flags().BoolVar(&ready, "ready", false, "ask whether it is ready for new connections, not only alive")
 	return c
 }

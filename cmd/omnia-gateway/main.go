@@ -28,9 +28,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/altairalabs/omnia-gateway/internal/buildinfo"
 )
 
 // Exit statuses.
@@ -81,7 +82,8 @@ func newRoot() *cobra.Command {
 		RunE:          serve.RunE,
 	}
 	root.Flags().AddFlagSet(serve.Flags())
-	root.CompletionOptions.HiddenDefaultCmd = true
+	root.Version = buildinfo.Read().String()
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(serve, newDev(), newCheck(), newExplain(), newToken(), newIstio(), newHealth(), newVersion())
 	return root
@@ -122,17 +124,7 @@ func newVersion() *cobra.Command {
 		Short: "Print the version",
 		Args:  takes(0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			b, ok := debug.ReadBuildInfo()
-			if !ok {
-				return errors.New("this binary holds no build information")
-			}
-			version, revision := b.Main.Version, ""
-			for _, s := range b.Settings {
-				if s.Key == "vcs.revision" {
-					revision = " " + s.Value
-				}
-			}
-			_, err := fmt.Fprintf(c.OutOrStdout(), "omnia-gateway %s%s %s\n", version, revision, b.GoVersion)
+			_, err := fmt.Fprintln(c.OutOrStdout(), c.Root().Name(), buildinfo.Read())
 			return err
 		},
 	}
