@@ -204,8 +204,10 @@ type Session struct {
 	// DrainTimeout is how long SIGTERM may take: Close 1001 to everybody, spread over it. Default 30s.
 	DrainTimeout time.Duration `yaml:"drainTimeout" env:"DRAIN_TIMEOUT"`
 	// PingInterval is how long a side may be silent before it gets a Ping, up to a tenth longer, so that not all are asked at once; silent
-	// for as long again, it is given up. 0: no Ping. Default 30s.
+	// for as long again, it is given up. 0: no Ping. Default 25s: agents that ping by themselves cut after 60 s, and the gateway is first.
 	PingInterval time.Duration `yaml:"pingInterval" env:"PING_INTERVAL"`
+	// StallTimeout is how long a side may take no byte of what waits for it, before it is given up. Default 30s.
+	StallTimeout time.Duration `yaml:"stallTimeout" env:"STALL_TIMEOUT"`
 	// IdleTimeout ends a connection on which no message was seen for so long. 0: never.
 	IdleTimeout time.Duration `yaml:"idleTimeout" env:"IDLE_TIMEOUT"`
 }
@@ -262,7 +264,8 @@ func Default() Config {
 		Session: Session{
 			CloseOnTokenExpiry: true,
 			DrainTimeout:       30 * time.Second,
-			PingInterval:       30 * time.Second,
+			PingInterval:       25 * time.Second,
+			StallTimeout:       30 * time.Second,
 		},
 		Limits: Limits{
 			MaxMessageBytes:  16 << 20,

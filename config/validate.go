@@ -523,6 +523,9 @@ func (k *checker) session(s Session) {
 	k.notNegative("session.expiryGrace", s.ExpiryGrace)
 	k.notNegative("session.drainTimeout", s.DrainTimeout)
 	k.notNegative("session.pingInterval", s.PingInterval)
+	if s.StallTimeout <= 0 {
+		k.add("session.stallTimeout", "0 or less", "a side that takes nothing must be given up; the default is 30s")
+	}
 	k.notNegative("session.idleTimeout", s.IdleTimeout)
 }
 

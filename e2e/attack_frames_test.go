@@ -147,7 +147,7 @@ func TestH10DrainIsNotHeldUpByUnfinishedFrames(t *testing.T) {
 	}
 }
 
-// Neither a client nor an agent that takes no bytes can hold a session for longer than 15 s and the time to close, nor make the gateway
+// Neither a client nor an agent that takes no bytes can hold a session for longer than stallTimeout and the time to close, nor make the gateway
 // hold what they do not take.
 func TestH11PeersThatNeverReadAreGivenUp(t *testing.T) {
 	t.Parallel()
@@ -168,7 +168,7 @@ func TestH11PeersThatNeverReadAreGivenUp(t *testing.T) {
 			<-over
 		}
 	})
-	g := start(t, plain(i, a.URL))
+	g := start(t, plain(i, a.URL).with("session.stallTimeout", "10s"))
 	gone, memory := g.leftovers(), g.metric("process_resident_memory_bytes")
 	bearer := i.bearer(t)
 	open := func(path string, flood []byte) *socket {
@@ -196,7 +196,7 @@ func TestH11PeersThatNeverReadAreGivenUp(t *testing.T) {
 		t.Errorf("reason %q", word)
 	}
 	eventually(t, "ended", func() bool { return len(g.log.with("msg", "ended", "reason", "dead-peer", "code", 3008)) == 4 })
-	if took := time.Since(began); took < 14*time.Second || took > 30*time.Second {
+	if took := time.Since(began); took < 9*time.Second || took > 25*time.Second {
 		t.Errorf("given up after %v", took)
 	}
 	if grown := g.metric("process_resident_memory_bytes") - memory; grown > 64<<20 {
@@ -233,8 +233,8 @@ func TestH10CloseWithoutAnAnswerEndsTheSession(t *testing.T) {
 		time.Sleep(50 * time.Millisecond) // talks on, slowly
 	}
 	silent.hungUp()
-	g.awaitLine("msg", "ended", "reason", "closed", "code", 1008)
-	g.awaitLine("msg", "ended", "reason", "closed", "code", 1000, "err", "agent did not answer the Close")
+	g.awaitLine("msg", "ended", "reason", "dead-peer", "code", 1008, "err", "client did not answer the Close")
+	g.awaitLine("msg", "ended", "reason", "dead-peer", "code", 3008, "err", "agent did not answer the Close")
 	gone()
 }
 
@@ -256,7 +256,7 @@ func TestH12HalfClosedSocketsEndTheSession(t *testing.T) {
 		t.Errorf("reason %q", word)
 	}
 	s = g.connect(t, "/my-agent/half", i.bearer(t))
-	if word := s.closed(1014); word != "upstream-lost" {
+	if word := s.closed(1001); word != "upstream-lost" {
 		t.Errorf("reason %q", word)
 	}
 

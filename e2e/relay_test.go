@@ -61,7 +61,7 @@ func (v *visit) closeCode() int {
 	}
 }
 
-func TestIllegalFrameOfTheClientEndsBothSidesWith1002(t *testing.T) {
+func TestIllegalFrameOfTheClientEndsItWith1002(t *testing.T) {
 	i, codes := newIssuer(t), make(chan int, 1)
 	g := start(t, plain(i, newAgent(t, closeAt(codes)).URL))
 	for name, frame := range rawws.Illegal(true) {
@@ -69,8 +69,8 @@ func TestIllegalFrameOfTheClientEndsBothSidesWith1002(t *testing.T) {
 			s := g.connect(t, "/my-agent/ws", i.bearer(t))
 			s.say(string(frame))
 			s.closed(1002)
-			if code := <-codes; code != 1002 {
-				t.Errorf("the agent got %d, want 1002", code)
+			if code := <-codes; code != 1001 {
+				t.Errorf("the agent got %d, want 1001", code)
 			}
 			if line := g.awaitLine("msg", "ended", "remote", s.LocalAddr().String()); line["reason"] != "protocol-error" {
 				t.Errorf("the log says %v", line["reason"])
@@ -79,7 +79,7 @@ func TestIllegalFrameOfTheClientEndsBothSidesWith1002(t *testing.T) {
 	}
 }
 
-func TestIllegalFrameOfTheAgentEndsBothSidesWith1002(t *testing.T) {
+func TestIllegalFrameOfTheAgentEndsItWith1002AndTheClientWith1011(t *testing.T) {
 	i, codes := newIssuer(t), make(chan int, 1)
 	illegal := rawws.Illegal(false)
 	a := newAgent(t, func(v *visit) {
@@ -91,7 +91,9 @@ func TestIllegalFrameOfTheAgentEndsBothSidesWith1002(t *testing.T) {
 	for name := range illegal {
 		t.Run(name, func(t *testing.T) {
 			s := g.connect(t, "/my-agent/ws", i.bearer(t), "X-Case: "+name)
-			s.closed(1002)
+			if word := s.closed(1011); word != "protocol-error" {
+				t.Errorf("reason %q", word)
+			}
 			if code := <-codes; code != 1002 {
 				t.Errorf("the agent got %d, want 1002", code)
 			}
@@ -182,8 +184,8 @@ func TestMessageOverTheLimitEndsWith1009(t *testing.T) {
 			if word := s.closed(1009); word != "message-too-big" {
 				t.Errorf("reason %q", word)
 			}
-			if code := <-codes; code != 1009 {
-				t.Errorf("the agent got %d, want 1009", code)
+			if code := <-codes; code != 1001 {
+				t.Errorf("the agent got %d, want 1001", code)
 			}
 		})
 	}

@@ -27,8 +27,8 @@ func TestExpiredTokenClosesWith3000(t *testing.T) {
 	if now := inSeconds(0); now < exp+1 {
 		t.Errorf("closed %v s before exp + clockSkew", exp+1-now)
 	}
-	if code := <-codes; code != 3000 {
-		t.Errorf("the agent got %d, want 3000", code)
+	if code := <-codes; code != 1001 {
+		t.Errorf("the agent got %d, want 1001", code)
 	}
 	if line := g.awaitLine("msg", "ended"); line["reason"] != "expired" || line["code"] != 3000.0 || line["subject"] != "alice" {
 		t.Errorf("the log says %v", line)
@@ -67,21 +67,21 @@ func TestLostClientIsToldToTheAgentAs1001(t *testing.T) {
 	g.awaitLine("msg", "ended", "reason", "client-lost", "code", 1001)
 }
 
-func TestLostAgentIsToldToTheClientAs1014(t *testing.T) {
+func TestLostAgentIsToldToTheClientAs1001(t *testing.T) {
 	i := newIssuer(t)
 	g := start(t, plain(i, newAgent(t, func(v *visit) { v.accept() }).URL))
 	s := g.connect(t, "/my-agent/ws", i.bearer(t))
-	if word := s.closed(1014); word != "upstream-lost" {
+	if word := s.closed(1001); word != "upstream-lost" {
 		t.Errorf("reason %q", word)
 	}
-	g.awaitLine("msg", "ended", "reason", "upstream-lost", "code", 1014)
+	g.awaitLine("msg", "ended", "reason", "upstream-lost", "code", 1001)
 }
 
-func TestIdleSessionEndsWith1001(t *testing.T) {
+func TestIdleSessionEndsWith1000(t *testing.T) {
 	i, codes := newIssuer(t), make(chan int, 1)
 	g := start(t, plain(i, newAgent(t, closeAt(codes)).URL).with("session.idleTimeout", "300ms"))
 	s := g.connect(t, "/my-agent/ws", i.bearer(t))
-	if word := s.closed(1001); word != "idle" {
+	if word := s.closed(1000); word != "idle" {
 		t.Errorf("reason %q", word)
 	}
 	if code := <-codes; code != 1001 {
@@ -119,8 +119,8 @@ func TestSilentClientIsAskedAndGivenUpWith3008(t *testing.T) {
 	if word := s.closed(3008); word != "dead-peer" { // closed reads on over the Ping that is not answered
 		t.Errorf("reason %q", word)
 	}
-	if code := <-codes; code != 3008 {
-		t.Errorf("the agent got %d, want 3008", code)
+	if code := <-codes; code != 1001 {
+		t.Errorf("the agent got %d, want 1001", code)
 	}
 }
 

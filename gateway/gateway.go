@@ -60,7 +60,8 @@ func New(c *config.Config, log *slog.Logger) (*Gateway, error) {
 		auth:    verifier,
 		headers: newHeaderRules(c),
 		relays: relay.Rules{
-			MaxMessage: c.Limits.MaxMessageBytes, PingInterval: c.Session.PingInterval, IdleTimeout: c.Session.IdleTimeout,
+			MaxMessage: c.Limits.MaxMessageBytes, PingInterval: c.Session.PingInterval, StallTimeout: c.Session.StallTimeout,
+			IdleTimeout: c.Session.IdleTimeout,
 		},
 		dialer:   newDialer(c.Limits.HandshakeTimeout),
 		sessions: newSessions(c.Limits),

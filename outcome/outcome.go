@@ -55,8 +55,8 @@ func (r Reason) Code() int {
 	return internalError
 }
 
-// RetryAfter returns the Retry-After header of a refusal, in seconds, or "" when trying again would
-// not help.
+// RetryAfter returns the Retry-After header of a refusal, in seconds, or "" when trying again
+// would not help.
 func (r Reason) RetryAfter() string {
 	if s := rows[r].retryAfter; s > 0 {
 		return strconv.Itoa(s)
@@ -64,8 +64,8 @@ func (r Reason) RetryAfter() string {
 	return ""
 }
 
-// Challenge returns the WWW-Authenticate header of a refusal (RFC 6750 §3), or "" when it has none.
-// It repeats nothing of the request.
+// Challenge returns the WWW-Authenticate header of a refusal (RFC 6750 §3), or "" when it has
+// none. It repeats nothing of the request.
 func (r Reason) Challenge() string {
 	const realm = `Bearer realm="omnia-gateway"`
 	switch e := rows[r].challenge; e {
@@ -120,8 +120,8 @@ func (r *Refusal) Text() string {
 	return Line(r.Err)
 }
 
-// RefusalOf returns the refusal in err. Any other error is a mistake of the gateway's own, and lets
-// no request in.
+// RefusalOf returns the refusal in err. Any other error is a mistake of the gateway's own, and
+// lets no request in.
 func RefusalOf(err error) *Refusal {
 	if refusal, ok := errors.AsType[*Refusal](err); ok {
 		return refusal
@@ -141,10 +141,25 @@ func Line(err error) string {
 	return strings.ToValidUTF8(s[:min(len(s), maxLine)], "")
 }
 
+// Side is one of the two peers of a session.
+type Side uint8
+
+// The sides. Neither is that of an ending that no peer has caused.
+const (
+	Neither Side = iota
+	Client
+	Agent
+)
+
+// String returns the name of the side.
+func (s Side) String() string { return [...]string{"neither", "client", "agent"}[s] }
+
 // Ending is why a session ended. It is not changed after it was made, and may be shared.
 type Ending struct {
 	// Reason is the word.
 	Reason Reason
+	// By is the side whose fault the ending is, if it is one's.
+	By Side
 	// Code is that of the Close frame that the client gets; 0 is a Close without one.
 	Code int
 	// Detail is what the operator should know beside the word.
@@ -153,6 +168,34 @@ type Ending struct {
 
 // End returns the ending for a reason of the gateway's own, with the code of the table.
 func End(r Reason, detail string) *Ending { return &Ending{Reason: r, Code: r.Code(), Detail: detail} }
+
+// Fault returns the ending for what one side has done; the detail continues the name of the side.
+// A client is not told to mend what the agent did: it gets 1011 instead of the code that means "do
+// not repeat this".
+func Fault(r Reason, by Side, detail string) *Ending {
+	e := &Ending{Reason: r, By: by, Code: r.Code(), Detail: by.String() + detail}
+	if by == Agent && blames(r) {
+		e.Code = internalError
+	}
+	return e
+}
+
+// blames reports whether the code for r says that its receiver has made a mistake.
+func blames(r Reason) bool { return r == ProtocolError || r == MessageTooBig }
+
+// Told returns code and word of the Close frame that a side gets from the gateway. The client gets
+// Code. An agent gets the code of its own fault; for any other ending it gets 1001, because agents
+// log an error for a code that they do not expect from a client.
+func (e *Ending) Told(to Side) (code int, word string) {
+	word = string(e.Reason)
+	switch {
+	case to == Client:
+		return e.Code, word
+	case e.By == Agent && blames(e.Reason):
+		return e.Reason.Code(), word
+	}
+	return goingAway, word
+}
 
 // Traffic counts bytes and messages of a session, or of many: in from clients, out to them.
 type Traffic struct{ BytesIn, BytesOut, MessagesIn, MessagesOut uint64 }

@@ -116,3 +116,29 @@ func TestUnknownErrorsLetNoRequestIn(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+func TestEachSideIsToldItsOwnPart(t *testing.T) {
+	for _, tt := range []struct {
+		ending        *Ending
+		client, agent int
+	}{
+		{End(Expired, ""), 3000, 1001},
+		{End(Drain, ""), 1001, 1001},
+		{End(Idle, ""), 1000, 1001},
+		{End(ClientLost, ""), 1001, 1001},
+		{End(UpstreamLost, ""), 1001, 1001},
+		{End(InternalError, ""), 1011, 1001},
+		{Fault(DeadPeer, Client, ""), 3008, 1001},
+		{Fault(DeadPeer, Agent, ""), 3008, 1001},
+		{Fault(ProtocolError, Client, ""), 1002, 1001},
+		{Fault(ProtocolError, Agent, ""), 1011, 1002},
+		{Fault(MessageTooBig, Client, ""), 1009, 1001},
+		{Fault(MessageTooBig, Agent, ""), 1011, 1009},
+	} {
+		client, word := tt.ending.Told(Client)
+		agent, same := tt.ending.Told(Agent)
+		if client != tt.client || agent != tt.agent || word != string(tt.ending.Reason) || same != word || tt.ending.Code != client {
+			t.Errorf("%s by the %s: told %d and %d, want %d and %d", word, tt.ending.By, client, agent, tt.client, tt.agent)
+		}
+	}
+}

@@ -75,13 +75,15 @@ const (
 	insufficient challenge = "insufficient_scope"
 )
 
-// Close codes of RFC 6455 §7.4.1 and of the IANA registry.
+// Close codes of RFC 6455 §7.4.1 and of the IANA registry. Only those that every client can read:
+// several take 1012 to 1014 for a protocol error. After normal a client does not come back by
+// itself; after goingAway it does.
 const (
+	normal        = 1000
 	goingAway     = 1001
 	protocolError = 1002
 	tooBig        = 1009
 	internalError = 1011
-	badGateway    = 1014
 	unauthorized  = 3000
 	timeout       = 3008
 )
@@ -149,9 +151,9 @@ var table = [...]row{
 	{reason: Drain, status: 503, code: goingAway, retryAfter: 5},
 	{reason: MessageTooBig, code: tooBig},
 	{reason: ProtocolError, code: protocolError},
-	{reason: Idle, code: goingAway},
+	{reason: Idle, code: normal},
 	{reason: DeadPeer, code: timeout},
-	{reason: UpstreamLost, code: badGateway},
+	{reason: UpstreamLost, code: goingAway},
 	{reason: ClientLost, status: clientClosed, code: goingAway},
 	{reason: Closed, code: passedOn},
 }

@@ -54,7 +54,7 @@ func newLinkOver(t testing.TB, version uint16, server bool) (*link, net.Conn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.begin()
+	l.begin(stall)
 	return l, outside
 }
 

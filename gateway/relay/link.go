@@ -41,8 +41,8 @@ type Conn struct {
 	cutoff atomic.Int64
 }
 
-// stall is how long a peer may take no byte before it counts as dead.
-const stall = 15 * time.Second
+// stall is how long a peer may take no byte before it counts as dead, unless Rules say otherwise.
+const stall = 30 * time.Second
 
 // NewConn returns a connection over c, which belongs to it from then on.
 func NewConn(c *net.TCPConn) (*Conn, error) {
@@ -50,7 +50,7 @@ func NewConn(c *net.TCPConn) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &Conn{TCPConn: c, raw: raw, stalled: stall}
+	w := &Conn{TCPConn: c, raw: raw}
 	w.flush = w.tryWrite
 	return w, nil
 }
@@ -179,8 +179,10 @@ func newLink(c net.Conn) (*link, error) {
 	return l, nil
 }
 
-// begin enters relay mode: what was agreed about time for the handshake does not hold any more.
-func (l *link) begin() {
+// begin enters relay mode: what was agreed about time for the handshake does not hold any more. A
+// peer that takes no byte for stalled is given up.
+func (l *link) begin(stalled time.Duration) {
+	l.tcp.stalled = stalled
 	l.tcp.SetDeadline(time.Time{})
 	l.tcp.relayed = true
 }

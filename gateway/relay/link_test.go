@@ -275,7 +275,7 @@ func TestBytesBeforeHalfAnAlertAreNotLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.relayed = true
+	w.relayed, w.stalled = true, stall
 	waits := l.waits()
 	g.keep = true
 	io.WriteString(outside, "last words")
@@ -314,7 +314,7 @@ func TestKeyUpdateIsAnsweredDuringRelay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.relayed = true
+	w.relayed, w.stalled = true, stall
 	waits := l.waits()
 	client := newRecords(t, keyLog.String())
 
@@ -503,7 +503,7 @@ func TestCutWinsOverTheDeadlineOfAWrite(t *testing.T) {
 	for range 50 {
 		w, peer := tcp(t)
 		narrow(w, peer)
-		w.relayed = true
+		w.relayed, w.stalled = true, stall
 		failed := make(chan error, 1)
 		go func() {
 			_, err := w.Write(make([]byte, 8<<20))

@@ -80,8 +80,8 @@ func TestQuietSessionIsParkedUntilThereIsSomethingToDo(t *testing.T) {
 		},
 		"the agent hangs up": func(j *joined) (outcome.Reason, int) {
 			j.agent.Close()
-			j.client.HearsClose(1014, "upstream-lost")
-			return outcome.UpstreamLost, 1014
+			j.client.HearsClose(1001, "upstream-lost")
+			return outcome.UpstreamLost, 1001
 		},
 		"it is ended": func(j *joined) (outcome.Reason, int) {
 			j.End(outcome.End(outcome.Drain, ""))
@@ -219,8 +219,8 @@ func TestLotThatTakesNobodyLeavesTheGoroutines(t *testing.T) {
 		j.agent.Hears(rawws.Fin|rawws.Text, "hello")
 	}
 	j.agent.Close()
-	j.client.HearsClose(1014, "upstream-lost")
-	j.over(outcome.UpstreamLost, 1014, "")
+	j.client.HearsClose(1001, "upstream-lost")
+	j.over(outcome.UpstreamLost, 1001, "")
 	if !j.up.awake || !j.down.awake || rules.Lanes.holds() > 0 {
 		t.Error("something was parked")
 	}

@@ -40,6 +40,8 @@ type Rules struct {
 	// PingInterval is how long a side may be silent before it is asked with a Ping, and how long
 	// it may leave that Ping unanswered. 0: no Pings.
 	PingInterval time.Duration
+	// StallTimeout is how long a side may take no byte of what waits for it.
+	StallTimeout time.Duration
 	// IdleTimeout is how long a session may go without a data frame, either way. 0: for ever.
 	IdleTimeout time.Duration
 	// Lanes take care of the session while it is quiet; nil: it keeps its goroutines.
@@ -161,6 +163,7 @@ func New(client, agent net.Conn, earlyUp, earlyDown []byte, rsv byte, rules Rule
 }
 
 func newRelay(client, agent *link, earlyUp, earlyDown []byte, rsv byte, rules Rules) *Relay {
+	rules.StallTimeout = cmp.Or(rules.StallTimeout, stall)
 	rules.closeGrace = cmp.Or(rules.closeGrace, closeGrace)
 	rules.replyWait = cmp.Or(rules.replyWait, replyWait)
 	rules.linger = cmp.Or(rules.linger, linger)
@@ -169,7 +172,7 @@ func newRelay(client, agent *link, earlyUp, earlyDown []byte, rsv byte, rules Ru
 		p.r, p.other, p.src, p.dst, p.early, p.toAgent = r, other, src, dst, early, toAgent
 		p.jitter = rand.N(rules.PingInterval/10 + 1)
 		p.walk = walker{fromClient: toAgent, rsv: rsv, max: uint64(rules.MaxMessage)}
-		src.begin()
+		src.begin(rules.StallTimeout)
 	}
 	join(&r.up, &r.down, client, agent, earlyUp, true)
 	join(&r.down, &r.up, agent, client, earlyDown, false)
@@ -310,7 +313,7 @@ func (p *pump) pass(b []byte) {
 		b = b[n:]
 		if v != nil {
 			p.deaf = true
-			p.r.End(outcome.End(v.reason, p.from()+": "+v.detail))
+			p.r.End(outcome.Fault(v.reason, p.from(), ": "+v.detail))
 			continue
 		}
 		if c.op == 0 {
@@ -338,12 +341,12 @@ func (p *pump) pass(b []byte) {
 	}
 }
 
-// from names the source for the operator.
-func (p *pump) from() string {
+// from is the side that src belongs to.
+func (p *pump) from() outcome.Side {
 	if p.toAgent {
-		return "client"
+		return outcome.Client
 	}
-	return "agent"
+	return outcome.Agent
 }
 
 // write forwards. After an error dst gets nothing more; what it may still have to say, the other
@@ -358,7 +361,7 @@ func (p *pump) write(b []byte) {
 	}
 	p.mute = true
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		p.r.End(outcome.End(outcome.DeadPeer, p.other.from()+" takes no bytes"))
+		p.r.End(outcome.Fault(outcome.DeadPeer, p.other.from(), " takes no bytes"))
 	}
 }
 
@@ -393,7 +396,7 @@ func (p *pump) lookAround() {
 	now := p.r.now()
 	if c := p.r.first.Load(); c != nil {
 		if limit, ok := p.replyBy(c); ok && now >= limit {
-			p.r.End(&outcome.Ending{Reason: outcome.Closed, Code: c.code, Detail: p.from() + " did not answer the Close"})
+			p.unanswered(outcome.DeadPeer, " did not answer the Close")
 			return
 		}
 	} else if every := p.r.rules.PingInterval; every > 0 {
@@ -402,7 +405,7 @@ func (p *pump) lookAround() {
 		case p.pinged <= heard:
 			p.ping()
 		case now-p.pinged >= every:
-			p.r.End(outcome.End(outcome.DeadPeer, p.other.from()+" answers no Ping"))
+			p.r.End(outcome.Fault(outcome.DeadPeer, p.other.from(), " answers no Ping"))
 			return
 		}
 	}
@@ -477,6 +480,16 @@ func (p *pump) replyBy(c *closing) (time.Duration, bool) {
 	return since + p.r.rules.replyWait, !p.gotClose
 }
 
+// unanswered ends the relay because src has not answered the other side's Close. The other side is
+// told so, and not what it has said itself.
+func (p *pump) unanswered(reason outcome.Reason, detail string) {
+	e := outcome.Fault(reason, p.from(), detail)
+	if p.toAgent {
+		e.Code = p.r.first.Load().code // which the client has got already
+	}
+	p.r.End(e)
+}
+
 // lost is the end of src's stream.
 func (p *pump) lost(err error) {
 	p.srcClosed = true
@@ -491,8 +504,8 @@ func (p *pump) lost(err error) {
 	if !errors.Is(err, io.EOF) {
 		detail = err.Error()
 	}
-	if c := p.r.first.Load(); c != nil { // it has got the other's Close and hung up instead of answering
-		p.r.End(&outcome.Ending{Reason: outcome.Closed, Code: c.code, Detail: p.from() + " hung up instead of answering the Close"})
+	if p.r.first.Load() != nil { // it has got the other's Close and hung up instead of answering
+		p.unanswered(reason, " hung up instead of answering the Close")
 		return
 	}
 	p.r.End(outcome.End(reason, detail))
@@ -525,12 +538,8 @@ func (p *pump) sayClose() {
 	if p.mute || p.walk.rest > 0 {
 		return
 	}
-	e := p.r.ending.Load()
-	word := ""
-	if e.Reason != outcome.Closed {
-		word = string(e.Reason)
-	}
-	p.write(closeFrame(e.Code, word, p.toAgent))
+	code, word := p.r.ending.Load().Told(p.other.from())
+	p.write(closeFrame(code, word, p.toAgent))
 	p.mute = true
 }
 

@@ -138,8 +138,8 @@ func TestEndings(t *testing.T) {
 			}, outcome.ClientLost, 1001, ""},
 			{"the agent hangs up", nil, func(_ *joined, client, agent *wstest.Peer) {
 				agent.Close()
-				client.HearsClose(1014, "upstream-lost")
-			}, outcome.UpstreamLost, 1014, ""},
+				client.HearsClose(1001, "upstream-lost")
+			}, outcome.UpstreamLost, 1001, ""},
 			{"the agent hangs up in the middle of a frame", nil, func(j *joined, client, agent *wstest.Peer) {
 				agent.Say([]byte{rawws.Fin | rawws.Binary, 100, 1, 2, 3})
 				agent.Close()
@@ -147,7 +147,7 @@ func TestEndings(t *testing.T) {
 				if err != nil || len(b) != 5 {
 					j.t.Errorf("the client got % x, %v: want half a frame, and no Close in it", b, err)
 				}
-			}, outcome.UpstreamLost, 1014, ""},
+			}, outcome.UpstreamLost, 1001, ""},
 			{"the client hangs up behind its Close", nil, func(_ *joined, client, agent *wstest.Peer) {
 				client.Say(client.CloseFrame(1000, ""))
 				client.Close()
@@ -158,45 +158,50 @@ func TestEndings(t *testing.T) {
 				client.Say(client.CloseFrame(1000, ""))
 				agent.HearsClose(1000, "")
 				agent.Close()
-				client.HearsClose(1000, "")
-			}, outcome.Closed, 1000, "agent hung up instead of answering the Close"},
+				client.HearsClose(1001, "upstream-lost")
+			}, outcome.UpstreamLost, 1001, "agent hung up instead of answering the Close"},
 			{"the agent does not answer", func(r *Rules) { r.replyWait = 50 * time.Millisecond }, func(_ *joined, client, agent *wstest.Peer) {
 				client.Say(client.CloseFrame(1000, "bye"))
 				agent.HearsClose(1000, "bye")
-				client.HearsClose(1000, "")
-			}, outcome.Closed, 1000, "agent did not answer the Close"},
+				client.HearsClose(3008, "dead-peer")
+			}, outcome.DeadPeer, 3008, "agent did not answer the Close"},
 			{"the client does not answer", func(r *Rules) { r.replyWait = 50 * time.Millisecond }, func(_ *joined, client, agent *wstest.Peer) {
 				agent.Say(agent.CloseFrame(1011, "broken"))
 				client.HearsClose(1011, "broken")
-				agent.HearsClose(1011, "")
-			}, outcome.Closed, 1011, "client did not answer the Close"},
+				agent.HearsClose(1001, "dead-peer")
+			}, outcome.DeadPeer, 1011, "client did not answer the Close"},
 			{"the client breaks the protocol", nil, func(_ *joined, client, agent *wstest.Peer) {
 				client.Say(append(client.Frame(rawws.Fin|rawws.Text, "good"), rawws.Make(rawws.Fin|rawws.Text, []byte("bad"), false)...))
 				agent.Hears(rawws.Fin|rawws.Text, "good")
-				agent.HearsClose(1002, "protocol-error")
+				agent.HearsClose(1001, "protocol-error")
 				client.HearsClose(1002, "protocol-error")
 			}, outcome.ProtocolError, 1002, "client: unmasked frame"},
 			{"the agent breaks the protocol", nil, func(_ *joined, client, agent *wstest.Peer) {
 				agent.Say(rawws.Make(rawws.Fin|rawws.Text, []byte("bad"), true))
 				agent.HearsClose(1002, "protocol-error")
-				client.HearsClose(1002, "protocol-error")
-			}, outcome.ProtocolError, 1002, "agent: masked frame"},
+				client.HearsClose(1011, "protocol-error")
+			}, outcome.ProtocolError, 1011, "agent: masked frame"},
 			{"the client's message is too big", nil, func(_ *joined, client, agent *wstest.Peer) {
 				client.Say(rawws.Head(nil, rawws.Fin|rawws.Binary, 1<<20+1, []byte{1, 2, 3, 4}))
-				agent.HearsClose(1009, "message-too-big")
+				agent.HearsClose(1001, "message-too-big")
 				client.HearsClose(1009, "message-too-big")
 			}, outcome.MessageTooBig, 1009, "client"},
+			{"the agent's message is too big", nil, func(_ *joined, client, agent *wstest.Peer) {
+				agent.Say(rawws.Head(nil, rawws.Fin|rawws.Binary, 1<<20+1, nil))
+				agent.HearsClose(1009, "message-too-big")
+				client.HearsClose(1011, "message-too-big")
+			}, outcome.MessageTooBig, 1011, "agent"},
 			{"the token expires", nil, func(j *joined, client, agent *wstest.Peer) {
 				j.End(outcome.End(outcome.Expired, ""))
 				j.End(outcome.End(outcome.Drain, "")) // only the first reason counts
 				client.HearsClose(3000, "expired")
-				agent.HearsClose(3000, "expired")
+				agent.HearsClose(1001, "expired")
 				client.HungUp() // without having answered: the server closes first
 			}, outcome.Expired, 3000, ""},
 			{"nothing moves", func(r *Rules) { r.IdleTimeout = 50 * time.Millisecond }, func(_ *joined, client, agent *wstest.Peer) {
-				client.HearsClose(1001, "idle")
+				client.HearsClose(1000, "idle")
 				agent.HearsClose(1001, "idle")
-			}, outcome.Idle, 1001, ""},
+			}, outcome.Idle, 1000, ""},
 		}
 		for _, tt := range cases {
 			for name, version := range map[string]uint16{"plain": 0, "TLS": tls.VersionTLS13} {
@@ -227,7 +232,7 @@ func TestMistakeInOneDirectionEndsBothSides(t *testing.T) {
 		}
 		j.begin()
 		j.agent.Say(j.agent.Frame(rawws.Fin|rawws.Text, "x"))
-		j.agent.HearsClose(1011, "internal-error")
+		j.agent.HearsClose(1001, "internal-error")
 		j.over(outcome.InternalError, 1011, "panic: a mistake of ours")
 	})
 }
@@ -275,8 +280,8 @@ func TestCloseAmongEarlyBytesIsWaitedForNoLonger(t *testing.T) {
 		rules.replyWait = 5 * time.Millisecond
 		for range 300 {
 			j := join(t, rules, 0, rawws.MakeClose(1000, "", true), nil)
-			j.client.HearsClose(1000, "")
-			j.over(outcome.Closed, 1000, "agent did not answer")
+			j.client.HearsClose(3008, "dead-peer")
+			j.over(outcome.DeadPeer, 3008, "agent did not answer")
 		}
 	})
 }
@@ -292,7 +297,7 @@ func TestSideThatSendsOnAfterTheOtherIsGoneIsNotWaitedFor(t *testing.T) {
 		j.client.Close()
 		began := time.Now()
 		keepsSending(j.agent, strings.Repeat("x", 1000))
-		j.overBy(outcome.Closed, 1000, "agent did not answer the Close")
+		j.overBy(outcome.DeadPeer, 3008, "agent did not answer the Close")
 		if took := time.Since(began); took > wstest.Patience/2 {
 			t.Errorf("only after %s", took)
 		}
@@ -362,7 +367,7 @@ func TestSilentSideIsAskedAndGivenUp(t *testing.T) {
 			j := join(t, rules, 0, nil, nil)
 			keepsPonging(j.client)
 			j.agent.Hears(rawws.Fin|rawws.Ping, "omnia-gw")
-			j.agent.HearsClose(3008, "dead-peer")
+			j.agent.HearsClose(1001, "dead-peer")
 			j.over(outcome.DeadPeer, 3008, "agent answers no Ping")
 		})
 	})
@@ -442,7 +447,7 @@ func TestCloseNeverStandsInTheMiddleOfAFrame(t *testing.T) {
 				t.Fatalf("%d bytes of the frame: %v", len(b), err)
 			}
 			j.client.Say([]byte{0xff, 0xff})
-			j.agent.HearsClose(1002, "protocol-error")
+			j.agent.HearsClose(1001, "protocol-error")
 			j.agent.Say(long[500:], j.agent.Frame(rawws.Fin|rawws.Text, "dropped"), j.agent.CloseFrame(1002, ""))
 			j.client.Hears(rawws.Fin|rawws.Binary, strings.Repeat("x", 1000))
 			if n := j.client.HearsClose(1002, "protocol-error"); n != 0 {
@@ -459,7 +464,7 @@ func TestCloseNeverStandsInTheMiddleOfAFrame(t *testing.T) {
 				t.Fatalf("%d bytes of the frame: %v", len(b), err)
 			}
 			j.client.Say([]byte{0xff, 0xff})
-			j.agent.HearsClose(1002, "protocol-error")
+			j.agent.HearsClose(1001, "protocol-error")
 			if b, err := io.ReadAll(j.client.Reader); err != nil || !bytes.Equal(b, long[:500]) {
 				t.Errorf("the client got %d bytes, %v: want the 500 that there are", len(b), err)
 			}
@@ -499,7 +504,7 @@ func TestSideThatTakesNothingIsDead(t *testing.T) {
 		j.down.dst.tcp.stalled = 50 * time.Millisecond
 		j.begin()
 		go keepsSending(j.agent, strings.Repeat("x", 1<<18))
-		j.agent.HearsClose(3008, "dead-peer")
+		j.agent.HearsClose(1001, "dead-peer")
 		j.overBy(outcome.DeadPeer, 3008, "client takes no bytes")
 	})
 }
@@ -519,7 +524,7 @@ func TestRelayThatWasEndedBeforeItBeganSaysSo(t *testing.T) {
 		j.End(outcome.End(outcome.Expired, ""))
 		j.begin()
 		j.client.HearsClose(3000, "expired")
-		if n := j.agent.HearsClose(3000, "expired"); n != 0 {
+		if n := j.agent.HearsClose(1001, "expired"); n != 0 {
 			t.Errorf("%d frames went on after the end", n)
 		}
 		j.over(outcome.Expired, 3000, "")
@@ -564,7 +569,7 @@ func TestPingsDoNotKeepAnIdleSession(t *testing.T) {
 			}
 			j.client.Say(j.client.Frame(rawws.Fin|rawws.Pong, string(f.Payload)))
 		}
-		j.over(outcome.Idle, 1001, "")
+		j.over(outcome.Idle, 1000, "")
 	})
 }
 
