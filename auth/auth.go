@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/config"
-	lru "github.com/hashicorp/golang-lru/v2"
 )
 
 // Identity is a verified caller. It holds values only, nothing of the rules that it was verified
@@ -35,8 +34,8 @@ type Identity struct {
 	// Deadline is until when a new connection with this token is let in: Expiry and the issuer's
 	// clock skew; zero without Expiry.
 	Deadline time.Time
-	// Claims are all claims. Numbers are json.Number, so that no digit is lost.
-	Claims map[string]any
+	// Claims are all claims.
+	Claims Claims
 	// ForwardToken reports whether the agent is given the token.
 	ForwardToken bool
 }
@@ -65,7 +64,7 @@ type Verifier struct {
 	byName     map[string]*issuer
 	algorithms map[string]bool // allowed by some issuer
 	places     places          // of all issuers
-	verified   *lru.Cache[digest, verified]
+	cache      *cache
 	now        func() time.Time
 }
 
@@ -81,11 +80,7 @@ type issuer struct {
 // New compiles the block authentication. The key sets that it needs are taken from keys, or added
 // there. It uses no network: keys.Run or keys.Refresh fetch them.
 func New(c config.Authentication, keys *Keys) (*Verifier, error) {
-	cache, err := lru.New[digest, verified](cacheSize)
-	if err != nil {
-		return nil, fmt.Errorf("cache of verified tokens: %w", err)
-	}
-	v := &Verifier{byName: map[string]*issuer{}, algorithms: map[string]bool{}, verified: cache, now: time.Now}
+	v := &Verifier{byName: map[string]*issuer{}, algorithms: map[string]bool{}, cache: newCache(), now: time.Now}
 	if !c.Enabled {
 		return v, nil
 	}
@@ -172,3 +167,7 @@ func (v *Verifier) Issuers() []IssuerState {
 	}
 	return states
 }
+
+// Remembered returns how many verified tokens are remembered, and about how many bytes of memory
+// they take.
+func (v *Verifier) Remembered() (tokens, bytes int) { return v.cache.size() }

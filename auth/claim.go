@@ -2,19 +2,84 @@ package auth
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
+	"unsafe"
 
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // maxDigits is how long a number may be when it is written out: 1e999999999 is eleven bytes in a token.
 const maxDigits = 1024
+
+// Claims are the claims of a token: its payload, kept as the text that it is and decoded where a
+// rule or a header asks. Text takes a tenth of the memory that maps of it take, and can be kept and
+// judged again. The zero value has no claim.
+type Claims struct {
+	json    string
+	members []member // of the object, in order; their text is a part of json
+}
+
+// parseClaims reads one JSON object that no two parsers read differently: no name is there twice, at
+// any depth, and none is a registered name in another case.
+func parseClaims(payload string) (Claims, error) {
+	c := Claims{json: payload}
+	err := scanUnique(payload, func(m member) error {
+		c.members = append(c.members, m)
+		return exactName(m.name, registered)
+	})
+	if err != nil {
+		return Claims{}, err
+	}
+	c.members = slices.Clip(c.members)
+	return c, nil
+}
+
+// JSON returns the claims as the token has them: one JSON object, or "".
+func (c Claims) JSON() string { return c.json }
+
+// raw returns the text of the claim's value, or "" if there is none.
+func (c Claims) raw(name string) string {
+	for _, m := range c.members {
+		if m.name == name {
+			return m.value
+		}
+	}
+	return ""
+}
+
+// nested returns the text of the value of a claim inside a claim: realm_access.roles, or
+// realm_access][roles as in Istio's request.auth.claims[a][b]. It is "" if there is none, or null.
+func (c Claims) nested(name string) string {
+	separator := "."
+	if strings.Contains(name, "][") {
+		separator = "]["
+	}
+	first, path, deeper := strings.Cut(name, separator)
+	value := c.raw(first)
+	for deeper && value != "" {
+		if value[0] != '{' {
+			return ""
+		}
+		first, path, deeper = strings.Cut(path, separator)
+		found, _ := pick(value, first) // cannot fail: the text was read before
+		value = found[0]
+	}
+	if value == "null" {
+		return ""
+	}
+	return value
+}
+
+// memory estimates how many bytes are kept for the claims.
+func (c Claims) memory() int { return len(c.json) + cap(c.members)*int(unsafe.Sizeof(member{})) }
 
 // HeaderValue is one header that an agent is told.
 type HeaderValue struct{ Name, Value string }
@@ -32,11 +97,7 @@ func (v *Verifier) Headers(id *Identity) ([]HeaderValue, error) {
 	var told []HeaderValue
 	var refused error
 	for _, m := range i.OutputClaimToHeaders {
-		value := nested(id.Claims, m.Claim)
-		if value == nil {
-			value = id.Claims[m.Claim]
-		}
-		text, err := headerText(value, m.Format)
+		text, err := headerText(decodeValue(cmp.Or(id.Claims.nested(m.Claim), id.Claims.raw(m.Claim))), m.Format)
 		if err != nil {
 			if refused == nil {
 				refused = &outcome.Refusal{Reason: outcome.ClaimNotRepresentable, Detail: fmt.Sprintf("claim %s for header %s: %v", clip(m.Claim), m.Header, err)}

@@ -69,7 +69,7 @@ func (s *keySet) discover(ctx context.Context, uri string) (keys string, err err
 	if err != nil {
 		return "", err
 	}
-	object, err := decodeObject(body)
+	object, err := decodeObject(string(body))
 	if err != nil {
 		return "", err
 	}

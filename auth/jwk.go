@@ -14,11 +14,12 @@ import (
 	"github.com/MicahParks/jwkset"
 )
 
-// The lengths of RSA keys that are used, in bits. The cost of verifying grows with the square of
-// them, so a longer key is skipped like a broken one.
+// The RSA keys that are used. The cost of verifying grows with the square of the length and with
+// the exponent, so a key with more of either is skipped like a broken one.
 const (
-	minRSA = 2048 // RFC 7518 §3.3
-	maxRSA = 8192
+	minRSA      = 2048 // bits (RFC 7518 §3.3)
+	maxRSA      = 8192
+	maxExponent = 65537 // what nearly every key has
 )
 
 // jwk is one public key of a set.
@@ -36,7 +37,7 @@ func parseKey(raw []byte) (k jwk, err error) {
 			err = fmt.Errorf("broken key: %v", r)
 		}
 	}()
-	object, err := decodeObject(raw)
+	object, err := decodeObject(string(raw))
 	if err != nil {
 		return jwk{}, err
 	}
@@ -73,8 +74,11 @@ func parseKey(raw []byte) (k jwk, err error) {
 	k.public = parsed.Key()
 	switch pub := k.public.(type) {
 	case *rsa.PublicKey:
-		if pub.E&1 == 0 || pub.N.BitLen() > maxRSA {
-			return jwk{}, errors.New("RSA exponent even or modulus too long")
+		if pub.E&1 == 0 || pub.E < 3 || pub.E > maxExponent {
+			return jwk{}, fmt.Errorf("RSA exponent even or above %d", maxExponent)
+		}
+		if pub.N.BitLen() > maxRSA {
+			return jwk{}, fmt.Errorf("RSA modulus of more than %d bits", maxRSA)
 		}
 		k.weak = pub.N.BitLen() < minRSA
 	case *ecdsa.PublicKey, ed25519.PublicKey:

@@ -28,7 +28,7 @@ const (
 	refetchWait  = 3 * time.Second    // that a request with such a kid waits
 	keepFor      = 7 * 24 * time.Hour // that keys are used through an outage
 	maxKeys      = 100                // in one set; further ones are skipped
-	maxTried     = 32                 // keys for one token
+	maxTried     = 4                  // keys for one token: a stranger's costs that many signatures
 )
 
 // jwks is a key set that was fetched. It is not changed, and while the issuer's keys stay the same

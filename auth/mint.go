@@ -161,11 +161,17 @@ func (s *Signer) JWKS() []byte {
 
 // Inspect takes a token apart without judging it. The error says why it has not the form of a signed JWT.
 func Inspect(text string) (header, claims map[string]any, err error) {
-	t, err := decode(text)
+	t, err := decodeJWS(text)
 	if err != nil {
 		return nil, nil, err
 	}
-	return t.header, t.claims, nil
+	if header, err = decodeObject(t.header); err != nil {
+		return nil, nil, fmt.Errorf("header: %w", err)
+	}
+	if claims, err = decodeObject(t.payload); err != nil {
+		return nil, nil, fmt.Errorf("payload: %w", err)
+	}
+	return header, claims, nil
 }
 
 func encode(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }

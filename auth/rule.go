@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -34,7 +35,7 @@ func NewRules(global, own config.RequiredClaims) Rules {
 // with ClaimMismatch. Claims are compared as Istio compares request.auth.claims: strings and lists of strings only, case-sensitive.
 func (r Rules) Check(id *Identity, agent string, t Trace) error {
 	for _, rule := range r.entries {
-		held, wanted := texts(id.Claims, rule.Claim), rule.wanted(agent)
+		held, wanted := texts(rule.Claim, id.Claims), rule.wanted(agent)
 		n := slices.IndexFunc(wanted, func(want string) bool { return fits(want, held) })
 		if n < 0 {
 			return &outcome.Refusal{Reason: outcome.ClaimMismatch, Detail: fmt.Sprintf("claim %s has %s, which is none of %q", clip(rule.Claim), shown(held), wanted)}
@@ -72,13 +73,10 @@ func shown(held []string) string {
 	return strings.Join(words, ", ")
 }
 
-// texts are the strings that a claim holds. A number, a boolean, an object and what is in a list inside a list are none.
-func texts(claims map[string]any, name string) (out []string) {
-	value, ok := claims[name]
-	if !ok {
-		value = nested(claims, name)
-	}
-	switch v := value.(type) {
+// texts returns the strings that a claim holds. A number, a boolean, an object and what is in a list
+// inside a list are none.
+func texts(name string, claims Claims) (out []string) {
+	switch v := decodeValue(cmp.Or(claims.raw(name), claims.nested(name))).(type) {
 	case string:
 		// The two claims that Envoy is told to split (space_delimited_claims); scp and all others are one text.
 		if name != "scope" && name != "permission" {
@@ -97,23 +95,6 @@ func texts(claims map[string]any, name string) (out []string) {
 		}
 	}
 	return out
-}
-
-// nested is the value of a claim inside a claim: realm_access.roles, or realm_access][roles as in Istio's request.auth.claims[a][b]. Nil
-// if there is none.
-func nested(claims map[string]any, name string) any {
-	separator := "."
-	if strings.Contains(name, "][") {
-		separator = "]["
-	}
-	var value any = claims
-	for key := range strings.SplitSeq(name, separator) {
-		object, _ := value.(map[string]any)
-		if value = object[key]; value == nil {
-			return nil
-		}
-	}
-	return value
 }
 
 // fits says whether one of the texts is wanted: * is any but the empty one, abc* and *abc are prefix and suffix, all else is exact.

@@ -1,104 +1,92 @@
 package auth
 
 import (
-	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 )
 
-// maxToken is how long a token may be, in bytes. Decoding costs about thirty times the length in memory, before any signature is looked at.
+// maxToken is how long a token may be, in bytes.
 const maxToken = 16 << 10
 
-// token is a JWT whose form is right (RFC 7519 §7.2, and stricter where the RFC lets a parser choose). Nothing in it is verified.
+// token is a JWT whose form is right (RFC 7519 §7.2, and stricter where the RFC lets a parser
+// choose). It is read in two steps, so that a token without a good signature costs little: parse
+// reads what is needed to find the key, content the rest of it.
 type token struct {
-	signed    string // header "." payload, over which the signature is made
-	signature []byte
-	header    map[string]any
-	claims    map[string]any
+	signed          string // header "." payload, over which the signature is made
+	signature       []byte
+	header, payload string // JSON objects
 
-	alg, kid, issuer, subject string
-	audience                  []string
-	expires, notBefore        time.Time // zero: missing
-	neverValid                bool      // exp is 0, which is not a date but an expiry all the same
+	alg, kid, issuer string
+	protected        []string // the values of the members protected, "" for one that is missing
 }
 
-// registered are the claims that the gateway or an agent acts on (RFC 7519 §4.1), protected the members of the header. In any other case
-// they are refused: a parser that folds names (encoding/json with a struct does, also iſſ) would read another token than we have verified.
+// registered are the claims that the gateway or an agent acts on (RFC 7519 §4.1), protected the
+// members of the header. In any other case they are refused: a parser that folds names
+// (encoding/json with a struct does, also iſſ) would read another token than we have verified.
 var (
 	registered = []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti"}
 	protected  = []string{"alg", "kid", "crit"}
 )
 
-// parse looks at the form of a token. The error says what is wrong with it, without a part of it.
+// parse looks at the form of a token. The error tells what is wrong with it, without a part of it.
 func parse(text string) (*token, error) {
-	t, err := decode(text)
+	t, err := decodeJWS(text)
 	if err != nil {
 		return nil, err
 	}
 	if err := t.readHeader(); err != nil {
 		return nil, fmt.Errorf("header: %w", err)
 	}
-	if err := t.readClaims(); err != nil {
-		return nil, fmt.Errorf("payload: %w", err)
+	found, err := glance(t.payload, "iss")
+	if err == nil {
+		t.issuer, err = shortString("iss", found[0])
 	}
-	return t, nil
-}
-
-// decode takes a token apart: two dots, three parts of base64url that are not empty, the first two of them JSON objects.
-func decode(text string) (*token, error) {
-	t, payload, err := decodeJWS(text)
 	if err != nil {
-		return nil, err
-	}
-	if t.claims, err = decodeObject(payload); err != nil {
 		return nil, fmt.Errorf("payload: %w", err)
 	}
 	return t, nil
 }
 
-// decodeJWS does so for a payload of any kind (RFC 7515 §5.2).
-func decodeJWS(text string) (*token, []byte, error) {
+// decodeJWS takes a token apart: two dots, three parts of base64url that are not empty (RFC 7515
+// §5.2). What the first two hold is not looked at.
+func decodeJWS(text string) (*token, error) {
 	if len(text) > maxToken {
-		return nil, nil, fmt.Errorf("longer than %d bytes", maxToken)
+		return nil, fmt.Errorf("longer than %d bytes", maxToken)
 	}
 	if n := strings.Count(text, "."); n != 2 {
-		return nil, nil, fmt.Errorf("%d dots instead of 2", n)
+		return nil, fmt.Errorf("%d dots instead of 2", n)
 	}
 	head, rest, _ := strings.Cut(text, ".")
 	body, tail, _ := strings.Cut(rest, ".")
 	header, err := decodePart(head)
 	if err != nil {
-		return nil, nil, fmt.Errorf("header: %w", err)
+		return nil, fmt.Errorf("header: %w", err)
 	}
 	payload, err := decodePart(body)
 	if err != nil {
-		return nil, nil, fmt.Errorf("payload: %w", err)
+		return nil, fmt.Errorf("payload: %w", err)
 	}
 	signature, err := decodePart(tail)
 	if err != nil {
-		return nil, nil, fmt.Errorf("signature: %w", err)
+		return nil, fmt.Errorf("signature: %w", err)
 	}
-	t := &token{signed: text[:len(head)+1+len(body)], signature: signature}
-	if t.header, err = decodeObject(header); err != nil {
-		return nil, nil, fmt.Errorf("header: %w", err)
-	}
-	return t, payload, nil
+	return &token{signed: text[:len(head)+1+len(body)], signature: signature, header: string(header), payload: string(payload)}, nil
 }
 
-// decodePart decodes unpadded base64url whose unused bits are zero: one text for each value, so that nobody can change a token and keep
-// it valid. Go's decoder skips line breaks even when it is strict.
+// decodePart decodes unpadded base64url whose unused bits are zero: one text for each value, so that
+// a token cannot be changed and stay valid. Go's decoder skips line breaks even when it is strict.
 func decodePart(s string) ([]byte, error) {
 	if s == "" {
 		return nil, errors.New("empty")
 	}
-	if strings.ContainsAny(s, "\r\n") {
+	if strings.IndexByte(s, '\n') >= 0 || strings.IndexByte(s, '\r') >= 0 {
 		return nil, errors.New("a line break in base64url")
 	}
 	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
@@ -108,199 +96,158 @@ func decodePart(s string) ([]byte, error) {
 	return b, nil
 }
 
-// decodeObject decodes one JSON object with nothing behind it. Numbers are json.Number. What parsers do not agree on is an error: a name
-// that is there twice, at any depth; invalid UTF-8; a surrogate without its other half.
-func decodeObject(b []byte) (map[string]any, error) {
-	if !utf8.Valid(b) {
-		return nil, errors.New("not UTF-8")
-	}
-	if !json.Valid(b) {
-		return nil, errors.New("not JSON")
-	}
-	if loneSurrogate(b) {
-		return nil, errors.New("half a surrogate pair")
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	v, err := decodeValue(d)
-	if err != nil {
-		return nil, err
-	}
-	object, ok := v.(map[string]any)
-	if !ok {
-		return nil, errors.New("not a JSON object")
-	}
-	return object, nil
-}
-
-// decodeValue reads the next value of a text that is valid JSON.
-func decodeValue(d *json.Decoder) (any, error) {
-	next, err := d.Token()
-	if err != nil {
-		return nil, err
-	}
-	switch next {
-	case json.Delim('{'):
-		object := map[string]any{}
-		for d.More() {
-			name, err := d.Token()
-			if err != nil {
-				return nil, err
-			}
-			key := name.(string) // as the text is valid
-			if _, twice := object[key]; twice {
-				return nil, fmt.Errorf("%s is there twice", clip(key))
-			}
-			if object[key], err = decodeValue(d); err != nil {
-				return nil, err
-			}
-		}
-		_, err = d.Token()
-		return object, err
-	case json.Delim('['):
-		list := []any{}
-		for d.More() {
-			v, err := decodeValue(d)
-			if err != nil {
-				return nil, err
-			}
-			list = append(list, v)
-		}
-		_, err = d.Token()
-		return list, err
-	}
-	return next, nil
-}
-
-// loneSurrogate says whether valid JSON has an escape that is half a character (RFC 8259 §8.2). Go makes U+FFFD of each, so that subjects
-// that differ would become one.
-func loneSurrogate(b []byte) bool {
-	unit := func(i int) uint64 { // of the escape at i, or 0
-		if i+6 > len(b) || b[i] != '\\' || b[i+1] != 'u' {
-			return 0
-		}
-		u, _ := strconv.ParseUint(string(b[i+2:i+6]), 16, 16)
-		return u
-	}
-	for i := 0; i < len(b); i++ {
-		if b[i] != '\\' {
-			continue
-		}
-		switch u := unit(i); {
-		case u >= 0xDC00 && u < 0xE000:
-			return true
-		case u >= 0xD800 && u < 0xDC00:
-			if low := unit(i + 6); low < 0xDC00 || low >= 0xE000 {
-				return true
-			}
-			i += 11
-		default:
-			i++ // the escaped character, which may be a backslash
-		}
-	}
-	return false
-}
-
 // readHeader takes out the members of the header that are acted on.
-func (t *token) readHeader() (err error) {
-	if err := exactNames(t.header, protected); err != nil {
+func (t *token) readHeader() error {
+	found, err := glance(t.header, protected...)
+	if err != nil {
 		return err
 	}
-	if _, there := t.header["alg"]; !there {
+	t.protected = found
+	if found[0] == "" {
 		return errors.New("no alg")
 	}
-	if t.alg, err = stringAt(t.header, "alg"); err != nil {
+	if t.alg, err = shortString("alg", found[0]); err != nil {
 		return err
 	}
-	t.kid, err = stringAt(t.header, "kid")
+	t.kid, err = shortString("kid", found[1])
 	return err
 }
 
-// readClaims takes out the registered claims.
-func (t *token) readClaims() (err error) {
-	if err := exactNames(t.claims, registered); err != nil {
-		return err
-	}
-	if t.issuer, err = stringAt(t.claims, "iss"); err != nil {
-		return err
-	}
-	if t.subject, err = stringAt(t.claims, "sub"); err != nil {
-		return err
-	}
-	if _, err = stringAt(t.claims, "jti"); err != nil {
-		return err
-	}
-	switch aud, ok := t.claims["aud"]; v := aud.(type) {
-	case string:
-		t.audience = []string{v}
-	case []any:
-		for _, e := range v {
-			s, ok := e.(string)
-			if !ok {
-				return errors.New("aud is a list of more than strings")
-			}
-			t.audience = append(t.audience, s)
+// content reads what parse has left out: the claims, and what may be odd in the header.
+func (t *token) content() (content, error) {
+	err := scanUnique(t.header, func(m member) error {
+		if n := slices.Index(protected, m.name); n >= 0 && t.protected[n] == "" {
+			return fmt.Errorf("%s is written with escapes", m.name)
 		}
-	default:
-		if ok {
-			return errors.New("aud is neither a string nor a list")
-		}
+		return exactName(m.name, protected)
+	})
+	if err != nil {
+		return content{}, fmt.Errorf("header: %w", err)
 	}
-	if t.expires, err = dateAt(t.claims, "exp"); err != nil {
-		return err
+	c, err := readContent(t.payload)
+	if err != nil {
+		return content{}, fmt.Errorf("payload: %w", err)
 	}
-	t.neverValid = t.expires.Equal(time.Unix(0, 0))
-	if t.notBefore, err = dateAt(t.claims, "nbf"); err != nil {
-		return err
-	}
-	_, err = dateAt(t.claims, "iat")
-	return err
+	return c, nil
 }
 
-// exactNames refuses the names in any case but their own.
-func exactNames(object map[string]any, names []string) error {
-	for have := range object {
-		for _, name := range names {
-			if have != name && strings.EqualFold(have, name) {
-				return fmt.Errorf("%s is not %s", clip(have), name)
-			}
+// content is the claims of a token, the registered ones taken out.
+type content struct {
+	Claims
+	issuer, subject    string
+	audience           []string
+	expires, notBefore time.Time // zero: missing
+	neverValid         bool      // exp is 0, which is not a date but an expiry all the same
+}
+
+// readContent reads a payload.
+func readContent(payload string) (c content, err error) {
+	if c.Claims, err = parseClaims(payload); err != nil {
+		return content{}, err
+	}
+	if c.issuer, err = c.text("iss"); err != nil {
+		return content{}, err
+	}
+	if c.subject, err = c.text("sub"); err != nil {
+		return content{}, err
+	}
+	if _, err = c.text("jti"); err != nil {
+		return content{}, err
+	}
+	if c.audience, err = audienceOf(c.raw("aud")); err != nil {
+		return content{}, err
+	}
+	if c.expires, err = dateOf("exp", c.raw("exp")); err != nil {
+		return content{}, err
+	}
+	c.neverValid = c.expires.Equal(time.Unix(0, 0))
+	if c.notBefore, err = dateOf("nbf", c.raw("nbf")); err != nil {
+		return content{}, err
+	}
+	_, err = dateOf("iat", c.raw("iat"))
+	return c, err
+}
+
+// text is the registered claim of this name, which is a string.
+func (c content) text(name string) (string, error) { return stringOf(name, c.raw(name)) }
+
+// exactName refuses the names in any case but their own.
+func exactName(have string, names []string) error {
+	for _, name := range names {
+		if have != name && strings.EqualFold(have, name) {
+			return fmt.Errorf("%s is not %s", clip(have), name)
 		}
 	}
 	return nil
 }
 
-// stringAt is the string called name, or "" if there is none; null is not a string.
-func stringAt(object map[string]any, name string) (string, error) {
-	v, there := object[name]
-	s, ok := v.(string)
-	if there && !ok {
+// stringOf decodes the value of a member that is a string, "" if it is missing; null is no string.
+func stringOf(name, value string) (string, error) {
+	switch {
+	case value == "":
+		return "", nil
+	case value[0] != '"':
 		return "", fmt.Errorf("%s is not a string", name)
 	}
-	return s, nil
+	return decodeString(value), nil
 }
 
-// lastDate is the last second of the year 9999: dates behind it become it, so that no arithmetic on dates overflows.
+// shortString is stringOf for text that no scan has accepted yet, in which a long string with escapes
+// is not worth its decoding.
+func shortString(name, value string) (string, error) {
+	const most = 2048
+	if len(value) > most && strings.Contains(value, `\`) {
+		return "", fmt.Errorf("%s is longer than %d bytes, with escapes", name, most)
+	}
+	if strings.HasPrefix(value, `"`) && scan(`{"":`+value+`}`, nil) != nil {
+		return "", fmt.Errorf("%s is not a string", name)
+	}
+	return stringOf(name, value)
+}
+
+// audienceOf decodes aud: a string, or a list of them (RFC 7519 §4.1.3).
+func audienceOf(value string) (list []string, err error) {
+	if value == "" {
+		return nil, nil
+	}
+	switch v := decodeValue(value).(type) {
+	case string:
+		return []string{v}, nil
+	case []any:
+		for _, e := range v {
+			s, ok := e.(string)
+			if !ok {
+				return nil, errors.New("aud is a list of more than strings")
+			}
+			list = append(list, s)
+		}
+		return list, nil
+	}
+	return nil, errors.New("aud is neither a string nor a list")
+}
+
+// lastDate is the last second of the year 9999. A later date becomes it, so that no arithmetic on
+// dates overflows.
 const lastDate = 253402300799
 
-// dateAt is the NumericDate called name (RFC 7519 §2), or the zero time if there is none.
-func dateAt(object map[string]any, name string) (time.Time, error) {
-	v, there := object[name]
-	if !there {
+// dateOf decodes a NumericDate (RFC 7519 §2), the zero time if it is missing.
+func dateOf(name, value string) (time.Time, error) {
+	if value == "" {
 		return time.Time{}, nil
 	}
-	n, ok := v.(json.Number)
+	n, ok := decodeValue(value).(json.Number)
 	if !ok {
 		return time.Time{}, fmt.Errorf("%s is not a number", name)
 	}
-	f, _ := n.Float64() // out of range is ±Inf
-	if f < 0 || f >= 1<<63 {
+	f, err := n.Float64()
+	if err != nil || f < 0 || f >= 1<<63 {
 		return time.Time{}, fmt.Errorf("%s is not a date", name)
 	}
 	seconds, fraction := math.Modf(min(f, lastDate))
 	return time.Unix(int64(seconds), int64(fraction*1e9)), nil
 }
 
-// clip makes somebody else's words fit for a log line: quoted, short, in one line.
+// clip makes the words of a token fit for a log line: quoted, short, in one line.
 func clip(s string) string {
 	const most = 64
 	if len(s) > most {

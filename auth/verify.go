@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/rsa"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -15,19 +16,8 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// cacheSize is how many verified tokens are remembered. Only valid ones are, so that an attacker cannot push the others out.
-const cacheSize = 8192
-
-// digest is the SHA-256 of a token.
-type digest = [sha256.Size]byte
-
-// verified is what is remembered of a token: it holds for as long as the issuer has the keys that it was verified with.
-type verified struct {
-	identity *Identity
-	keys     *jwks
-}
-
-// methods verify signatures. Those of PS are our own: golang-jwt's accept a salt of any length, RFC 7518 §3.5 that of the hash only.
+// methods verify signatures. Those of PS are our own: golang-jwt's accept a salt of any length, RFC
+// 7518 §3.5 that of the hash only.
 var methods = map[string]jwt.SigningMethod{
 	"RS256": jwt.SigningMethodRS256, "RS384": jwt.SigningMethodRS384, "RS512": jwt.SigningMethodRS512,
 	"PS256": pss("PS256", crypto.SHA256), "PS384": pss("PS384", crypto.SHA384), "PS512": pss("PS512", crypto.SHA512),
@@ -49,9 +39,13 @@ func pss(name string, hash crypto.Hash) jwt.SigningMethod {
 // for refetchWait at most, and no longer than ctx. Whether the subject can be a principal is for the
 // caller to ask: where no token is needed it does not matter.
 func (v *Verifier) Verify(ctx context.Context, c Credential, t Trace) (*Identity, error) {
-	key := sha256.Sum256([]byte(c.Token))
-	if t == nil { // else every check is to be told
-		if known, ok := v.verified.Get(key); ok {
+	small := len(c.Token) <= maxRemembered
+	var key digest
+	if small {
+		key = sha256.Sum256([]byte(c.Token))
+	}
+	if small && t == nil { // else every check is to be told
+		if known, ok := v.cache.get(key); ok {
 			if i := v.byName[known.identity.Issuer]; i.keys.current() == known.keys {
 				if err := i.takes(c); err != nil {
 					return nil, err
@@ -67,22 +61,25 @@ func (v *Verifier) Verify(ctx context.Context, c Credential, t Trace) (*Identity
 	if err != nil {
 		return nil, err
 	}
-	v.verified.Add(key, verified{id, keys})
+	if small {
+		v.cache.add(key, verified{id, keys})
+	}
 	return id, nil
 }
 
-// verify judges without remembering.
+// verify judges without remembering. A stranger's token must not cost more than its signature, so
+// its claims are read only once that is good.
 func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity, *jwks, error) {
 	tok, err := parse(c.Token)
 	if err != nil {
-		return nil, nil, &outcome.Refusal{Reason: outcome.Malformed, Detail: err.Error()}
+		return nil, nil, outcome.Refuse(outcome.Malformed, err.Error())
 	}
 	t.trace("form", "a signed JWT of %d bytes, alg %s, kid %s", len(c.Token), clip(tok.alg), clip(tok.kid))
 
 	if !v.algorithms[tok.alg] {
 		return nil, nil, &outcome.Refusal{Reason: outcome.AlgNotAllowed, Detail: "algorithm " + clip(tok.alg)}
 	}
-	if _, there := tok.header["crit"]; there {
+	if tok.protected[2] != "" {
 		// RFC 7515 §4.1.11: what must be understood and is not. We understand no extension.
 		return nil, nil, &outcome.Refusal{Reason: outcome.CritUnsupported, Detail: "the header has crit"}
 	}
@@ -103,25 +100,37 @@ func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity
 	if err != nil {
 		return nil, nil, err
 	}
-	id := &Identity{
-		Issuer: tok.issuer, Subject: tok.subject, Claims: tok.claims, Expiry: tok.expires, ForwardToken: i.ForwardOriginalToken,
+	content, err := tok.content()
+	if err == nil && content.issuer != tok.issuer {
+		err = errors.New("payload: iss is there twice") // cannot be: content has looked
 	}
-	if err := i.times(tok, id, v.now(), t); err != nil {
-		return nil, nil, err
+	if err != nil {
+		return nil, nil, outcome.Refuse(outcome.Malformed, err.Error())
 	}
-	if err := i.intended(tok, t); err != nil {
-		return nil, nil, err
+	id, err := i.judge(content, v.now(), t)
+	return id, keys, err
+}
+
+// judge makes an identity of claims whose signature is good, if their times and audience are.
+func (i *issuer) judge(c content, now time.Time, t Trace) (*Identity, error) {
+	id := &Identity{Issuer: i.Issuer, Subject: c.subject, Claims: c.Claims, Expiry: c.expires, ForwardToken: i.ForwardOriginalToken}
+	if err := i.times(c, id, now, t); err != nil {
+		return nil, err
+	}
+	if err := i.intended(c.audience, t); err != nil {
+		return nil, err
 	}
 	if id.HasPrincipal() {
 		t.trace("subject", "%s", clip(id.Subject))
 	} else {
 		t.trace("subject", "%s cannot be a principal", clip(id.Subject))
 	}
-	return id, keys, nil
+	return id, nil
 }
 
-// takes says whether a token of this issuer may sit where it was found. Places are searched for all issuers together, as the issuer is
-// not known before; one that the token's own issuer does not list is another issuer's.
+// takes returns a refusal when a token of this issuer may not sit where it was found. Places are
+// searched for all issuers together, because the issuer is not known before; a place that the
+// token's own issuer does not list is another issuer's.
 func (i *issuer) takes(c Credential) error {
 	if len(c.Places) == 0 || slices.ContainsFunc(c.Places, func(p string) bool { return i.places[p] }) {
 		return nil
@@ -129,10 +138,13 @@ func (i *issuer) takes(c Credential) error {
 	return &outcome.Refusal{Reason: outcome.WrongIssuer, Detail: fmt.Sprintf("issuer %s has no tokens in %s", i.Issuer, c.Places[0])}
 }
 
-// check verifies the signature with the issuer's keys and gives the set it has verified with.
+// check verifies the signature with the issuer's keys and returns the set that it has used.
 func (i *issuer) check(ctx context.Context, tok *token, t Trace) (*jwks, error) {
 	set := i.keys.current()
 	if set == nil {
+		if _, err := tok.content(); err != nil { // no keys are needed to know this
+			return nil, outcome.Refuse(outcome.Malformed, err.Error())
+		}
 		return nil, i.unavailable()
 	}
 	keys, refusal := set.find(tok.alg, tok.kid)
@@ -147,13 +159,13 @@ func (i *issuer) check(ctx context.Context, tok *token, t Trace) (*jwks, error) 
 	}
 	t.trace("key", "%d of the issuer's %d keys may have signed", len(keys), set.usable())
 	if !signedByOne(tok, keys) {
-		return nil, &outcome.Refusal{Reason: outcome.BadSignature, Detail: fmt.Sprintf("no key that may have signed verifies it (%d tried)", len(keys))}
+		return nil, &outcome.Refusal{Reason: outcome.BadSignature, Detail: fmt.Sprintf("none of the matching keys verifies the signature (%d tried)", len(keys))}
 	}
 	t.trace("signature", "good")
 	return set, nil
 }
 
-// signedByOne says whether one of the keys has made the token's signature.
+// signedByOne reports whether one of the keys has made the token's signature.
 func signedByOne(tok *token, keys []jwk) bool {
 	return slices.ContainsFunc(keys, func(k jwk) bool {
 		return methods[tok.alg].Verify(tok.signed, tok.signature, k.public) == nil
@@ -168,10 +180,10 @@ func (i *issuer) unavailable() error {
 	return &outcome.Refusal{Reason: outcome.JWKSUnavailable, Detail: "no keys of issuer " + i.Issuer + ": " + why}
 }
 
-// times looks at exp and nbf (RFC 7519 §4.1.4, §4.1.5); clocks may differ by the skew, inclusively.
-func (i *issuer) times(tok *token, id *Identity, now time.Time, t Trace) error {
+// times looks at exp and nbf (RFC 7519 §4.1.4, §4.1.5). Clocks may differ by the skew, inclusively.
+func (i *issuer) times(c content, id *Identity, now time.Time, t Trace) error {
 	switch {
-	case tok.neverValid:
+	case c.neverValid:
 		return &outcome.Refusal{Reason: outcome.Expired, Detail: "exp is 0"}
 	case id.Expiry.IsZero() && i.RequireExpiration:
 		return &outcome.Refusal{Reason: outcome.NoExpiry, Detail: "no exp"}
@@ -181,8 +193,8 @@ func (i *issuer) times(tok *token, id *Identity, now time.Time, t Trace) error {
 	if err := i.current(id, now); err != nil {
 		return err
 	}
-	if now.Before(tok.notBefore.Add(-i.ClockSkew)) {
-		return &outcome.Refusal{Reason: outcome.NotYetValid, Detail: "not before " + stamp(tok.notBefore)}
+	if now.Before(c.notBefore.Add(-i.ClockSkew)) {
+		return &outcome.Refusal{Reason: outcome.NotYetValid, Detail: "not before " + stamp(c.notBefore)}
 	}
 	if id.Expiry.IsZero() {
 		t.trace("times", "never expires")
@@ -203,12 +215,12 @@ func (i *issuer) current(id *Identity, now time.Time) error {
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // intended looks at aud: one of the configured ones must be there, if any are.
-func (i *issuer) intended(tok *token, t Trace) error {
+func (i *issuer) intended(audience []string, t Trace) error {
 	if len(i.audiences) == 0 {
 		t.trace("audience", "not asked for")
 		return nil
 	}
-	for _, aud := range tok.audience {
+	for _, aud := range audience {
 		if slices.Contains(i.audiences, bareAudience(aud)) {
 			t.trace("audience", "%s", aud)
 			return nil
@@ -217,7 +229,7 @@ func (i *issuer) intended(tok *token, t Trace) error {
 	return &outcome.Refusal{Reason: outcome.WrongAudience, Detail: fmt.Sprintf("audience is none of %q", i.Audiences)}
 }
 
-// bareAudience is an audience as Envoy compares it: without http:// or https:// and without one slash at the end.
+// bareAudience returns an audience as Envoy compares it: without http:// or https:// and without one slash at the end.
 func bareAudience(s string) string {
 	if bare, ok := strings.CutPrefix(s, "https://"); ok {
 		s = bare

@@ -12,9 +12,12 @@ import (
 
 // judgeJWS is Verify up to the signature, for a payload of any kind: most vectors sign the word foo.
 func judgeJWS(keys, text string) outcome.Reason {
-	tok, _, err := decodeJWS(text)
+	tok, err := decodeJWS(text)
 	if err == nil {
 		err = tok.readHeader()
+	}
+	if err == nil {
+		err = scanUnique(tok.header, nil)
 	}
 	if err != nil {
 		return outcome.Malformed
@@ -85,12 +88,12 @@ func TestWycheproof(t *testing.T) {
 				if json.Unmarshal(v.Jws, &token); v.Jws == nil {
 					json.Unmarshal(v.Jwe, &token)
 				}
-				var header struct{ Alg string }
-				if tok, _, err := decodeJWS(token); err == nil {
-					header.Alg, _ = tok.header["alg"].(string)
+				alg := ""
+				if tok, err := decodeJWS(token); err == nil && tok.readHeader() == nil {
+					alg = tok.alg
 				}
 				// Only signatures with a private key can be accepted: no HMAC, no encryption.
-				want := v.Result == "valid" && methods[header.Alg] != nil
+				want := v.Result == "valid" && methods[alg] != nil
 				if why, listed := deviations[fmt.Sprint(name, " ", v.TcID)]; listed {
 					t.Logf("%s tc%d: %s", name, v.TcID, why)
 					want = v.Result != "valid"

@@ -1,0 +1,131 @@
+package auth
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"testing"
+
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// Ten thousand different valid tokens, as large as a request may bring them: what is remembered of
+// them stays within its bound.
+func TestA28CacheIsBoundedInBytes(t *testing.T) {
+	for name, pad := range map[string]int{"not remembered": 11 << 10, "remembered": 4 << 10} {
+		t.Run(name, func(t *testing.T) {
+			a := ready(t, allKeys(), nil)
+			members := strings.Repeat("x", pad-pad/8)
+			tokens := make([]string, 64) // few are kept; each is new to the cache all the same
+			before := heap()
+			for n := range 10_000 {
+				k := n % len(tokens)
+				tokens[k] = good("ed25519", object{"n": n, "pad": members, "list": make([]int, pad/16)})
+				if got := reason(a, tokens[k]); got != "" {
+					t.Fatal(got)
+				}
+			}
+			clear(tokens)
+			if grown := int(heap()) - int(before); grown > 32<<20 {
+				t.Errorf("10,000 tokens of %d bytes have left %d MB", pad*4/3, grown>>20)
+			}
+			count, bytes := a.Remembered()
+			if bytes > cacheBytes || pad > maxRemembered && count != 0 || pad < maxRemembered && count < 1000 {
+				t.Errorf("%d tokens, %d bytes", count, bytes)
+			}
+			runtime.KeepAlive(a)
+		})
+	}
+}
+
+// heap returns the bytes that are in use after a collection.
+func heap() uint64 {
+	debug.FreeOSMemory()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// The bytes of the cache are those of its entries, however they come and go.
+func TestCacheCountsWhatItHolds(t *testing.T) {
+	c := newCache()
+	entry := func(size int) verified {
+		return verified{identity: &Identity{Claims: Claims{json: strings.Repeat("x", size)}}}
+	}
+	key := func(n int) digest { return sha256.Sum256(fmt.Append(nil, n)) }
+	for n := range 30 {
+		c.add(key(n%20), entry(1000*n))
+	}
+	want := 0
+	for _, k := range c.lru.Keys() {
+		v, _ := c.lru.Peek(k)
+		want += v.memory()
+	}
+	if tokens, bytes := c.size(); tokens != 20 || bytes != want {
+		t.Errorf("%d tokens, %d bytes, expected %d", tokens, bytes, want)
+	}
+	c.add(key(100), entry(cacheBytes-1000))
+	if tokens, bytes := c.size(); tokens != 1 || bytes > cacheBytes {
+		t.Errorf("%d tokens, %d bytes", tokens, bytes)
+	}
+	if _, ok := c.get(key(100)); !ok {
+		t.Error("the newest is gone")
+	}
+}
+
+// A stranger's token costs about what its signature costs, however much JSON it holds. The ratio is
+// what go test -bench Stranger shows.
+func BenchmarkStranger(b *testing.B) {
+	a := ready(b, allKeys(), nil)
+	for _, key := range []string{"rsa1", "ec256", "ed25519"} {
+		for name, token := range strangers(key) {
+			b.Run(ownAlg[key]+"/"+name, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					if got := reason(a, token); got != outcome.BadSignature {
+						b.Fatal(got)
+					}
+				}
+			})
+		}
+	}
+}
+
+// strangers are tokens under a false signature: a small one and large ones of several kinds.
+func strangers(key string) map[string]string {
+	forged := func(members string) string {
+		token := mint(key, object{"alg": ownAlg[key], "kid": key}, `{"iss":"`+issuerName+`","sub":"u","aud":"agents","exp":4102444800`+members+`}`)
+		return token[:len(token)-8] + "AAAAAAAA"
+	}
+	return map[string]string{
+		"small":   forged(""),
+		"members": forged(numbered(maxMembers - 10)),
+		"list":    forged(`,"a":[` + strings.Repeat("1,", 5500) + `1]`),
+		"objects": forged(`,"a":[` + strings.Repeat("{},", 3600) + `{}]`),
+		"escapes": forged(`,"a":"` + strings.Repeat(`\u00e9`, 1850) + `"`),
+		"string":  forged(`,"a":"` + strings.Repeat("x", 11<<10) + `"`),
+	}
+}
+
+// What holds on a busy machine too: nothing is built of the claims of a stranger.
+func TestA27FalseSignatureCostsNoClaims(t *testing.T) {
+	a := ready(t, allKeys(), nil)
+	tokens := strangers("ed25519")
+	small := testing.AllocsPerRun(100, func() { reason(a, tokens["small"]) })
+	for name, token := range tokens {
+		if n := testing.AllocsPerRun(100, func() { reason(a, token) }); n > small {
+			t.Errorf("%s: %v allocations, %v for a small token", name, n, small)
+		}
+		r := testing.Benchmark(func(b *testing.B) {
+			b.ReportAllocs()
+			for range b.N {
+				reason(a, token)
+			}
+		})
+		if n := r.AllocedBytesPerOp(); n > 4<<10+3*int64(len(token)) {
+			t.Errorf("%s: %d bytes for a token of %d", name, n, len(token))
+		}
+	}
+}
