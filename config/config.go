@@ -220,6 +220,13 @@ type Limits struct {
 	MaxConnectionsPerUser int `yaml:"maxConnectionsPerUser" env:"MAX_CONNECTIONS_PER_USER"`
 	// MaxConnectionsPerIP is the same for one client address (the trusted proxies' word counts).
 	MaxConnectionsPerIP int `yaml:"maxConnectionsPerIP" env:"MAX_CONNECTIONS_PER_IP"`
+	// MaxRequests is how many plain HTTP exchanges may be under way: a request and its answer, for as
+	// long as that streams.
+	MaxRequests int `yaml:"maxRequests" env:"MAX_REQUESTS"`
+	// MaxRequestsPerUser is the same for one issuer and subject.
+	MaxRequestsPerUser int `yaml:"maxRequestsPerUser" env:"MAX_REQUESTS_PER_USER"`
+	// MaxRequestsPerIP is the same for one client address.
+	MaxRequestsPerIP int `yaml:"maxRequestsPerIP" env:"MAX_REQUESTS_PER_IP"`
 	// MaxMessageBytes is the size of a message, over all its fragments, either way. Default 16777216.
 	MaxMessageBytes int64 `yaml:"maxMessageBytes" env:"MAX_MESSAGE_BYTES"`
 	// MessagesPerSecond slows a sender down. Not supported yet.

@@ -285,13 +285,13 @@ func (k *checker) jwt(key string, j JWT, enabled bool) {
 	var names []string
 	for i, source := range j.FromHeaders {
 		at := index(key+".fromHeaders", i)
-		if k.headerName(at+".name", source.Name) && notForTokens[fold(source.Name)] {
+		if k.headerName(at+".name", source.Name) && notForTokens[FoldHeader(source.Name)] {
 			k.add(at+".name", "this header cannot hold a token", "name another, such as X-Token; cookies and subprotocols have lists of their own")
 		}
 		if strings.ContainsFunc(source.Prefix, isControl) {
 			k.add(at+".prefix", "control character", `write the scheme and a space: "Bearer "`)
 		}
-		names = append(names, fold(source.Name))
+		names = append(names, FoldHeader(source.Name))
 	}
 	k.unique(key+".fromHeaders", names)
 	for i, name := range j.FromParams {
@@ -405,7 +405,7 @@ func (k *checker) claimHeaders(key string, mappings ClaimHeaders) {
 	seen := map[string]int{}
 	for i, m := range mappings {
 		at := index(key, i)
-		name := fold(m.Header)
+		name := FoldHeader(m.Header)
 		if k.headerName(at+".header", m.Header) && isReserved(name) {
 			k.add(at+".header", "reserved: this header has a meaning of its own", "choose another name, such as x-user-id")
 		}
@@ -543,6 +543,9 @@ func (k *checker) limits(l Limits) {
 		{"limits.maxConnections", l.MaxConnections},
 		{"limits.maxConnectionsPerUser", l.MaxConnectionsPerUser},
 		{"limits.maxConnectionsPerIP", l.MaxConnectionsPerIP},
+		{"limits.maxRequests", l.MaxRequests},
+		{"limits.maxRequestsPerUser", l.MaxRequestsPerUser},
+		{"limits.maxRequestsPerIP", l.MaxRequestsPerIP},
 	} {
 		if n.value < 0 {
 			k.add(n.key, "negative", "write 0 for no limit")
@@ -591,8 +594,19 @@ func (c *Config) remarks() (notes []string) {
 	return notes
 }
 
-// fold is the form in which header names are compared: servers after CGI (RFC 3875 §4.1.18) make one name of X-User-Id and x_user_id.
-func fold(name string) string { return strings.ReplaceAll(strings.ToLower(name), "_", "-") }
+// FoldHeader returns the form in which header names are compared: CGI and its heirs (RFC 3875 §4.1.18)
+// make one name of X-User-Id, x_user_id and X.User.Id, so they are one name here too.
+func FoldHeader(name string) string {
+	return strings.Map(func(c rune) rune {
+		switch {
+		case c == '_' || c == '.':
+			return '-'
+		case c >= 'A' && c <= 'Z':
+			return c + 'a' - 'A'
+		}
+		return c
+	}, name)
+}
 
 // reserved are headers that claims may not become, folded: credentials, framing, and what describes the connection.
 var reserved = []string{

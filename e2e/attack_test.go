@@ -102,6 +102,11 @@ func told(t *testing.T, r *http.Request, pairs ...string) {
 		want["Connection"], want["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
 		want["Sec-Websocket-Version"], want["Sec-Websocket-Key"] = []string{"13"}, []string{rawws.Key}
 	}
+	if id := r.Header["X-Gateway-Session"]; len(id) != 1 || len(id[0]) != 32 {
+		t.Errorf("the agent was told the session %q", id)
+	} else {
+		want["X-Gateway-Session"] = id
+	}
 	for n := 0; n < len(pairs); n += 2 {
 		name := http.CanonicalHeaderKey(pairs[n])
 		want[name] = append(want[name], pairs[n+1])

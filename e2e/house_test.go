@@ -19,14 +19,19 @@ const module = "github.com/altairalabs/omnia-gateway/"
 
 // arrows are who may import whom; a package that is not here may not import anything of ours.
 var arrows = map[string][]string{
-	"cmd/omnia-gateway": {"auth", "config", "config/istio", "dev", "gateway", "outcome", "internal/buildinfo"},
+	"cmd/omnia-gateway": {"auth", "config", "config/istio", "dev", "gateway", "gateway/policy", "internal/buildinfo", "outcome"},
 	"config/istio":      {"config"},
-	"gateway":           {"auth", "config", "gateway/relay", "outcome", "internal/buildinfo"},
+	"gateway": {
+		"auth", "config", "gateway/handshake", "gateway/policy", "gateway/relay", "gateway/session", "internal/buildinfo", "outcome",
+	},
+	"gateway/handshake": {},
+	"gateway/policy":    {"auth", "config", "gateway/handshake", "outcome"},
 	"gateway/relay":     {"outcome"},
+	"gateway/session":   {"config", "gateway/policy", "outcome"},
 	"auth":              {"config", "outcome"},
 	"dev":               {"auth", "config"},
 	"bench":             {"auth", "internal/rawws"},
-	"internal/wstest":   {"internal/rawws"},
+	"internal/wstest":   {"auth", "config", "internal/rawws"},
 }
 
 // homes are the packages in which a third-party module may be used.

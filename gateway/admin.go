@@ -44,8 +44,8 @@ type issuerSummary struct {
 }
 
 func (g *Gateway) answerReady(w http.ResponseWriter, _ *http.Request) {
-	body := readiness{Ready: g.ready(), Draining: g.sessions.refusing(), Issuers: []issuerSummary{}}
-	for _, i := range g.auth.Issuers() {
+	body := readiness{Ready: g.ready(), Draining: g.sessions.Refusing(), Issuers: []issuerSummary{}}
+	for _, i := range g.policy.Load().Issuers() {
 		s := issuerSummary{Issuer: i.Issuer, KeysURL: i.KeysURL, Keys: i.Keys, Skipped: i.Skipped, Error: i.LastError}
 		if !i.Fetched.IsZero() {
 			s.Fetched = &i.Fetched
@@ -62,10 +62,13 @@ func (g *Gateway) answerReady(w http.ResponseWriter, _ *http.Request) {
 // sessionSummary is one live session, as /sessions shows it.
 type sessionSummary struct {
 	Session     string     `json:"session"`
+	Kind        string     `json:"kind"` // websocket or http
 	Route       string     `json:"route"`
+	Agent       string     `json:"agent,omitempty"` // the label that {agent} took
 	Issuer      string     `json:"issuer,omitempty"`
 	Subject     string     `json:"subject,omitempty"`
-	Remote      string     `json:"remote"`
+	Client      string     `json:"client"` // the address that limits see
+	Remote      string     `json:"remote"` // the peer's, with its port
 	Start       time.Time  `json:"start"`
 	Expires     *time.Time `json:"expires,omitempty"` // absent: never, or after the year 9999, for which RFC 3339 has no text
 	BytesIn     uint64     `json:"bytes_in"`
@@ -76,14 +79,15 @@ type sessionSummary struct {
 
 func (g *Gateway) answerSessions(w http.ResponseWriter, _ *http.Request) {
 	all := []sessionSummary{}
-	for _, s := range g.sessions.list() {
-		c := s.counts()
+	for _, s := range g.sessions.List() {
+		c := s.Traffic()
 		out := sessionSummary{
-			Session: s.id, Route: s.route, Issuer: s.issuer, Subject: s.subject, Remote: s.remote, Start: s.start,
+			Session: s.ID, Kind: s.Kind.String(), Route: s.Case.Route, Agent: s.Case.Agent, Issuer: s.Issuer(), Subject: s.Subject(),
+			Client: s.Client.String(), Remote: s.Remote, Start: s.Start,
 			BytesIn: c.BytesIn, BytesOut: c.BytesOut, MessagesIn: c.MessagesIn, MessagesOut: c.MessagesOut,
 		}
-		if !s.deadline.IsZero() && s.deadline.Year() <= 9999 {
-			out.Expires = &s.deadline
+		if !s.Expires.IsZero() && s.Expires.Year() <= 9999 {
+			out.Expires = &s.Expires
 		}
 		all = append(all, out)
 	}

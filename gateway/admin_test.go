@@ -13,13 +13,13 @@ import (
 )
 
 func TestOperatorsSeeSessionsAndIssuers(t *testing.T) {
-	i := newIssuer(t)
-	c := configured(i, listening(t, echoing))
+	i := wstest.NewIssuer(t)
+	c := i.Config(listening(t, echoing))
 	c.Session.ExpiryGrace = time.Minute
 	r := run(t, c)
 	exp := time.Now().Add(time.Hour).Unix()
-	first := r.connect("Authorization: Bearer " + i.token("exp", exp))
-	r.connect("Authorization: Bearer " + i.token("sub", "bob", "exp", 1e12)) // a year that RFC 3339 cannot write
+	first := r.connect("Authorization: Bearer " + i.Token("exp", exp))
+	r.connect("Authorization: Bearer " + i.Token("sub", "bob", "exp", 1e12)) // a year that RFC 3339 cannot write
 
 	code, body := get(t, r.AdminAddr(), "/sessions")
 	var sessions []sessionSummary
@@ -27,7 +27,7 @@ func TestOperatorsSeeSessionsAndIssuers(t *testing.T) {
 		t.Fatalf("%d, %s: %v", code, body, err)
 	}
 	s := sessions[0]
-	if s.Subject != "alice" || s.Issuer != issuerName || s.Route != "/my-agent" || s.Remote != first.LocalAddr().String() || len(s.Session) != 32 ||
+	if s.Subject != "alice" || s.Issuer != wstest.IssuerName || s.Route != "/my-agent" || s.Remote != first.LocalAddr().String() || len(s.Session) != 32 ||
 		s.Expires == nil || s.Expires.Unix() != exp+60+60 || time.Since(s.Start) > wstest.Patience {
 		t.Errorf("%+v", s)
 	}
@@ -40,7 +40,7 @@ func TestOperatorsSeeSessionsAndIssuers(t *testing.T) {
 	if err := json.Unmarshal([]byte(body), &ready); err != nil || code != http.StatusOK || !ready.Ready || ready.Draining || len(ready.Issuers) != 1 {
 		t.Fatalf("%d, %s: %v", code, body, err)
 	}
-	if s := ready.Issuers[0]; s.Issuer != issuerName || s.KeysURL != i.url || s.Keys != 1 || s.Fetched == nil || s.Error != "" {
+	if s := ready.Issuers[0]; s.Issuer != wstest.IssuerName || s.KeysURL != i.URL || s.Keys != 1 || s.Fetched == nil || s.Error != "" {
 		t.Errorf("%+v", s)
 	}
 	if code, _ := get(t, r.AdminAddr(), "/healthz"); code != http.StatusOK {
@@ -54,9 +54,9 @@ func TestOperatorsSeeSessionsAndIssuers(t *testing.T) {
 }
 
 func TestReloadIsCountedWhenSomethingHasChanged(t *testing.T) {
-	i, dir := newIssuer(t), t.TempDir()
+	i, dir := wstest.NewIssuer(t), t.TempDir()
 	writePair(t, dir, wstest.KeyPair(t, 1, time.Now().Add(time.Hour)))
-	c := configured(i, "agent.invalid")
+	c := i.Config("agent.invalid")
 	c.TLS = pairIn(dir)
 	log := &journal{}
 	g := compile(t, c, slog.New(slog.NewJSONHandler(log, nil))) // not running: nobody else reads the files

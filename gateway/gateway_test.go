@@ -9,7 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -18,55 +18,12 @@ import (
 
 	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/gateway/policy"
+	"github.com/altairalabs/omnia-gateway/gateway/session"
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
 	"github.com/altairalabs/omnia-gateway/internal/wstest"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
-
-const issuerName = "https://issuer.example.com"
-
-// issuer signs tokens and publishes its key.
-type issuer struct {
-	t      testing.TB
-	signer *auth.Signer
-	url    string
-}
-
-func newIssuer(t testing.TB) *issuer {
-	t.Helper()
-	signer, err := auth.GenerateSigner("ES256")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write(signer.JWKS()) }))
-	t.Cleanup(s.Close)
-	return &issuer{t, signer, s.URL}
-}
-
-// token has good claims, changed by pairs of name and value; a nil value takes a claim away.
-func (i *issuer) token(pairs ...any) string {
-	i.t.Helper()
-	claims := map[string]any{"iss": issuerName, "sub": "alice", "aud": "agents", "exp": time.Now().Add(time.Hour).Unix(), "roles": []string{"user", "admin"}}
-	for n := 0; n < len(pairs); n += 2 {
-		if claims[pairs[n].(string)] = pairs[n+1]; pairs[n+1] == nil {
-			delete(claims, pairs[n].(string))
-		}
-	}
-	token, err := i.signer.Sign(claims)
-	if err != nil {
-		i.t.Fatal(err)
-	}
-	return token
-}
-
-// configured is the configuration that most tests begin with: one issuer, the agent at /my-agent.
-func configured(i *issuer, agent string) *config.Config {
-	c := config.Default()
-	c.Listen, c.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0"
-	c.Authentication.JWT.Issuer, c.Authentication.JWT.JWKSURI, c.Authentication.JWT.Audiences = issuerName, i.url, []string{"agents"}
-	c.Routes = config.Routes{{Path: "/my-agent", Upstream: "http://" + agent, StripPrefix: true}}
-	return &c
-}
 
 // compile makes a gateway that has the issuer's keys and serves nothing yet.
 func compile(t testing.TB, c *config.Config, log *slog.Logger) *Gateway {
@@ -221,9 +178,9 @@ func echoing(c net.Conn) {
 }
 
 func TestRunReturnsWhenEverySessionIsInTheLog(t *testing.T) {
-	i := newIssuer(t)
-	r := run(t, configured(i, listening(t, echoing)))
-	bearer := "Authorization: Bearer " + i.token()
+	i := wstest.NewIssuer(t)
+	r := run(t, i.Config(listening(t, echoing)))
+	bearer := "Authorization: Bearer " + i.Token()
 	const n = 30
 	for range n {
 		e := r.connect(bearer)
@@ -245,7 +202,7 @@ func TestRunReturnsWhenEverySessionIsInTheLog(t *testing.T) {
 
 // Whoever reads that a session is over may connect again at once, however few are let in.
 func TestPlaceIsFreeBeforeItsEndIsSaid(t *testing.T) {
-	i := newIssuer(t)
+	i := wstest.NewIssuer(t)
 	for message, agent := range map[string]func(net.Conn){
 		"ended": echoing,
 		"answered": asked(func(c net.Conn, _ *http.Request) {
@@ -254,17 +211,19 @@ func TestPlaceIsFreeBeforeItsEndIsSaid(t *testing.T) {
 		"refused": func(c net.Conn) { c.Close() },
 	} {
 		t.Run(message, func(t *testing.T) {
-			r := run(t, configured(i, listening(t, agent)))
-			taken := -1
+			r := run(t, i.Config(listening(t, agent)))
+			var taken *outcome.Refusal
 			r.log.mu.Lock()
 			r.log.wrote = func() {
-				r.sessions.mu.Lock()
-				defer r.sessions.mu.Unlock()
-				taken = r.sessions.places + len(r.sessions.users) + len(r.sessions.addrs)
+				next := &session.Session{
+					Case: policy.Case{Identity: &auth.Identity{Issuer: wstest.IssuerName, Subject: "alice"}}, Client: netip.MustParseAddr("127.0.0.1"),
+				}
+				taken = r.sessions.Add(next, config.Limits{MaxConnections: 1, MaxConnectionsPerUser: 1, MaxConnectionsPerIP: 1})
+				r.sessions.Remove(next)
 			}
 			r.log.mu.Unlock()
 			e := r.dial()
-			e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())))
+			e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.Token())))
 			if resp := e.Answer(); resp.StatusCode == http.StatusSwitchingProtocols {
 				e.Say(e.CloseFrame(1000, ""))
 				e.HearsClose(1000, "")
@@ -273,8 +232,8 @@ func TestPlaceIsFreeBeforeItsEndIsSaid(t *testing.T) {
 			wstest.Eventually(t, "a line in the log", func() bool { return len(r.log.lines(t, message)) == 1 })
 			r.log.mu.Lock()
 			defer r.log.mu.Unlock()
-			if taken != 0 {
-				t.Error("the line is written while the place is taken")
+			if taken != nil {
+				t.Errorf("the line is written while the place is taken: %v", taken)
 			}
 		})
 	}
@@ -282,7 +241,7 @@ func TestPlaceIsFreeBeforeItsEndIsSaid(t *testing.T) {
 
 // net/http does not notice that a client is gone, nor that its server is closed, once it has read a byte behind the request.
 func TestCutDoesNotWaitForAnAgentThatDoesNotAnswer(t *testing.T) {
-	i := newIssuer(t)
+	i := wstest.NewIssuer(t)
 	for name, answer := range map[string]string{
 		"no answer":           "",
 		"half a head":         "HTTP/1.1 101 Switching",
@@ -290,13 +249,13 @@ func TestCutDoesNotWaitForAnAgentThatDoesNotAnswer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			reached := make(chan struct{}, 1)
-			r := run(t, configured(i, listening(t, asked(func(c net.Conn, _ *http.Request) {
+			r := run(t, i.Config(listening(t, asked(func(c net.Conn, _ *http.Request) {
 				io.WriteString(c, answer)
 				reached <- struct{}{}
 				io.Copy(io.Discard, c)
 			}))))
 			e := r.dial()
-			e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())))
+			e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.Token())))
 			<-reached
 			e.Say(e.Frame(rawws.Fin|rawws.Text, "early"))
 			if code, _ := get(t, r.Addr(), "/healthz"); code != 200 { // by then net/http has read the early byte
@@ -311,7 +270,7 @@ func TestCutDoesNotWaitForAnAgentThatDoesNotAnswer(t *testing.T) {
 			if took := time.Since(began); took > r.config.Limits.HandshakeTimeout/2 {
 				t.Errorf("cut in %s", took)
 			}
-			if n, _ := r.sessions.totals(); n != 0 {
+			if n, _, _ := r.sessions.Totals(); n != 0 {
 				t.Errorf("%d sessions left", n)
 			}
 		})
@@ -319,12 +278,12 @@ func TestCutDoesNotWaitForAnAgentThatDoesNotAnswer(t *testing.T) {
 }
 
 func TestRefusalThatBrokeOffDoesNotLookWhole(t *testing.T) {
-	i := newIssuer(t)
-	r := run(t, configured(i, listening(t, asked(func(c net.Conn, _ *http.Request) {
+	i := wstest.NewIssuer(t)
+	r := run(t, i.Config(listening(t, asked(func(c net.Conn, _ *http.Request) {
 		io.WriteString(c, "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
 	}))))
 	e := r.dial()
-	e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())))
+	e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.Token())))
 	resp := e.Answer()
 	if b, err := io.ReadAll(resp.Body); resp.StatusCode != 403 || string(b) != "half" || err == nil {
 		t.Errorf("%s: %q, %v", resp.Status, b, err)
@@ -336,12 +295,12 @@ func TestRefusalThatBrokeOffDoesNotLookWhole(t *testing.T) {
 }
 
 func TestAnswerThatBrokeOffIsInTheLogWithItsStatus(t *testing.T) {
-	i := newIssuer(t)
-	r := run(t, configured(i, listening(t, asked(func(c net.Conn, _ *http.Request) {
+	i := wstest.NewIssuer(t)
+	r := run(t, i.Config(listening(t, asked(func(c net.Conn, _ *http.Request) {
 		io.WriteString(c, "HTTP/1.1 201 Created\r\nContent-Length: 10\r\n\r\nhalf")
 	}))))
 	req, _ := http.NewRequest("GET", "http://"+r.Addr().String()+"/my-agent/x", nil)
-	req.Header.Set("Authorization", "Bearer "+i.token())
+	req.Header.Set("Authorization", "Bearer "+i.Token())
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -357,16 +316,16 @@ func TestAnswerThatBrokeOffIsInTheLogWithItsStatus(t *testing.T) {
 }
 
 func TestMistakeInAHandlerIsReportedAndEndsOneConnection(t *testing.T) {
-	i := newIssuer(t)
-	r := run(t, configured(i, "agent.invalid"))
+	i := wstest.NewIssuer(t)
+	r := run(t, i.Config("agent.invalid"))
 	r.dialer = nil // before any request
 	e := r.dial()
-	e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.token())))
+	e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.Token())))
 	if b, err := io.ReadAll(e.Reader); len(b) != 0 || err != nil {
 		t.Errorf("%q, %v: want the connection closed", b, err)
 	}
 	wstest.Eventually(t, "a line in the log", func() bool { return len(r.log.lines(t, "panic")) == 1 })
-	if n, _ := r.sessions.totals(); n != 0 {
+	if n, _, _ := r.sessions.Totals(); n != 0 {
 		t.Errorf("%d sessions left", n)
 	}
 	if code, _ := get(t, r.Addr(), "/healthz"); code != 200 {
@@ -376,16 +335,16 @@ func TestMistakeInAHandlerIsReportedAndEndsOneConnection(t *testing.T) {
 
 // Every way to be refused: the problem document, the challenge, the line in the log, and no secret anywhere.
 func TestRefusalsSayTheWordAndNoSecret(t *testing.T) {
-	i := newIssuer(t)
+	i := wstest.NewIssuer(t)
 	agent := listening(t, asked(func(c net.Conn, _ *http.Request) { io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") }))
-	c := configured(i, agent)
+	c := i.Config(agent)
 	c.Authentication.JWT.FromCookies = []string{"session"}
 	c.Routes[0].AllowedOrigins = []string{"https://app.example.com"}
 	c.Routes[0].RequiredClaims = config.RequiredClaims{{Claim: "roles", Values: []string{"admin"}}}
 	c.Routes = append(c.Routes, config.Route{Path: "/nowhere", Upstream: "http://127.0.0.1:1"}, config.Route{Path: "/limited", Upstream: "http://" + agent})
 	r := run(t, c)
 	const secret = "s3cr3t"
-	bearer := func(pairs ...any) string { return "Authorization: Bearer " + i.token(append(pairs, "jti", secret)...) }
+	bearer := func(pairs ...any) string { return "Authorization: Bearer " + i.Token(append(pairs, "jti", secret)...) }
 	for _, tt := range []struct {
 		name, method, target string
 		lines                []string
@@ -393,9 +352,9 @@ func TestRefusalsSayTheWordAndNoSecret(t *testing.T) {
 		reason               outcome.Reason
 	}{
 		{"path", "GET", "/a//" + secret, nil, 400, outcome.BadPath},
-		{"method", "PROPFIND", "/my-agent/" + secret, nil, 405, outcome.BadMethod},
-		{"route", "GET", "/" + secret, nil, 404, outcome.NoRoute},
-		{"own path", "GET", "/.gateway/" + secret, nil, 404, outcome.NoRoute},
+		{"method", "PROPFIND", "/my-agent/x?" + secret, nil, 405, outcome.BadMethod},
+		{"route", "GET", "/none?" + secret, nil, 404, outcome.NoRoute},
+		{"own path", "GET", "/.gateway/x?" + secret, nil, 404, outcome.NoRoute},
 		{"origin", "GET", "/my-agent", []string{"Origin: https://evil.example.com"}, 403, outcome.BadOrigin},
 		{"no token", "GET", "/my-agent?q=" + secret, []string{"Cookie: a=" + secret}, 401, outcome.NoToken},
 		{"two tokens", "GET", "/my-agent?access_token=" + secret, []string{bearer()}, 401, outcome.MultipleCredentials},
@@ -406,7 +365,7 @@ func TestRefusalsSayTheWordAndNoSecret(t *testing.T) {
 		{"claim", "GET", "/my-agent", []string{bearer("roles", []string{"user"})}, 403, outcome.ClaimMismatch},
 		{"header", "GET", "/my-agent", []string{bearer("email", "a\nb")}, 403, outcome.ClaimNotRepresentable},
 		{"upgrade", "GET", "/my-agent", []string{bearer(), "Connection: Upgrade", "Upgrade: h2c"}, 400, outcome.BadUpgrade},
-		{"agent", "GET", "/nowhere/" + secret, []string{bearer()}, 502, outcome.UpstreamUnreachable},
+		{"agent", "GET", "/nowhere/x?" + secret, []string{bearer()}, 502, outcome.UpstreamUnreachable},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := r.dial()
@@ -435,11 +394,15 @@ func TestRefusalsSayTheWordAndNoSecret(t *testing.T) {
 			}
 			wstest.Eventually(t, "a line in the log", func() bool { return len(mine()) == 1 })
 			l := mine()[0]
-			if l["reason"] != string(tt.reason) || l["status"] != float64(tt.status) {
+			path, _, _ := strings.Cut(tt.target, "?")
+			if tt.reason == outcome.BadPath {
+				path = "" // it is not in its one spelling, so no part of it is repeated
+			}
+			if got, _ := l["path"].(string); l["reason"] != string(tt.reason) || l["status"] != float64(tt.status) || l["method"] != tt.method || got != path {
 				t.Errorf("%v", l)
 			}
 			for key := range l {
-				if !slices.Contains(strings.Fields("time level msg route subject issuer reason status duration remote err"), key) {
+				if !slices.Contains(strings.Fields("time level msg session route agent subject issuer method path client remote reason status duration err"), key) {
 					t.Errorf("key %s", key)
 				}
 			}
@@ -461,11 +424,11 @@ func TestRefusalsSayTheWordAndNoSecret(t *testing.T) {
 }
 
 func TestLimitsAreCountedUntilASessionIsOver(t *testing.T) {
-	i := newIssuer(t)
-	c := configured(i, listening(t, echoing))
+	i := wstest.NewIssuer(t)
+	c := i.Config(listening(t, echoing))
 	c.Limits.MaxConnectionsPerUser = 1
 	r := run(t, c)
-	bearer := "Authorization: Bearer " + i.token()
+	bearer := "Authorization: Bearer " + i.Token()
 	for range 3 {
 		e := r.connect(bearer)
 		second := r.dial()
@@ -473,19 +436,19 @@ func TestLimitsAreCountedUntilASessionIsOver(t *testing.T) {
 		if resp := second.Answer(); resp.StatusCode != 429 || resp.Header.Get("Retry-After") != "30" || !resp.Close {
 			t.Errorf("a second one: %s", resp.Status)
 		}
-		other := r.connect("Authorization: Bearer " + i.token("sub", "bob"))
+		other := r.connect("Authorization: Bearer " + i.Token("sub", "bob"))
 		other.Close()
 		e.Say(e.CloseFrame(1000, ""))
 		e.HearsClose(1000, "")
 		e.Close()
-		wstest.Eventually(t, "no session left", func() bool { n, _ := r.sessions.totals(); return n == 0 })
+		wstest.Eventually(t, "no session left", func() bool { n, _, _ := r.sessions.Totals(); return n == 0 })
 	}
 }
 
 func TestDrainRefusesAndEnds(t *testing.T) {
-	i := newIssuer(t)
-	r := run(t, configured(i, listening(t, echoing)))
-	bearer := "Authorization: Bearer " + i.token()
+	i := wstest.NewIssuer(t)
+	r := run(t, i.Config(listening(t, echoing)))
+	bearer := "Authorization: Bearer " + i.Token()
 	e := r.connect(bearer)
 	r.drain <- 6 * time.Second
 	wstest.Eventually(t, "not ready", func() bool { code, _ := get(t, r.Addr(), "/readyz"); return code == 503 })
@@ -505,9 +468,9 @@ func TestDrainRefusesAndEnds(t *testing.T) {
 }
 
 func TestMetricsHaveBoundedLabels(t *testing.T) {
-	i := newIssuer(t)
-	r := run(t, configured(i, listening(t, echoing)))
-	e := r.connect("Authorization: Bearer " + i.token())
+	i := wstest.NewIssuer(t)
+	r := run(t, i.Config(listening(t, echoing)))
+	e := r.connect("Authorization: Bearer " + i.Token())
 	e.Say(e.Frame(rawws.Fin|rawws.Text, "hello"), e.CloseFrame(4321, "of an application"))
 	e.Hears(rawws.Fin|rawws.Text, "hello")
 	e.HearsClose(4321, "of an application")
@@ -526,7 +489,7 @@ func TestMetricsHaveBoundedLabels(t *testing.T) {
 		`omnia_gateway_messages_total{direction="in"} 1`,
 		`omnia_gateway_messages_total{direction="out"} 1`,
 		`omnia_gateway_upstream_dial_seconds_count{result="ok"} 1`,
-		`omnia_gateway_jwks_keys{issuer="` + issuerName + `"} 1`,
+		`omnia_gateway_jwks_keys{issuer="` + wstest.IssuerName + `"} 1`,
 		`omnia_gateway_ready 1`,
 	} {
 		if !strings.Contains(text, want+"\n") {
@@ -541,10 +504,10 @@ func TestMetricsHaveBoundedLabels(t *testing.T) {
 }
 
 func TestCertificateExpiryIsAMetric(t *testing.T) {
-	i, dir := newIssuer(t), t.TempDir()
+	i, dir := wstest.NewIssuer(t), t.TempDir()
 	until := time.Now().Add(1000 * time.Hour)
 	writePair(t, dir, wstest.KeyPair(t, 1, until))
-	c := configured(i, "agent.invalid")
+	c := i.Config("agent.invalid")
 	c.TLS = pairIn(dir)
 	families, err := compile(t, c, slog.New(slog.DiscardHandler)).metrics.registry.Gather()
 	if err != nil {
@@ -570,8 +533,8 @@ func TestCloseCodesAsLabels(t *testing.T) {
 }
 
 func TestUpstreamsAreChecked(t *testing.T) {
-	i := newIssuer(t)
-	c := configured(i, listening(t, echoing))
+	i := wstest.NewIssuer(t)
+	c := i.Config(listening(t, echoing))
 	c.Routes = append(c.Routes,
 		config.Route{Path: "/{agent}", Upstream: "http://{agent}.invalid"}, // nobody can know
 		config.Route{Path: "/gone", Upstream: "http://127.0.0.1:1"},
@@ -602,4 +565,52 @@ func TestAnswerOnAKeptConnectionHasATimeOfItsOwn(t *testing.T) {
 			time.Sleep(bodyStall * 5 / 6) // then the next one is answered when the deadline of this has passed
 		}
 	})
+}
+
+// A stream of events is a session: it is listed, the agent and the client know its id, and a drain
+// ends it when its turn comes. Any other answer may come to its own end.
+func TestStreamOfEventsIsASession(t *testing.T) {
+	i := wstest.NewIssuer(t)
+	told, release := make(chan string, 2), make(chan struct{})
+	r := run(t, i.Config(listening(t, asked(func(c net.Conn, r *http.Request) {
+		told <- r.Header.Get("X-Gateway-Session")
+		if r.URL.Path == "/events" {
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\ndata: 1\n\n")
+			io.Copy(io.Discard, c)
+			return
+		}
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha")
+		<-release
+		io.WriteString(c, "lf")
+	}))))
+	ask := func(path string) (*wstest.Peer, *http.Response) {
+		e := r.dial()
+		e.Say([]byte("GET /my-agent" + path + " HTTP/1.1\r\nHost: gateway.test\r\nAuthorization: Bearer " + i.Token() + "\r\n\r\n"))
+		resp := e.Answer()
+		if id := resp.Header.Get("X-Gateway-Session"); len(id) != 32 || id != <-told {
+			t.Errorf("%s: session %q is not what the agent was told", path, id)
+		}
+		return e, resp
+	}
+	_, events := ask("/events")
+	_, file := ask("/file")
+	_, body := get(t, r.AdminAddr(), "/sessions")
+	var listed []sessionSummary
+	if err := json.Unmarshal([]byte(body), &listed); err != nil || len(listed) != 2 || listed[0].Kind != "http" || listed[0].Subject != "alice" {
+		t.Fatalf("%s: %v", body, err)
+	}
+	r.drain <- wstest.Patience
+	if _, err := io.ReadAll(events.Body); err == nil {
+		t.Error("the stream came to an end that looks whole")
+	}
+	close(release)
+	if b, err := io.ReadAll(file.Body); string(b) != "half" || err != nil {
+		t.Errorf("the file was cut: %q, %v", b, err)
+	}
+	r.over()
+	for _, l := range r.log.lines(t, "answered") {
+		if l["session"] == nil || (l["err"] != "" && l["err"] != "the answer was cut: drain") {
+			t.Errorf("%v", l)
+		}
+	}
 }

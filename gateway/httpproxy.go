@@ -7,23 +7,26 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"mime"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"net/http/httputil"
 	"net/textproto"
 	"net/url"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/altairalabs/omnia-gateway/gateway/session"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // bodyStall is how long either side of a plain HTTP exchange may take no byte, or give none of a body it has begun.
 const bodyStall = 60 * time.Second
 
-// newTransport carries plain HTTP to agents over connections that connect makes. One for the whole gateway: idle connections are shared
-// and reused.
+// newTransport carries plain HTTP to agents over connections that connect makes. One serves the whole
+// gateway: idle connections are shared and reused.
 func newTransport(d *dialer, connect func(ctx context.Context, network, address string) (net.Conn, error)) *http.Transport {
 	return &http.Transport{
 		Proxy: nil, // an HTTP_PROXY in the environment must not see identities
@@ -48,18 +51,107 @@ func newProxy(t *http.Transport, l *log.Logger) *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{Transport: t, FlushInterval: -1, ErrorLog: l}
 }
 
-// roundTrip lets plain HTTP through to the agent and leaves the status of its answer in x. The error says why there was none, and is then
-// an *auth.Refusal that is still to be answered.
-func (g *Gateway) roundTrip(x *exchange) (err error) {
+// transfer is a plain HTTP exchange as a session: what ends it, and what it has moved.
+type transfer struct {
+	cancel  context.CancelCauseFunc
+	in, out atomic.Uint64
+
+	mu      sync.Mutex
+	stream  bool // its answer is a stream of events, which has no end of its own
+	drained bool // the gateway is draining
+}
+
+// ended is the cause of a context that a session's end has cancelled.
+type ended struct{ *outcome.Ending }
+
+// Error is for the context.
+func (e ended) Error() string { return string(e.Reason) }
+
+// End cancels the exchange. A drain ends only streams: any other answer may come to its own end while
+// the drain lasts.
+func (t *transfer) End(e *outcome.Ending) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if e.Reason == outcome.Drain && !t.stream {
+		t.drained = true
+		return
+	}
+	t.cancel(ended{e})
+}
+
+// Cut cancels the exchange, a drain or not.
+func (t *transfer) Cut() { t.cancel(ended{outcome.End(outcome.Drain, "")}) }
+
+// Traffic returns the bytes of both bodies so far.
+func (t *transfer) Traffic() outcome.Traffic {
+	return outcome.Traffic{BytesIn: t.in.Load(), BytesOut: t.out.Load()}
+}
+
+// streams is told that the answer is a stream of events.
+func (t *transfer) streams() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.stream = true; t.drained {
+		t.cancel(ended{outcome.End(outcome.Drain, "")})
+	}
+}
+
+// forward lets plain HTTP through, for as long as the caller's right to it lasts: a stream of events
+// is a connection too.
+func (g *Gateway) forward(x *exchange) {
+	s, refusal := g.register(x, session.HTTP)
+	if refusal != nil {
+		g.refuse(x, refusal)
+		return
+	}
+	defer g.sessions.Remove(s)
+	ctx, cancel := context.WithCancelCause(x.r.Context())
+	defer cancel(nil)
+	t := &transfer{cancel: cancel}
+	if e := s.Begin(t); e != nil { // ended before it began
+		cancel(ended{e})
+	}
+	x.r = x.r.WithContext(ctx)
+	end := func() *outcome.Ending { // why the gateway has ended it, or nil
+		if e, ok := context.Cause(ctx).(ended); ok {
+			return e.Ending
+		}
+		return nil
+	}
+	detail := "the answer broke off" // unless roundTrip returns: httputil says this by panicking with http.ErrAbortHandler
+	defer func() {
+		if e := end(); e != nil && detail != "" {
+			detail = "the answer was cut: " + string(e.Reason)
+		}
+		if x.code != 0 {
+			g.sessions.Free(s)
+			g.report(x, x.pass.Reason, x.code, detail)
+		}
+	}()
+	if err := g.roundTrip(x, t); err != nil {
+		if e := end(); e != nil {
+			err = outcome.Refuse(e.Reason, "while the agent was asked")
+		}
+		g.sessions.Free(s)
+		g.refuse(x, outcome.RefusalOf(err))
+		return
+	}
+	detail = ""
+}
+
+// roundTrip lets plain HTTP through to the agent and leaves the status of its answer in x. The error
+// is why there was none: an *outcome.Refusal that is still to be answered.
+func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 	r, p := x.r, x.pass
-	rc := http.NewResponseController(x.w)
-	body := &stallReader{ReadCloser: r.Body, rc: rc}
+	w := &countingWriter{ResponseWriter: x.w, n: &t.out}
+	rc := http.NewResponseController(w)
+	body := &stallReader{ReadCloser: r.Body, rc: rc, n: &t.in}
 	proxy := *g.proxy
 	proxy.Rewrite = func(pr *httputil.ProxyRequest) {
 		out := pr.Out
-		out.URL = &url.URL{Scheme: p.scheme, Host: p.host, Opaque: p.target}
+		out.URL = &url.URL{Scheme: p.Scheme, Host: p.Addr, Opaque: p.Target}
 		out.Host = r.Host
-		out.Header = p.header // set here, behind everything that the client's Connection header could take away
+		out.Header = p.Header // set here, after everything that the client's Connection header could take away
 		out.Trailer = nil
 		if len(out.Header["User-Agent"]) == 0 {
 			out.Header["User-Agent"] = []string{""}
@@ -68,7 +160,11 @@ func (g *Gateway) roundTrip(x *exchange) (err error) {
 	proxy.ModifyResponse = func(resp *http.Response) error {
 		if resp.StatusCode < 200 { // 101, or a number that is no status
 			resp.Body.Close()
-			return &outcome.Refusal{Reason: outcome.UpstreamBadHandshake, Detail: fmt.Sprintf("status %d to a request that asked for no upgrade", resp.StatusCode)}
+			return outcome.Refuse(outcome.UpstreamBadHandshake, fmt.Sprintf("status %d to a request that asked for no upgrade", resp.StatusCode))
+		}
+		resp.Header.Set("X-Gateway-Session", x.session)
+		if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media == "text/event-stream" {
+			t.streams()
 		}
 		x.code = resp.StatusCode
 		return nil
@@ -78,7 +174,7 @@ func (g *Gateway) roundTrip(x *exchange) (err error) {
 		case errors.As(e, new(*outcome.Refusal)):
 			err = e
 		case body.broken.Load():
-			err = &outcome.Refusal{Reason: outcome.ClientLost, Detail: "the body of the request broke off"}
+			err = outcome.Refuse(outcome.ClientLost, "the body of the request broke off")
 		default:
 			err = refusedBy(r.Context(), e, outcome.UpstreamUnreachable)
 		}
@@ -93,17 +189,33 @@ func (g *Gateway) roundTrip(x *exchange) (err error) {
 	if r.Body != nil && r.Body != http.NoBody {
 		in.Body = body
 	}
-	proxy.ServeHTTP(x.w, in)
+	proxy.ServeHTTP(w, in)
 	rc.SetWriteDeadline(time.Now().Add(bodyStall)) // for the end of the body, which net/http writes when the handler has returned
 	return err
 }
 
-// stallWriter gives each write its own deadline: a client that takes nothing must not hold an answer for ever. Every answer has one, as
-// the deadline of an earlier one on the same connection would still count.
+// countingWriter counts the bytes of an answer's body.
+type countingWriter struct {
+	http.ResponseWriter
+	n *atomic.Uint64
+}
+
+func (w *countingWriter) Write(b []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(b)
+	w.n.Add(uint64(n))
+	return n, err
+}
+
+// Unwrap lets http.ResponseController reach Flush.
+func (w *countingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// stallWriter gives each write its own deadline: a client that takes nothing must not hold an answer
+// for ever. Every answer has one, because the deadline of an earlier one on the same connection would
+// still count.
 type stallWriter struct {
 	http.ResponseWriter
 	rc   *http.ResponseController
-	last bool // the connection is closed behind this answer
+	last bool // the connection is closed after this answer
 }
 
 // WriteHeader is all that is written of an answer without a body.
@@ -111,7 +223,7 @@ func (w *stallWriter) WriteHeader(code int) {
 	h := w.Header()
 	if code < 200 { // httputil passes an agent's interim answers on as they are
 		h.Del("Connection")
-	} else if w.last { // not sooner, as httputil clears all headers behind an interim answer
+	} else if w.last { // not sooner, because httputil clears all headers after an interim answer
 		h.Set("Connection", "close")
 	}
 	w.rc.SetWriteDeadline(time.Now().Add(bodyStall))
@@ -130,12 +242,14 @@ func (w *stallWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 type stallReader struct {
 	io.ReadCloser
 	rc     *http.ResponseController
-	broken atomic.Bool // the body has ended, and not as it should
+	n      *atomic.Uint64 // bytes so far
+	broken atomic.Bool    // the body has ended, and not as it should
 }
 
 func (r *stallReader) Read(b []byte) (int, error) {
 	r.rc.SetReadDeadline(time.Now().Add(bodyStall))
 	n, err := r.ReadCloser.Read(b)
+	r.n.Add(uint64(n))
 	if err != nil {
 		r.broken.Store(err != io.EOF)
 		r.rc.SetReadDeadline(time.Time{}) // net/http reads on by itself, to notice a client that goes away
@@ -143,7 +257,8 @@ func (r *stallReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// stallConn does it for the agent: while it takes no byte of a body, nobody would notice that the client has gone.
+// stallConn does it for the agent: while it takes no byte of a body, the gateway would not notice that
+// the client has gone.
 type stallConn struct{ net.Conn }
 
 func (c stallConn) Write(b []byte) (int, error) {

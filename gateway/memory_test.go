@@ -6,13 +6,14 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/gateway/session"
 )
 
 func TestMemoryIsGivenBackOnceARushIsOver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, freed := newSessions(config.Limits{}), 0
+		l, freed := session.New(), 0
 		ticks := make(chan time.Time)
-		go giveBack(t.Context(), ticks, l.sofar, func() { freed++ })
+		go giveBack(t.Context(), ticks, l.Counts, func() { freed++ })
 		for n, step := range []struct {
 			come, freed int // sessions that come before the tick, and how often memory was given back by then
 		}{
@@ -25,7 +26,7 @@ func TestMemoryIsGivenBackOnceARushIsOver(t *testing.T) {
 			{rush, 3}, {0, 4},
 		} {
 			for range step.come {
-				if refusal := l.add(&session{}); refusal != nil {
+				if refusal := l.Add(&session.Session{}, config.Limits{}); refusal != nil {
 					t.Fatal(refusal)
 				}
 			}

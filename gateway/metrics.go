@@ -85,6 +85,7 @@ type live struct{ g *Gateway }
 
 var (
 	descConnections = prometheus.NewDesc("omnia_gateway_connections", "Open WebSocket connections.", nil, nil)
+	descRequests    = prometheus.NewDesc("omnia_gateway_requests_in_flight", "Plain HTTP exchanges under way, streams among them.", nil, nil)
 	descBytes       = prometheus.NewDesc("omnia_gateway_bytes_total", "WebSocket bytes by direction: in from clients, out to them.", []string{"direction"}, nil)
 	descMessages    = prometheus.NewDesc("omnia_gateway_messages_total", "WebSocket messages by direction: in from clients, out to them.", []string{"direction"}, nil)
 	descKeysAge     = prometheus.NewDesc("omnia_gateway_jwks_age_seconds", "Since the issuer's keys were last fetched.", []string{"issuer"}, nil)
@@ -97,7 +98,7 @@ var (
 
 // Describe is for the registry.
 func (live) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descConnections, descBytes, descMessages, descKeysAge, descKeys, descRefreshes, descReady, descCertificate, descBuild} {
+	for _, d := range []*prometheus.Desc{descConnections, descRequests, descBytes, descMessages, descKeysAge, descKeys, descRefreshes, descReady, descCertificate, descBuild} {
 		c <- d
 	}
 }
@@ -110,13 +111,14 @@ func (l live) Collect(c chan<- prometheus.Metric) {
 	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
 		c <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
 	}
-	open, moved := l.g.sessions.totals()
+	open, requests, moved := l.g.sessions.Totals()
 	gauge(descConnections, float64(open))
+	gauge(descRequests, float64(requests))
 	counter(descBytes, moved.BytesIn, "in")
 	counter(descBytes, moved.BytesOut, "out")
 	counter(descMessages, moved.MessagesIn, "in")
 	counter(descMessages, moved.MessagesOut, "out")
-	for _, i := range l.g.auth.Issuers() {
+	for _, i := range l.g.policy.Load().Issuers() {
 		if !i.Fetched.IsZero() {
 			gauge(descKeysAge, time.Since(i.Fetched).Seconds(), i.Issuer)
 		}

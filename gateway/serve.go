@@ -69,7 +69,7 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 	wg.Go(func() { failed <- admin.Serve(g.admin) })
 	g.log.Info("listening", "public", g.Addr().String(), "tls", g.certs != nil, "admin", g.AdminAddr().String())
 
-	defer g.sessions.cut()
+	defer g.sessions.Cut()
 	defer cancel() // ends the handshakes that are under way
 	defer admin.Close()
 	defer public.Close()
@@ -78,7 +78,7 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 		g.leave(ctx, public, window)
 		return nil
 	case <-ctx.Done():
-		g.sessions.refuse()
+		g.sessions.Refuse()
 		return nil
 	case err := <-failed:
 		if errors.Is(err, http.ErrServerClosed) {
@@ -90,7 +90,7 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 
 // stir is what giveBack asks.
 func (g *Gateway) stir() (times, live uint64) {
-	times, live = g.sessions.sofar()
+	times, live = g.sessions.Counts()
 	return times + g.relays.Lanes.Settled(), live
 }
 
@@ -102,7 +102,7 @@ func (g *Gateway) leave(ctx context.Context, public *http.Server, window time.Du
 	// The last to be told needs time to answer its Close, too; a window without that time is not spread at all.
 	spread := max(0, min(window*4/5, window-relay.Farewell))
 	lead := min(spread/10, time.Second)
-	g.sessions.drain(ctx, lead, spread-lead)
+	g.sessions.Drain(ctx, lead, spread-lead)
 	public.Shutdown(ctx) // plain HTTP that is still under way
 	g.log.Info("drained")
 }
@@ -158,16 +158,12 @@ func (g *Gateway) Refresh(ctx context.Context) error { return g.keys.Refresh(ctx
 // CheckUpstreams dials the agent of every route whose address is fixed; the error names each that does not answer.
 func (g *Gateway) CheckUpstreams(ctx context.Context) error {
 	var failed []error
-	for _, r := range g.routes {
-		scheme, host := r.address("")
-		if host != r.upstream.Host { // a template
-			continue
-		}
+	for _, u := range g.policy.Load().Upstreams() {
 		ctx, cancel := context.WithTimeout(ctx, g.dialer.timeout)
-		c, err := g.dialer.dial(ctx, scheme, host)
+		c, err := g.dialer.dial(ctx, u.Scheme, u.Addr)
 		cancel()
 		if err != nil {
-			failed = append(failed, fmt.Errorf("route %s: upstream %s://%s: %w", r.name, scheme, host, err))
+			failed = append(failed, fmt.Errorf("route %s: upstream %s://%s: %w", u.Route, u.Scheme, u.Addr, err))
 			continue
 		}
 		c.Close()

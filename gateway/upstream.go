@@ -3,9 +3,7 @@ package gateway
 import (
 	"bufio"
 	"context"
-	"crypto/sha1"
 	"crypto/tls"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -15,9 +13,10 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/altairalabs/omnia-gateway/gateway/handshake"
+	"github.com/altairalabs/omnia-gateway/gateway/policy"
 	"github.com/altairalabs/omnia-gateway/gateway/relay"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
@@ -82,10 +81,10 @@ type answer struct {
 
 // handshake asks the agent of p for a WebSocket with the client's own key, and checks its 101 (RFC 6455 §4.1). The error is an
 // *auth.Refusal. It is bounded by the dialer's timeout and ctx.
-func (d *dialer) handshake(ctx context.Context, p *pass, r *http.Request) (_ *answer, err error) {
+func (d *dialer) handshake(ctx context.Context, p *policy.Pass, r *http.Request) (_ *answer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
-	conn, err := d.dial(ctx, p.scheme, p.host)
+	conn, err := d.dial(ctx, p.Scheme, p.Addr)
 	if err != nil {
 		return nil, refusedBy(ctx, err, outcome.UpstreamUnreachable)
 	}
@@ -99,9 +98,9 @@ func (d *dialer) handshake(ctx context.Context, p *pass, r *http.Request) (_ *an
 
 	out := http.Request{
 		Method: http.MethodGet,
-		URL:    &url.URL{Opaque: p.target},
+		URL:    &url.URL{Opaque: p.Target},
 		Host:   r.Host, // agents compare it with Origin
-		Header: p.header.Clone(),
+		Header: p.Header.Clone(),
 	}
 	h := out.Header
 	h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
@@ -124,8 +123,8 @@ func (d *dialer) handshake(ctx context.Context, p *pass, r *http.Request) (_ *an
 		head.N = math.MaxInt64 // the body may be as long as it likes
 		return &answer{Response: resp, conn: conn}, nil
 	}
-	if why := badAnswer(resp.Header, h); why != "" {
-		return nil, &outcome.Refusal{Reason: outcome.UpstreamBadHandshake, Detail: why}
+	if why := handshake.AnswerFault(resp.Header, h); why != "" {
+		return nil, outcome.Refuse(outcome.UpstreamBadHandshake, why)
 	}
 	if !interrupt() {
 		return nil, refusedBy(ctx, ctx.Err(), outcome.UpstreamTimeout)
@@ -149,66 +148,6 @@ func readAnswer(br *bufio.Reader, req *http.Request) (*http.Response, error) {
 		}
 	}
 	return nil, errInterim
-}
-
-// badAnswer says what is wrong with an agent's 101, given the handshake it answers, or "".
-func badAnswer(answer, asked http.Header) string {
-	one := func(name string) string {
-		if v := answer[name]; len(v) == 1 {
-			return v[0]
-		}
-		return ""
-	}
-	offered := func(list, name string) bool {
-		return slices.ContainsFunc(listed(asked[list]), func(s string) bool {
-			s, _, _ = strings.Cut(s, ";")
-			return strings.TrimSpace(s) == name
-		})
-	}
-	switch {
-	case !strings.EqualFold(one("Upgrade"), "websocket"):
-		return "101 without Upgrade: websocket"
-	case !slices.ContainsFunc(listed(answer["Connection"]), func(s string) bool { return strings.EqualFold(s, "upgrade") }):
-		return "101 without Connection: Upgrade"
-	case one("Sec-Websocket-Accept") != acceptKey(asked.Get("Sec-WebSocket-Key")):
-		return "101 with a wrong Sec-WebSocket-Accept"
-	}
-	switch chosen := answer["Sec-Websocket-Protocol"]; {
-	case len(chosen) > 1:
-		return "101 with several subprotocols"
-	case len(chosen) == 1 && !offered("Sec-Websocket-Protocol", chosen[0]):
-		return "101 with a subprotocol that was not offered"
-	}
-	for _, e := range listed(answer["Sec-Websocket-Extensions"]) {
-		if name, _, _ := strings.Cut(e, ";"); !offered("Sec-Websocket-Extensions", strings.TrimSpace(name)) {
-			return "101 with an extension that was not offered"
-		}
-	}
-	return ""
-}
-
-// reservedBits are those that the negotiated extensions use: RSV1 for permessage-deflate (RFC 7692 §6), any for one the gateway does not know.
-func reservedBits(answer http.Header) (bits byte) {
-	for _, e := range listed(answer["Sec-Websocket-Extensions"]) {
-		if name, _, _ := strings.Cut(e, ";"); strings.TrimSpace(name) == "permessage-deflate" {
-			bits |= relay.RSV1
-		} else {
-			bits = relay.RSV
-		}
-	}
-	return bits
-}
-
-// acceptKey is the Sec-WebSocket-Accept for a key (RFC 6455 §4.2.2).
-func acceptKey(key string) string {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
-	return base64.StdEncoding.EncodeToString(sum[:])
-}
-
-// validKey says whether a Sec-WebSocket-Key is 16 bytes of base64 (RFC 6455 §4.2.1).
-func validKey(key string) bool {
-	b, err := base64.StdEncoding.DecodeString(key)
-	return err == nil && len(b) == 16
 }
 
 // refusedBy puts a failure to reach the agent into a word: the client went away, time ran out, or else.

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/altairalabs/omnia-gateway/gateway/policy"
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
 	"github.com/altairalabs/omnia-gateway/internal/wstest"
 	"github.com/altairalabs/omnia-gateway/outcome"
@@ -54,12 +55,12 @@ func asked(serve func(c net.Conn, r *http.Request)) func(net.Conn) {
 }
 
 // offer is a pass for a handshake with further headers, as admit makes it.
-func offer(host string, h http.Header) *pass {
-	p := &pass{scheme: "http", host: host, target: "/ws?a=1", header: http.Header{
+func offer(host string, h http.Header) *policy.Pass {
+	p := &policy.Pass{Scheme: "http", Addr: host, Target: "/ws?a=1", Header: http.Header{
 		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {rawws.Key},
 	}}
 	for name, values := range h {
-		p.header[name] = values
+		p.Header[name] = values
 	}
 	return p
 }
@@ -160,7 +161,7 @@ func TestHandshakeAsTheAgentSeesIt(t *testing.T) {
 				t.Errorf("%s: got %q", name, r.Header[name])
 			}
 		}
-		if len(p.header["Upgrade"]) > 0 {
+		if len(p.Header["Upgrade"]) > 0 {
 			t.Error("the pass was changed")
 		}
 	}
@@ -199,7 +200,7 @@ func TestAgentThatCannotBeReached(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := offer(tt.host, nil)
-			p.scheme = tt.scheme
+			p.Scheme = tt.scheme
 			a, err := tt.dialer.handshake(tt.ctx, p, client())
 			if err == nil || outcome.RefusalOf(err).Reason != tt.want {
 				t.Errorf("got %v, %v; want %s", a, err, tt.want)
@@ -212,73 +213,9 @@ func TestAgentsCertificateIsVerified(t *testing.T) {
 	pair := wstest.KeyPair(t, 1, time.Now().Add(time.Hour))
 	host := listening(t, func(c net.Conn) { tls.Server(c, &tls.Config{Certificates: []tls.Certificate{pair}}).Handshake() })
 	p := offer(host, nil)
-	p.scheme = "https"
+	p.Scheme = "https"
 	_, err := newDialer(wstest.Patience).handshake(t.Context(), p, client())
 	if err == nil || outcome.RefusalOf(err).Reason != outcome.UpstreamUnreachable || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("got %v", err)
-	}
-}
-
-func TestReservedBits(t *testing.T) {
-	for chosen, want := range map[string]byte{
-		"":                   0,
-		"permessage-deflate": 0x40,
-		"permessage-deflate; server_max_window_bits=10":    0x40,
-		"x-webkit-deflate-frame":                           0x70,
-		"x-other, permessage-deflate; client_max_window":   0x70,
-		"permessage-deflate, x-other":                      0x70,
-		", permessage-deflate ,":                           0x40,
-		"permessage-deflatex":                              0x70,
-		"permessage-deflate,permessage-deflate; x=\"a,b\"": 0x70, // taken apart wrongly, and so with more allowed than needed
-	} {
-		if got := reservedBits(http.Header{"Sec-Websocket-Extensions": {chosen}}); got != want {
-			t.Errorf("%q: %#x, want %#x", chosen, got, want)
-		}
-	}
-}
-
-func TestSubprotocolForTheClient(t *testing.T) {
-	for _, tt := range []struct {
-		name   string
-		p      protocols
-		chosen string
-		want   string
-	}{
-		{"the agent's choice", protocols{offered: []string{"a", "b"}}, "b", "b"},
-		{"the agent's choice beside a token", protocols{offered: []string{"a", "b"}, token: true, fallback: "bearer"}, "b", "b"},
-		{"no choice", protocols{offered: []string{"a"}}, "", ""},
-		{"no choice beside a token", protocols{offered: []string{"a", "b"}, token: true, fallback: "bearer"}, "", "a"},
-		{"bearer and nothing else", protocols{token: true, fallback: "bearer"}, "", "bearer"},
-		{"the form of Kubernetes and nothing else", protocols{token: true}, "", ""},
-		{"nothing offered", protocols{}, "", ""},
-	} {
-		if got := tt.p.answer(tt.chosen); got != tt.want {
-			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
-		}
-	}
-}
-
-func TestKeys(t *testing.T) {
-	if got := acceptKey(rawws.Key); got != "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" { // RFC 6455 §1.3
-		t.Errorf("accept key %s", got)
-	}
-	for key, want := range map[string]bool{
-		rawws.Key: true, "AAAAAAAAAAAAAAAAAAAAAA==": true,
-		"": false, "x": false, "AAAAAAAAAAAAAAAAAAAA": false, "AAAAAAAAAAAAAAAAAAAAAAA=": false, "dGhlIHNhbXBsZSBub25jZQ": false,
-		"dGhlIHNhbXBsZSBub25jZQ== ": false, "dGhlIHNhbXBsZSBub25j*Q==": false,
-	} {
-		if validKey(key) != want {
-			t.Errorf("%q: %v", key, !want)
-		}
-	}
-}
-
-func TestErrorsForTheLogAreOneShortLine(t *testing.T) {
-	if got := outcome.Line(nil); got != "" {
-		t.Errorf("%q", got)
-	}
-	got := outcome.Line(&outcome.Refusal{Reason: "a", Detail: "b\r\nc\t d\xff" + strings.Repeat("x", 1000)})
-	if strings.ContainsAny(got, "\r\n\t") || len(got) != 300 || !strings.HasPrefix(got, "a: b c d?x") {
-		t.Errorf("%q", got)
 	}
 }

@@ -141,6 +141,18 @@ func Line(err error) string {
 	return strings.ToValidUTF8(s[:min(len(s), maxLine)], "")
 }
 
+// maxWord is how long a client's words may be in a log line, in bytes.
+const maxWord = 256
+
+// Clip returns a client's words for a log: valid UTF-8, bounded. They may hold control characters,
+// which the log's encoders escape.
+func Clip(s string) string {
+	if len(s) > maxWord {
+		return strings.ToValidUTF8(s[:maxWord], "?") + "…"
+	}
+	return strings.ToValidUTF8(s, "?")
+}
+
 // Side is one of the two peers of a session.
 type Side uint8
 

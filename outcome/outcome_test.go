@@ -142,3 +142,13 @@ func TestEachSideIsToldItsOwnPart(t *testing.T) {
 		}
 	}
 }
+
+func TestErrorsForTheLogAreOneShortLine(t *testing.T) {
+	if got := Line(nil); got != "" {
+		t.Errorf("%q", got)
+	}
+	got := Line(&Refusal{Reason: "a", Detail: "b\r\nc\t d\xff" + strings.Repeat("x", 1000)})
+	if strings.ContainsAny(got, "\r\n\t") || len(got) != 300 || !strings.HasPrefix(got, "a: b c d?x") {
+		t.Errorf("%q", got)
+	}
+}

@@ -10,8 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/config"
-	"github.com/altairalabs/omnia-gateway/gateway"
+	"github.com/altairalabs/omnia-gateway/gateway/policy"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
@@ -39,15 +40,20 @@ func newExplain() *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			g, _, err := build(from, io.Discard)
+			conf, err := load(from)
+			if err != nil {
+				return err
+			}
+			keys := auth.NewKeys(auth.Options{})
+			p, err := policy.New(conf, keys) // the rules alone: it needs no certificate and no listener
 			if err != nil {
 				return err
 			}
 			out := c.OutOrStdout()
-			if err := g.Refresh(c.Context()); err != nil {
+			if err := keys.Refresh(c.Context()); err != nil {
 				fmt.Fprintf(out, "note: %v\n", err)
 			}
-			e := g.Explain(c.Context(), r)
+			e := p.Explain(c.Context(), r)
 			print(out, e)
 			if !e.Admitted {
 				return errNo
@@ -101,7 +107,7 @@ func (q question) request(stdin io.Reader) (*http.Request, error) {
 }
 
 // print writes an explanation for a person.
-func print(w io.Writer, e gateway.Explanation) {
+func print(w io.Writer, e policy.Explanation) {
 	for _, s := range e.Steps {
 		if s.OK {
 			printPassed(w, s.Name, s.Detail)

@@ -1,4 +1,4 @@
-package gateway
+package policy
 
 import (
 	"net/http"
@@ -8,10 +8,11 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// target takes the request target apart, as it came over the wire: the path in its one spelling, and the query untouched. Everything
-// after this room matches, authorises and forwards the same text. There is nothing to resolve: what is ambiguous is refused.
+// target takes the request target apart, as it came over the wire: the path in its one spelling, and
+// the query untouched. Everything after this room matches, authorises and forwards the same text.
+// Nothing is resolved: an ambiguous path is refused.
 func target(r *http.Request) (path, query string, _ error) {
-	bad := func(why string) error { return &outcome.Refusal{Reason: outcome.BadPath, Detail: why} }
+	bad := func(why string) error { return outcome.Refuse(outcome.BadPath, why) }
 	if r.Method == http.MethodConnect || !strings.HasPrefix(r.RequestURI, "/") {
 		return "", "", bad("the request target is no path")
 	}
@@ -26,7 +27,8 @@ func target(r *http.Request) (path, query string, _ error) {
 	return path, query, nil
 }
 
-// allowedMethod keeps out methods that make no sense here: TRACE would show a client its verified headers, and others nobody has defined.
+// allowedMethod keeps out methods that make no sense here: TRACE would show a client its verified
+// headers, and others are not defined.
 func allowedMethod(m string) bool {
 	switch m {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
@@ -66,7 +68,8 @@ func (e exclusion) matches(path string) bool {
 	return path == e.text
 }
 
-// matchTemplate matches segment by segment: {*} is one that is not empty, {**} all that follow its slash.
+// matchTemplate matches segment by segment: {*} is one that is not empty, {**} all that follow its
+// slash.
 func matchTemplate(pattern, path []string) bool {
 	for i, want := range pattern {
 		switch {

@@ -1,4 +1,4 @@
-package gateway
+package policy
 
 import (
 	"net"
@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/gateway/handshake"
 )
 
 // headerRules say which of the client's headers an agent may see.
@@ -19,35 +20,21 @@ func newHeaderRules(c *config.Config) headerRules {
 	h := headerRules{strip: map[string]bool{}, trusted: c.TrustedProxies}
 	for _, issuer := range c.Authentication.Issuers() {
 		for _, m := range issuer.OutputClaimToHeaders {
-			h.strip[fold(m.Header)] = true // whichever issuer the token is from, and with no token at all
+			h.strip[config.FoldHeader(m.Header)] = true // whichever issuer the token is from, and with no token at all
 		}
 	}
 	if e := c.Authentication.EdgeTrust; e.StripInboundClaimHeaders {
 		for _, name := range e.DefaultStripHeaders {
-			h.strip[fold(name)] = true
+			h.strip[config.FoldHeader(name)] = true
 		}
 		for _, name := range e.AdditionalStripHeaders {
-			h.strip[fold(name)] = true
+			h.strip[config.FoldHeader(name)] = true
 		}
 	}
 	return h
 }
 
-// fold is the form in which header names are compared: CGI and its heirs (RFC 3875 §4.1.18) make one name of X-User-Id, x_user_id and
-// X.User.Id, so they are one name here too.
-func fold(name string) string {
-	return strings.Map(func(c rune) rune {
-		switch {
-		case c == '_' || c == '.':
-			return '-'
-		case c >= 'A' && c <= 'Z':
-			return c + 'a' - 'A'
-		}
-		return c
-	}, name)
-}
-
-// passes says whether a name has only characters that mean the same to every server.
+// passes reports whether a name has only characters that mean the same to every server.
 func passes(name string) bool {
 	for i := range len(name) {
 		if c := name[i]; !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-') {
@@ -63,7 +50,7 @@ var hopByHop = map[string]bool{
 	"te": true, "trailer": true, "transfer-encoding": true, "upgrade": true, "http2-settings": true, "expect": true,
 }
 
-// forwarding are headers in which a proxy tells of the client; a client's own are a lie.
+// forwarding are headers in which a proxy tells of the client. A client's own are not believed.
 var forwarding = map[string]bool{
 	"forwarded": true, "x-real-ip": true, "true-client-ip": true, "x-original-url": true, "x-rewrite-url": true,
 }
@@ -72,21 +59,22 @@ func isForwarding(folded string) bool {
 	return forwarding[folded] || strings.HasPrefix(folded, "x-forwarded-")
 }
 
-// outgoing is the client's headers as far as an agent may see them: no hop-by-hop header, no identity header in any spelling, no name
-// that servers read differently, and no forwarding header unless it comes from a trusted proxy.
+// outgoing returns the client's headers as far as an agent may see them: no hop-by-hop header, no
+// identity header in any spelling, no name that servers read differently, and no forwarding header
+// unless it comes from a trusted proxy.
 func (h headerRules) outgoing(in http.Header, fromProxy bool) http.Header {
 	nominated := map[string]bool{}
 	for _, line := range in["Connection"] {
 		for name := range strings.SplitSeq(line, ",") {
 			// The handshake's own fields are the gateway's to judge, not the client's to take away.
-			if name = fold(strings.TrimSpace(name)); !strings.HasPrefix(name, "sec-websocket-") {
+			if name = config.FoldHeader(strings.TrimSpace(name)); !strings.HasPrefix(name, "sec-websocket-") {
 				nominated[name] = true
 			}
 		}
 	}
 	out := make(http.Header, len(in)+4)
 	for name, values := range in {
-		f := fold(name)
+		f := config.FoldHeader(name)
 		switch {
 		case !passes(name), h.strip[f], hopByHop[f], nominated[f], f == "x-forwarded-client-cert":
 		case isForwarding(f) && !fromProxy:
@@ -97,7 +85,8 @@ func (h headerRules) outgoing(in http.Header, fromProxy bool) http.Header {
 	return out
 }
 
-// client is the address that limits and X-Forwarded-For see: the peer's, or the last one in X-Forwarded-For that is no trusted proxy.
+// client returns the address that limits and X-Forwarded-For see: the peer's, or the last one in
+// X-Forwarded-For that is no trusted proxy.
 func (h headerRules) client(remote string, in http.Header) (addr netip.Addr, fromProxy bool) {
 	ap, err := netip.ParseAddrPort(remote)
 	if err != nil {
@@ -129,7 +118,8 @@ func (h headerRules) trusts(a netip.Addr) bool {
 	return false
 }
 
-// forward adds the gateway's own forwarding headers to out. What a trusted proxy has said stays, with the peer put behind it.
+// forward adds the gateway's own forwarding headers to out. What a trusted proxy has said stays, and
+// the peer is appended to it.
 func forward(out http.Header, r *http.Request) {
 	peer, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -149,4 +139,20 @@ func forward(out http.Header, r *http.Request) {
 	if len(out["X-Forwarded-Host"]) == 0 {
 		out["X-Forwarded-Host"] = []string{r.Host}
 	}
+}
+
+// EndToEnd returns an answer's headers but those that end at the gateway: hop-by-hop ones, those that
+// its Connection header names (RFC 9110 §7.6.1), and the session's id, which only the gateway gives.
+func EndToEnd(from http.Header) http.Header {
+	gone := map[string]bool{"x-gateway-session": true}
+	for _, name := range handshake.List(from["Connection"]) {
+		gone[config.FoldHeader(name)] = true
+	}
+	to := make(http.Header, len(from)+3)
+	for name, values := range from {
+		if f := config.FoldHeader(name); !hopByHop[f] && !gone[f] {
+			to[name] = values
+		}
+	}
+	return to
 }

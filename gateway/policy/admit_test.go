@@ -1,16 +1,17 @@
-package gateway
+package policy
 
 import (
 	"encoding/base64"
-	"log/slog"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/config"
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
+	"github.com/altairalabs/omnia-gateway/internal/wstest"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
@@ -30,10 +31,10 @@ func asking(target string, lines ...string) *http.Request {
 // upgrade are the lines of a right handshake.
 var upgrade = []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: " + rawws.Key}
 
-// admission is a gateway with a route of each kind.
-func admission(t testing.TB, i *issuer, change func(*config.Config)) *Gateway {
+// admission returns a policy with a route of each kind.
+func admission(t testing.TB, i *wstest.Issuer, change func(*config.Config)) *Policy {
 	t.Helper()
-	c := configured(i, "agent:8080")
+	c := i.Config("agent:8080")
 	c.Authentication.Authorization.RequiredClaims = config.RequiredClaims{{Claim: "roles", Values: []string{"user"}}}
 	c.Authentication.Authorization.ExcludePaths = []string{"/healthz", "/readyz", "/info", "/kept/info"}
 	c.Routes[0].AllowedOrigins = []string{"https://app.example.com"}
@@ -47,14 +48,22 @@ func admission(t testing.TB, i *issuer, change func(*config.Config)) *Gateway {
 	if change != nil {
 		change(c)
 	}
-	return compile(t, c, slog.New(slog.DiscardHandler))
+	keys := auth.NewKeys(auth.Options{})
+	p, err := New(c, keys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := keys.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 // TestOrderOfTheRules breaks every rule of a list at once, then one less each time: the first that is left decides.
 func TestOrderOfTheRules(t *testing.T) {
-	i := newIssuer(t)
+	i := wstest.NewIssuer(t)
 	g := admission(t, i, nil)
-	bad := "Authorization: Bearer " + i.token("sub", "", "roles", nil, "email", "a\nb", "exp", 1)
+	bad := "Authorization: Bearer " + i.Token("sub", "", "roles", nil, "email", "a\nb", "exp", 1)
 	for _, tt := range []struct {
 		target string
 		lines  []string
@@ -66,16 +75,16 @@ func TestOrderOfTheRules(t *testing.T) {
 		{"/my-agent/x?access_token=a", []string{bad, "Upgrade: h2c"}, outcome.MultipleCredentials},
 		{"/my-agent/x", []string{bad, "Upgrade: h2c"}, outcome.Expired},
 		{"/my-agent/x", []string{"Upgrade: h2c"}, outcome.NoToken},
-		{"/my-agent/x", []string{"Authorization: Bearer " + i.token("sub", "", "roles", nil, "email", "a\nb"), "Upgrade: h2c"}, outcome.NoPrincipal},
-		{"/my-agent/x", []string{"Authorization: Bearer " + i.token("roles", nil, "email", "a\nb"), "Upgrade: h2c"}, outcome.ClaimMismatch},
-		{"/my-agent/x", []string{"Authorization: Bearer " + i.token("email", "a\nb"), "Upgrade: h2c"}, outcome.ClaimNotRepresentable},
-		{"/my-agent/x", []string{"Authorization: Bearer " + i.token(), "Upgrade: h2c"}, outcome.BadUpgrade},
-		{"/my-agent/x", []string{"Authorization: Bearer " + i.token()}, outcome.OK},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token("sub", "", "roles", nil, "email", "a\nb"), "Upgrade: h2c"}, outcome.NoPrincipal},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token("roles", nil, "email", "a\nb"), "Upgrade: h2c"}, outcome.ClaimMismatch},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token("email", "a\nb"), "Upgrade: h2c"}, outcome.ClaimNotRepresentable},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token(), "Upgrade: h2c"}, outcome.BadUpgrade},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token()}, outcome.OK},
 
 		// On excluded paths and public routes 7, 9, 10 and 11 of the order are not asked.
 		{"/my-agent/info", []string{bad}, outcome.Expired},
 		{"/public?access_token=a", []string{bad}, outcome.MultipleCredentials},
-		{"/public", []string{"Authorization: Bearer " + i.token("sub", "", "roles", nil, "email", "a\nb")}, outcome.PublicRoute},
+		{"/public", []string{"Authorization: Bearer " + i.Token("sub", "", "roles", nil, "email", "a\nb")}, outcome.PublicRoute},
 		{"/public", nil, outcome.PublicRoute},
 		{"/my-agent/info", nil, outcome.ExcludedPath}, // as it is left after the prefix
 		{"/kept/info", nil, outcome.ExcludedPath},
@@ -84,11 +93,11 @@ func TestOrderOfTheRules(t *testing.T) {
 		{"/my-agent/info?x=/../y", nil, outcome.ExcludedPath},
 
 		// A route's own claims are added to the global ones.
-		{"/agents/cat", []string{"Authorization: Bearer " + i.token("agents", "use:cat")}, outcome.OK},
-		{"/agents/dog", []string{"Authorization: Bearer " + i.token("agents", "use:cat")}, outcome.ClaimMismatch},
-		{"/agents/cat", []string{"Authorization: Bearer " + i.token("agents", "use:{agent}")}, outcome.ClaimMismatch},
-		{"/agents/cat", []string{"Authorization: Bearer " + i.token("agents", "use:cat", "roles", nil)}, outcome.ClaimMismatch},
-		{"/agents/Cat", []string{"Authorization: Bearer " + i.token("agents", "use:Cat")}, outcome.NoRoute},
+		{"/agents/cat", []string{"Authorization: Bearer " + i.Token("agents", "use:cat")}, outcome.OK},
+		{"/agents/dog", []string{"Authorization: Bearer " + i.Token("agents", "use:cat")}, outcome.ClaimMismatch},
+		{"/agents/cat", []string{"Authorization: Bearer " + i.Token("agents", "use:{agent}")}, outcome.ClaimMismatch},
+		{"/agents/cat", []string{"Authorization: Bearer " + i.Token("agents", "use:cat", "roles", nil)}, outcome.ClaimMismatch},
+		{"/agents/Cat", []string{"Authorization: Bearer " + i.Token("agents", "use:Cat")}, outcome.NoRoute},
 
 		{"/healthz", nil, outcome.Probe},
 		{"/readyz", []string{bad, "Origin: null"}, outcome.Probe},
@@ -96,8 +105,8 @@ func TestOrderOfTheRules(t *testing.T) {
 		{"/metrics", nil, outcome.NoRoute},
 		{"/.gateway/renew", nil, outcome.NoRoute},
 	} {
-		p, err := g.admit(t.Context(), asking(tt.target, tt.lines...), nil)
-		got := p.reason
+		p, err := g.Admit(t.Context(), asking(tt.target, tt.lines...))
+		got := p.Reason
 		if err != nil {
 			got = outcome.RefusalOf(err).Reason
 		}
@@ -108,40 +117,40 @@ func TestOrderOfTheRules(t *testing.T) {
 }
 
 func TestProbesAreNobodysWhereTheyAreNotExcluded(t *testing.T) {
-	i := newIssuer(t)
+	i := wstest.NewIssuer(t)
 	none := admission(t, i, func(c *config.Config) { c.Authentication.Authorization.ExcludePaths = nil })
-	if _, err := none.admit(t.Context(), asking("/healthz"), nil); err == nil || outcome.RefusalOf(err).Reason != outcome.NoRoute {
+	if _, err := none.Admit(t.Context(), asking("/healthz")); err == nil || outcome.RefusalOf(err).Reason != outcome.NoRoute {
 		t.Errorf("not excluded: %v", err)
 	}
 	claimed := admission(t, i, func(c *config.Config) { c.Routes = append(c.Routes, config.Route{Path: "/", Upstream: "http://all"}) })
-	if p, err := claimed.admit(t.Context(), asking("/healthz"), nil); err != nil || p.reason != outcome.ExcludedPath || p.host != "all" {
+	if p, err := claimed.Admit(t.Context(), asking("/healthz")); err != nil || p.Reason != outcome.ExcludedPath || p.Addr != "all" {
 		t.Errorf("claimed by a route: %+v, %v", p, err)
 	}
 	post := asking("/healthz")
 	post.Method = "POST"
-	if _, err := admission(t, i, nil).admit(t.Context(), post, nil); err == nil || outcome.RefusalOf(err).Reason != outcome.NoRoute {
+	if _, err := admission(t, i, nil).Admit(t.Context(), post); err == nil || outcome.RefusalOf(err).Reason != outcome.NoRoute {
 		t.Errorf("POST: %v", err)
 	}
 }
 
 func TestAuthenticationOffLetsEverybodyInAndStripsAllTheSame(t *testing.T) {
-	i := newIssuer(t)
+	i := wstest.NewIssuer(t)
 	g := admission(t, i, func(c *config.Config) { c.Authentication.Enabled = false })
-	p, err := g.admit(t.Context(), asking("/my-agent/ws?access_token=a&x=1", "Authorization: Bearer b", "X-User-Id: root", "x_user_roles: admin"), nil)
-	if err != nil || p.reason != outcome.AuthDisabled || p.target != "/ws?access_token=a&x=1" || p.header.Get("Authorization") != "Bearer b" {
+	p, err := g.Admit(t.Context(), asking("/my-agent/ws?access_token=a&x=1", "Authorization: Bearer b", "X-User-Id: root", "x_user_roles: admin"))
+	if err != nil || p.Reason != outcome.AuthDisabled || p.Target != "/ws?access_token=a&x=1" || p.Header.Get("Authorization") != "Bearer b" {
 		t.Errorf("%+v, %v", p, err)
 	}
-	for name := range p.header {
-		if strings.Contains(fold(name), "x-user") {
+	for name := range p.Header {
+		if strings.Contains(config.FoldHeader(name), "x-user") {
 			t.Errorf("%s got through", name)
 		}
 	}
 }
 
 func TestWhatTheAgentIsTold(t *testing.T) {
-	i := newIssuer(t)
+	i := wstest.NewIssuer(t)
 	g := admission(t, i, nil)
-	token := i.token("email", "alice@example.com", "agents", "use:cat")
+	token := i.Token("email", "alice@example.com", "agents", "use:cat")
 	k8s := "base64url.bearer.authorization.k8s.io." + base64.RawURLEncoding.EncodeToString([]byte(token))
 	identity := http.Header{"X-User-Id": {"alice"}, "X-User-Email": {"alice@example.com"}, "X-User-Roles": {"user,admin"}, "Authorization": {"Bearer " + token}}
 	for _, tt := range []struct {
@@ -175,7 +184,7 @@ func TestWhatTheAgentIsTold(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := asking(tt.target, tt.lines...)
 			before := r.Header.Clone()
-			p, err := g.admit(t.Context(), r, nil)
+			p, err := g.Admit(t.Context(), r)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -185,14 +194,14 @@ func TestWhatTheAgentIsTold(t *testing.T) {
 			}
 			maps.Copy(want, identity)
 			maps.Copy(want, tt.header)
-			if !maps.EqualFunc(p.header, want, slices.Equal) {
-				t.Errorf("headers: got %v, want %v", p.header, want)
+			if !maps.EqualFunc(p.Header, want, slices.Equal) {
+				t.Errorf("headers: got %v, want %v", p.Header, want)
 			}
-			if p.target != tt.want || p.scheme != "http" || p.host != "cat.agents:8080" || !p.upgrade || p.reason != outcome.OK || p.addr.String() != "192.0.2.1" {
+			if p.Target != tt.want || p.Scheme != "http" || p.Addr != "cat.agents:8080" || !p.Upgrade || p.Reason != outcome.OK || p.Client.String() != "192.0.2.1" {
 				t.Errorf("%+v", p)
 			}
-			if !slices.Equal(p.protocol.offered, tt.offered) || p.protocol.answer("") != tt.answer {
-				t.Errorf("subprotocols: %+v, answer %q", p.protocol, p.protocol.answer(""))
+			if !slices.Equal(p.Protocols.Offered, tt.offered) || p.Protocols.Answer("") != tt.answer {
+				t.Errorf("subprotocols: %+v, answer %q", p.Protocols, p.Protocols.Answer(""))
 			}
 			if !maps.EqualFunc(r.Header, before, slices.Equal) {
 				t.Error("the request was changed")
@@ -202,68 +211,30 @@ func TestWhatTheAgentIsTold(t *testing.T) {
 }
 
 func TestTokenIsForwardedNowhereIfSoConfigured(t *testing.T) {
-	i := newIssuer(t)
+	i := wstest.NewIssuer(t)
 	g := admission(t, i, func(c *config.Config) { c.Authentication.JWT.ForwardOriginalToken = false })
-	token := i.token()
-	p, err := g.admit(t.Context(), asking("/my-agent/ws?x=1&access_token="+token, "Authorization: Basic YTpi"), nil)
-	if err != nil || p.target != "/ws?x=1" || p.header.Get("Authorization") != "Basic YTpi" {
+	token := i.Token()
+	p, err := g.Admit(t.Context(), asking("/my-agent/ws?x=1&access_token="+token, "Authorization: Basic YTpi"))
+	if err != nil || p.Target != "/ws?x=1" || p.Header.Get("Authorization") != "Basic YTpi" {
 		t.Errorf("%+v, %v", p, err)
 	}
-	p, err = g.admit(t.Context(), asking("/my-agent/ws", "Authorization: Bearer "+token), nil)
-	if _, there := p.header["Authorization"]; err != nil || there {
+	p, err = g.Admit(t.Context(), asking("/my-agent/ws", "Authorization: Bearer "+token))
+	if _, there := p.Header["Authorization"]; err != nil || there {
 		t.Errorf("%+v, %v", p, err)
 	}
 }
 
 func TestOpenPathsTellTheIdentityOfATokenThatWasSent(t *testing.T) {
-	i := newIssuer(t)
+	i := wstest.NewIssuer(t)
 	g := admission(t, i, nil)
-	p, err := g.admit(t.Context(), asking("/public/x", "Authorization: Bearer "+i.token("email", "a\nb", "roles", nil)), nil)
-	if err != nil || p.header.Get("X-User-Id") != "alice" || len(p.header["X-User-Email"]) != 0 || p.identity == nil {
+	p, err := g.Admit(t.Context(), asking("/public/x", "Authorization: Bearer "+i.Token("email", "a\nb", "roles", nil)))
+	if err != nil || p.Header.Get("X-User-Id") != "alice" || len(p.Header["X-User-Email"]) != 0 || p.Identity == nil {
 		t.Errorf("%+v, %v", p, err)
 	}
 }
 
-func TestUpgrades(t *testing.T) {
-	for _, tt := range []struct {
-		name   string
-		change func(*http.Request)
-		ok     bool
-	}{
-		{"right", func(*http.Request) {}, true},
-		{"other case", func(r *http.Request) {
-			r.Header["Upgrade"], r.Header["Connection"] = []string{"WebSocket"}, []string{"keep-alive,UPGRADE"}
-		}, true},
-		{"two lines of Connection", func(r *http.Request) { r.Header["Connection"] = []string{"keep-alive", "Upgrade"} }, true},
-		{"h2c", func(r *http.Request) { r.Header["Upgrade"] = []string{"h2c"} }, false},
-		{"a list", func(r *http.Request) { r.Header["Upgrade"] = []string{"websocket, h2c"} }, false},
-		{"two lines", func(r *http.Request) { r.Header["Upgrade"] = []string{"websocket", "websocket"} }, false},
-		{"empty", func(r *http.Request) { r.Header["Upgrade"] = []string{""} }, false},
-		{"no Connection", func(r *http.Request) { r.Header.Del("Connection") }, false},
-		{"another Connection", func(r *http.Request) { r.Header["Connection"] = []string{"close, upgraded"} }, false},
-		{"POST", func(r *http.Request) { r.Method = "POST" }, false},
-		{"HTTP/1.0", func(r *http.Request) { r.ProtoMinor = 0 }, false},
-		{"no version", func(r *http.Request) { r.Header.Del("Sec-WebSocket-Version") }, false},
-		{"version 8", func(r *http.Request) { r.Header.Set("Sec-WebSocket-Version", "8") }, false},
-		{"two versions", func(r *http.Request) { r.Header.Add("Sec-WebSocket-Version", "13") }, false},
-		{"no key", func(r *http.Request) { r.Header.Del("Sec-WebSocket-Key") }, false},
-		{"a short key", func(r *http.Request) { r.Header.Set("Sec-WebSocket-Key", "AAAA") }, false},
-		{"two keys", func(r *http.Request) { r.Header.Add("Sec-WebSocket-Key", rawws.Key) }, false},
-		{"a body", func(r *http.Request) { r.ContentLength = 5 }, false},
-		{"a body of unknown length", func(r *http.Request) { r.ContentLength = -1 }, false},
-		{"a chunked body", func(r *http.Request) { r.TransferEncoding = []string{"chunked"} }, false},
-		{"Expect", func(r *http.Request) { r.Header.Set("Expect", "100-continue") }, false},
-	} {
-		r := asking("/", upgrade...)
-		tt.change(r)
-		if why := badUpgrade(r); (why == "") != tt.ok {
-			t.Errorf("%s: %q", tt.name, why)
-		}
-	}
-}
-
 func TestExplainShowsTheStepsOfServing(t *testing.T) {
-	i := newIssuer(t)
+	i := wstest.NewIssuer(t)
 	g := admission(t, i, nil)
 	names := func(e Explanation) string {
 		var all []string
@@ -275,7 +246,7 @@ func TestExplainShowsTheStepsOfServing(t *testing.T) {
 		}
 		return strings.Join(slices.Compact(all), " ")
 	}
-	token := i.token("agents", "use:cat")
+	token := i.Token("agents", "use:cat")
 	e := g.Explain(t.Context(), asking("/agents/cat/ws?agent=dog", append([]string{"Authorization: Bearer " + token}, upgrade...)...))
 	if !e.Admitted || e.Reason != outcome.OK || e.Upstream != "http://cat.agents:8080/ws?agent=cat" || e.Header.Get("X-User-Id") != "alice" {
 		t.Errorf("%+v", e)
@@ -299,14 +270,14 @@ func TestExplainShowsTheStepsOfServing(t *testing.T) {
 
 // BenchmarkAdmit is what one handshake costs before the agent is dialled, with a token that was verified before.
 func BenchmarkAdmit(b *testing.B) {
-	i := newIssuer(b)
+	i := wstest.NewIssuer(b)
 	g := admission(b, i, nil)
 	r := asking("/agents/cat/ws?session=1", append([]string{
-		"Authorization: Bearer " + i.token("agents", "use:cat"), "User-Agent: benchmark", "Origin: https://app.example.com", "Accept-Encoding: gzip",
+		"Authorization: Bearer " + i.Token("agents", "use:cat"), "User-Agent: benchmark", "Origin: https://app.example.com", "Accept-Encoding: gzip",
 	}, upgrade...)...)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := g.admit(b.Context(), r, nil); err != nil {
+		if _, err := g.Admit(b.Context(), r); err != nil {
 			b.Fatal(err)
 		}
 	}

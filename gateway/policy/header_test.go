@@ -1,4 +1,4 @@
-package gateway
+package policy
 
 import (
 	"crypto/tls"
@@ -112,16 +112,6 @@ func FuzzOutgoing(f *testing.F) {
 			}
 		}
 	})
-}
-
-func TestFold(t *testing.T) {
-	for name, want := range map[string]string{
-		"X-User-Id": "x-user-id", "x_USER.id": "x-user-id", "": "", "É": "É", "X\u212aEY": "x\u212aey", "a_b.c-d": "a-b-c-d",
-	} {
-		if got := fold(name); got != want {
-			t.Errorf("%q: %q, want %q", name, got, want)
-		}
-	}
 }
 
 func TestAddressOfTheClient(t *testing.T) {

@@ -1,4 +1,4 @@
-package gateway
+package policy
 
 import (
 	"cmp"
@@ -25,7 +25,8 @@ type route struct {
 	origins  []string
 }
 
-// newRoutes compiles the routes and puts them in the order in which they are tried: the first that matches is the most exact one.
+// newRoutes compiles the routes and puts them in the order in which they are tried: the first that
+// matches is the most exact one.
 func newRoutes(c *config.Config) ([]*route, error) {
 	routes := make([]*route, len(c.Routes))
 	for i, rc := range c.Routes {
@@ -60,8 +61,8 @@ func newRoutes(c *config.Config) ([]*route, error) {
 	return routes, nil
 }
 
-// byPrecedence puts the more exact route first: exact host, wildcard host (longer first), no host; then segment by segment from the left
-// a literal before {agent}; then the longer path.
+// byPrecedence puts the more exact route first: exact host, wildcard host (longer first), no host;
+// then segment by segment from the left a literal before {agent}; then the longer path.
 func byPrecedence(a, b *route) int {
 	kind := func(r *route) int {
 		switch {
@@ -86,7 +87,7 @@ func byPrecedence(a, b *route) int {
 	return cmp.Compare(len(b.segments), len(a.segments))
 }
 
-// isFor says whether the route takes requests for a host name.
+// isFor reports whether the route takes requests for a host name.
 func (r *route) isFor(host string) bool {
 	switch {
 	case r.host == "":
@@ -97,7 +98,8 @@ func (r *route) isFor(host string) bool {
 	return host == r.host
 }
 
-// match says whether the route takes the request, what {agent} stands for, and which path is left after its prefix.
+// match reports whether the route takes the request. It returns what {agent} stands for, and the path
+// that is left after its prefix.
 func (r *route) match(host, path string) (agent, rest string, ok bool) {
 	if !r.isFor(host) {
 		return "", "", false
@@ -127,7 +129,8 @@ func (r *route) match(host, path string) (agent, rest string, ok bool) {
 	return agent, rest, true
 }
 
-// isLabel says whether s is one lower-case DNS label (RFC 1123 §2.1): the only thing that may become a part of an upstream's host name.
+// isLabel reports whether s is one lower-case DNS label (RFC 1123 §2.1): the only thing that may
+// become a part of an upstream's host name.
 func isLabel(s string) bool {
 	if len(s) == 0 || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
 		return false
@@ -156,17 +159,14 @@ func (r *route) address(agent string) (scheme, host string) {
 	return r.upstream.Scheme, strings.ReplaceAll(r.upstream.Host, agentMark, agent)
 }
 
-// path is what the agent is asked for: its own path in front, and the prefix gone if the route says so.
+// path returns what the agent is asked for: its own path in front, and the prefix gone if the route
+// says so.
 func (r *route) path(public, rest string) string {
-	p := public
-	if r.strip {
-		p = rest
-	}
-	return strings.TrimSuffix(r.upstream.EscapedPath(), "/") + p
+	return strings.TrimSuffix(r.upstream.EscapedPath(), "/") + r.seen(public, rest)
 }
 
-// query is the query the agent gets: every copy of a dropped or set parameter is gone, the rest keeps its bytes and order, and the set
-// ones are put behind it.
+// query returns the query the agent gets: every copy of a dropped or set parameter is gone, the rest
+// keeps its bytes and order, and the set ones follow.
 func (r *route) query(raw, agent string) string {
 	var kept []string
 	if raw != "" {
@@ -190,11 +190,20 @@ func (r *route) query(raw, agent string) string {
 // escape percent-encodes for a query, spaces too: a + would be read as one only by some.
 func escape(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 
-// allowsOrigin says whether a request from these Origin lines may use the route. None is no browser (RFC 6454 §7.3: browsers always send
-// one with a WebSocket handshake); two are somebody's attempt to have the wrong one looked at.
+// allowsOrigin reports whether a request with these Origin lines may use the route. Without one it
+// comes from no browser (RFC 6455 §4.1: browsers always send one with a WebSocket handshake). Two are
+// refused: the agent might believe the one that was not looked at.
 func (r *route) allowsOrigin(origins []string) bool {
 	if len(r.origins) == 0 || len(origins) == 0 {
 		return true
 	}
 	return len(origins) == 1 && (slices.Contains(r.origins, config.AnyOrigin) || slices.Contains(r.origins, origins[0]))
+}
+
+// seen returns the path the agent would see, without its own prefix.
+func (r *route) seen(public, rest string) string {
+	if r.strip {
+		return rest
+	}
+	return public
 }

@@ -1,0 +1,169 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/gateway/handshake"
+	"github.com/altairalabs/omnia-gateway/gateway/policy"
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// exchange is one request on its way through the gateway.
+type exchange struct {
+	w       http.ResponseWriter
+	r       *http.Request
+	start   time.Time
+	pass    *policy.Pass
+	session string // the id, once it is a session
+	code    int    // the status of the agent's answer to plain HTTP; 0 while there is none
+}
+
+// newExchange prepares a request. bodyWait is how long a body may take that no room reads.
+func newExchange(w http.ResponseWriter, r *http.Request, bodyWait time.Duration) *exchange {
+	answer := &stallWriter{ResponseWriter: w, rc: http.NewResponseController(w)}
+	// After a chunked body net/http has forgotten a Content-Length that stood beside it, and of a
+	// request in HTTP/1.0 it has forgotten the Transfer-Encoding: what another server on the way made of
+	// the two is unknown (RFC 9112 §6.1). And a client that asked for a tunnel may go on as if it had
+	// one (RFC 9931). So nothing that follows is read as a request.
+	answer.last = len(r.TransferEncoding) > 0 || r.ProtoMajor != 1 || r.ProtoMinor == 0 || handshake.Wanted(r)
+	if r.ContentLength != 0 {
+		answer.rc.SetReadDeadline(time.Now().Add(bodyWait)) // stallReader has its own
+	}
+	return &exchange{w: answer, r: r, start: time.Now()}
+}
+
+// refuse answers a request that does not get through, and reports it.
+func (g *Gateway) refuse(x *exchange, refusal *outcome.Refusal) {
+	g.answerRefusal(x, refusal.Reason)
+	g.report(x, refusal.Reason, refusal.Reason.Status(), refusal.Text())
+}
+
+// problem is the body of a refusal (RFC 9457): status and word, and nothing of the request.
+type problem struct {
+	Status int            `json:"status"`
+	Title  string         `json:"title"`
+	Reason outcome.Reason `json:"reason"`
+}
+
+func (g *Gateway) answerRefusal(x *exchange, reason outcome.Reason) {
+	code := reason.Status()
+	h := x.w.Header()
+	if c := reason.Challenge(); c != "" {
+		h.Set("WWW-Authenticate", c)
+	}
+	if s := reason.RetryAfter(); s != "" {
+		h.Set("Retry-After", s)
+	}
+	if reason == outcome.BadMethod {
+		h.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+	}
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Type", "application/problem+json")
+	body, _ := json.Marshal(problem{code, http.StatusText(code), reason})
+	x.w.WriteHeader(code)
+	x.w.Write(append(body, '\n'))
+}
+
+// passOn gives the client an agent's own answer to the handshake.
+func (g *Gateway) passOn(x *exchange, a *answer) {
+	defer a.conn.Close()
+	defer context.AfterFunc(x.r.Context(), func() { a.conn.Close() })()
+	a.conn.SetDeadline(time.Now().Add(bodyStall)) // no client waits longer for the body of a refusal
+	maps.Copy(x.w.Header(), policy.EndToEnd(a.Header))
+	x.w.WriteHeader(a.StatusCode)
+	_, err := io.Copy(flushing{x.w, http.NewResponseController(x.w)}, a.Body)
+	g.report(x, outcome.UpstreamRefused, a.StatusCode, outcome.Line(err))
+	if err != nil {
+		panic(http.ErrAbortHandler) // a body that broke off must not look whole
+	}
+}
+
+// flushing writes and flushes at once.
+type flushing struct {
+	io.Writer
+	rc *http.ResponseController
+}
+
+func (f flushing) Write(b []byte) (int, error) {
+	n, err := f.Writer.Write(b)
+	f.rc.Flush()
+	return n, err
+}
+
+// answerProbe answers /healthz or /readyz on the public listener.
+func (g *Gateway) answerProbe(x *exchange) {
+	code, text := http.StatusOK, "ok\n"
+	if x.pass.Probe == "/readyz" && !g.ready() {
+		code, text = http.StatusServiceUnavailable, "not ready\n"
+	}
+	x.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	x.w.Header().Set("Cache-Control", "no-store")
+	x.w.WriteHeader(code)
+	io.WriteString(x.w, text)
+	g.metrics.request(outcome.Probe)
+}
+
+// report writes the one log line of a request that became no WebSocket session, and counts it.
+func (g *Gateway) report(x *exchange, reason outcome.Reason, code int, detail string) {
+	message := "refused"
+	if reason == x.pass.Reason || reason == outcome.UpstreamRefused {
+		message = "answered"
+	}
+	if handshake.Wanted(x.r) {
+		g.metrics.handshake(reason)
+	} else {
+		g.metrics.request(reason)
+	}
+	g.log.LogAttrs(context.Background(), slog.LevelInfo, message, append(x.facts(message == "refused"),
+		slog.String("reason", string(reason)), slog.Int("status", code),
+		slog.Float64("duration", time.Since(x.start).Seconds()), slog.String("err", detail))...)
+}
+
+// facts returns what the log says of a request: as far as it got, and never its query.
+func (x *exchange) facts(refused bool) []slog.Attr {
+	p := x.pass
+	attrs := make([]slog.Attr, 0, 16)
+	add := func(a slog.Attr) {
+		if a.Value.String() != "" {
+			attrs = append(attrs, a)
+		}
+	}
+	add(slog.String("session", x.session))
+	add(slog.String("route", p.Route))
+	add(slog.String("agent", p.Agent))
+	if p.Identity != nil {
+		add(slog.String("subject", p.Identity.Subject))
+		add(slog.String("issuer", p.Identity.Issuer))
+	}
+	if refused { // for the operator who must find out what the client asked for
+		add(slog.String("method", outcome.Clip(x.r.Method)))
+		add(slog.String("path", outcome.Clip(p.Path)))
+	}
+	if p.Client.IsValid() {
+		add(slog.String("client", p.Client.String()))
+	}
+	add(slog.String("remote", x.r.RemoteAddr))
+	return attrs
+}
+
+// abort reports a handler that gives up. net/http then closes the connection. Of http.ErrAbortHandler,
+// which is how a handler gives up on purpose, the reason was reported before.
+func (g *Gateway) abort(x *exchange) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	if v != http.ErrAbortHandler {
+		g.log.Error("panic", slog.String("reason", string(outcome.InternalError)), slog.String("remote", x.r.RemoteAddr),
+			slog.String("err", fmt.Sprintf("%v\n%s", v, debug.Stack())))
+	}
+	panic(http.ErrAbortHandler)
+}

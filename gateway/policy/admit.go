@@ -1,0 +1,157 @@
+package policy
+
+import (
+	"context"
+	"maps"
+	"net/http"
+	"strings"
+
+	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/gateway/handshake"
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// Admit decides about one request: path, route, origin, token, rules, headers, handshake, in this
+// order (docs/authorization.md). It does not change the request. The one thing it may wait for is a
+// fetch of an issuer's keys, bounded by ctx. The error is an *outcome.Refusal. The Pass is never nil.
+func (p *Policy) Admit(ctx context.Context, r *http.Request) (*Pass, error) {
+	return p.admit(ctx, r, nil)
+}
+
+func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, error) {
+	pass := &Pass{}
+	path, query, err := target(r)
+	if err != nil {
+		return pass, err
+	}
+	pass.Host, pass.Path, pass.Origins = hostOf(r.Host), path, r.Header["Origin"]
+	if !allowedMethod(r.Method) {
+		return pass, outcome.Refuse(outcome.BadMethod, "method "+outcome.Clip(r.Method))
+	}
+	t.ok("path", "%s", path)
+
+	route, rest, err := p.find(pass, r.Method)
+	if err != nil || pass.Probe != "" {
+		return pass, err
+	}
+	if pass.Agent != "" {
+		t.ok("route", "%s with agent %s", route.name, pass.Agent)
+	} else {
+		t.ok("route", "%s", route.name)
+	}
+	if !route.allowsOrigin(pass.Origins) {
+		return pass, outcome.Refuse(outcome.BadOrigin, outcome.Clip(strings.Join(pass.Origins, ", "))+" is not among the origins of the route")
+	}
+
+	var fromProxy bool
+	pass.Client, fromProxy = p.headers.client(r.RemoteAddr, r.Header)
+	in := maps.Clone(r.Header) // Take removes from it, and looks into headers that agents never see, so it comes first
+	credential, query, err := p.verifier.Take(in, query)
+	if err != nil {
+		return pass, err
+	}
+	pass.Protocols.Token, pass.Protocols.Fallback = credential.FromSubprotocol, credential.Subprotocol
+	pass.Header = p.headers.outgoing(in, fromProxy)
+	forward(pass.Header, r)
+	if err := p.authorize(ctx, pass, route, credential, rest, t); err != nil {
+		return pass, err
+	}
+	pass.Deadline = p.deadline(pass.Identity)
+
+	pass.Upgrade = handshake.Wanted(r)
+	if pass.Upgrade {
+		if why := handshake.Fault(r); why != "" {
+			return pass, outcome.Refuse(outcome.BadUpgrade, why)
+		}
+	}
+	pass.Protocols.Offered = handshake.List(pass.Header["Sec-Websocket-Protocol"])
+	pass.Scheme, pass.Addr = route.address(pass.Agent)
+	pass.Target = route.path(path, rest)
+	if q := route.query(query, pass.Agent); q != "" {
+		pass.Target += "?" + q
+	}
+	t.ok("upstream", "%s://%s%s", pass.Scheme, pass.Addr, pass.Target)
+	return pass, nil
+}
+
+// find enters the room of routes. It returns the route and the path that is left after its prefix,
+// or makes the request a probe.
+func (p *Policy) find(pass *Pass, method string) (_ *route, rest string, err error) {
+	path := pass.Path
+	if path != "/.gateway" && !strings.HasPrefix(path, "/.gateway/") { // the gateway's own, never an agent's
+		for _, r := range p.routes {
+			if agent, rest, ok := r.match(pass.Host, path); ok {
+				pass.Route, pass.Agent = r.name, agent
+				return r, rest, nil
+			}
+		}
+	}
+	asks := method == http.MethodGet || method == http.MethodHead
+	if (path == "/healthz" || path == "/readyz") && asks && p.excludes(path, path) {
+		pass.Probe, pass.Reason = path, outcome.Probe
+		return nil, "", nil
+	}
+	return nil, "", outcome.Refuse(outcome.NoRoute, "no route for this host and path")
+}
+
+// authorize enters the rooms of the token: verified, asked for its claims, turned into headers.
+func (p *Policy) authorize(ctx context.Context, pass *Pass, r *route, credential auth.Credential, rest string, t *trace) (err error) {
+	if !p.authenticated {
+		pass.Reason = outcome.AuthDisabled
+		t.ok("token", "not looked for: authentication is disabled")
+		return nil
+	}
+	if credential.Token != "" {
+		t.ok("token", "found in %v", credential.Places)
+		if pass.Identity, err = p.verifier.Verify(ctx, credential, t.auth()); err != nil {
+			return err
+		}
+	}
+	open := true
+	switch {
+	case r.public:
+		pass.Reason = outcome.PublicRoute
+	case p.excludes(pass.Path, r.seen(pass.Path, rest)):
+		pass.Reason = outcome.ExcludedPath
+	default:
+		pass.Reason, open = outcome.OK, false
+	}
+	if pass.Identity == nil {
+		if !open {
+			return outcome.Refuse(outcome.NoToken, "no token in any of the places where one may sit")
+		}
+		t.ok("token", "none, and none is needed: %s", pass.Reason)
+		return nil
+	}
+	if open {
+		t.ok("rule", "not asked: %s", pass.Reason)
+	} else if err := permit(r, pass.Identity, pass.Agent, t); err != nil {
+		return err
+	}
+	return p.tell(pass, credential.Token, open, t)
+}
+
+// permit asks the rules of a route about a verified caller.
+func permit(r *route, id *auth.Identity, agent string, t *trace) error {
+	if !id.HasPrincipal() {
+		return outcome.Refuse(outcome.NoPrincipal, "the token has no usable subject")
+	}
+	return r.rules.Check(id, agent, t.auth())
+}
+
+// tell puts what the agent is told about the caller into the headers. On an open path a claim that
+// cannot be a header is left out.
+func (p *Policy) tell(pass *Pass, token string, open bool, t *trace) error {
+	told, err := p.verifier.Headers(pass.Identity)
+	if err != nil && !open {
+		return err
+	}
+	for _, h := range told {
+		pass.Header[http.CanonicalHeaderKey(h.Name)] = []string{h.Value}
+		t.ok("header", "%s: %s", h.Name, h.Value)
+	}
+	if pass.Identity.ForwardToken {
+		pass.Header["Authorization"] = []string{"Bearer " + token}
+	}
+	return nil
+}

@@ -1,0 +1,127 @@
+// Package policy decides what becomes of a request: which agent it goes to, whether it may, and what
+// the agent is told.
+//
+// A Policy is one immutable value, made by New from a configuration and the issuers' keys. The
+// gateway holds it behind one atomic pointer and loads it once a request, so a request sees one
+// configuration, whatever is reloaded meanwhile. Admit is the story (admit.go): path, route, origin,
+// token, rules, headers, handshake, in this order. Explain runs the same code and shows each step
+// (explain.go). What a live session needs to be judged again is its Case.
+//
+// The package does no I/O, but that an unknown key makes it wait for one fetch of an issuer's keys.
+package policy
+
+import (
+	"net/http"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/gateway/handshake"
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// Policy is the compiled rules of one configuration. It is immutable and may be used concurrently.
+type Policy struct {
+	authenticated bool // authentication.enabled
+	verifier      *auth.Verifier
+	routes        []*route // in the order in which they are tried
+	excluded      []exclusion
+	headers       headerRules
+
+	expires bool          // connections end with their token
+	grace   time.Duration // by how much later
+}
+
+// New compiles a configuration that config.Load has found good. It registers the issuers with keys,
+// uses no network and reads no file.
+func New(c *config.Config, keys *auth.Keys) (*Policy, error) {
+	verifier, err := auth.New(c.Authentication, keys)
+	if err != nil {
+		return nil, err
+	}
+	p := &Policy{
+		authenticated: c.Authentication.Enabled,
+		verifier:      verifier,
+		headers:       newHeaderRules(c),
+		expires:       c.Session.CloseOnTokenExpiry,
+		grace:         c.Session.ExpiryGrace,
+	}
+	if p.routes, err = newRoutes(c); err != nil {
+		return nil, err
+	}
+	for _, pattern := range c.Authentication.Authorization.ExcludePaths {
+		p.excluded = append(p.excluded, newExclusion(pattern))
+	}
+	return p, nil
+}
+
+// Case is what a request was judged by. A session keeps it, so that it can be judged again.
+type Case struct {
+	// Host is the host name of the request, and Path its public path in the one spelling.
+	Host, Path string
+	// Origins are the lines of the Origin header.
+	Origins []string
+	// Route is the path of the route in the configuration, and Agent the label that {agent} took.
+	Route, Agent string
+	// Identity is the verified caller; nil without a token.
+	Identity *auth.Identity
+}
+
+// Pass is an admitted request: everything that the rooms after Admit need to know of it. A refused
+// one comes with a Pass too, filled as far as Admit got, so that the log can name route and caller.
+type Pass struct {
+	Case
+	// Reason is the word that says why the request was let in.
+	Reason outcome.Reason
+	// Probe is "/healthz" or "/readyz" when the gateway itself must answer, else "".
+	Probe string
+	// Upgrade reports whether the request is a WebSocket handshake.
+	Upgrade bool
+	// Client is the client's address, as limits see it.
+	Client netip.Addr
+	// Deadline is when the caller's right to a connection ends; zero: never.
+	Deadline time.Time
+
+	// Scheme and Addr are those of the agent; Addr may lack a port.
+	Scheme, Addr string
+	// Target is path and query for the agent, as they go over the wire.
+	Target string
+	// Header are the headers for the agent, without those of the handshake.
+	Header http.Header
+	// Protocols is what is needed to answer the client's subprotocols.
+	Protocols handshake.Protocols
+}
+
+// Ready reports whether tokens can be judged: see auth.Verifier.Ready.
+func (p *Policy) Ready() bool { return p.verifier.Ready() }
+
+// Issuers returns the states of all issuers, in the order of the configuration.
+func (p *Policy) Issuers() []auth.IssuerState { return p.verifier.Issuers() }
+
+// Upstream is an agent whose address is fixed.
+type Upstream struct{ Route, Scheme, Addr string }
+
+// Upstreams returns the agents whose addresses are fixed, one for each route that names one.
+func (p *Policy) Upstreams() (all []Upstream) {
+	for _, r := range p.routes {
+		if scheme, addr := r.address(""); addr == r.upstream.Host { // else a template
+			all = append(all, Upstream{r.name, scheme, addr})
+		}
+	}
+	return all
+}
+
+// deadline returns when a caller's right to a connection ends; zero: never. id may be nil.
+func (p *Policy) deadline(id *auth.Identity) time.Time {
+	if id == nil || id.Deadline.IsZero() || !p.expires {
+		return time.Time{}
+	}
+	return id.Deadline.Add(p.grace)
+}
+
+// excludes reports whether a path needs no token: as the client wrote it, or as the agent sees it.
+func (p *Policy) excludes(path, rest string) bool {
+	return slices.ContainsFunc(p.excluded, func(e exclusion) bool { return e.matches(path) || e.matches(rest) })
+}

@@ -1,0 +1,245 @@
+package session
+
+import (
+	"context"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// Registry is all live sessions. Its methods may be called from any goroutine.
+type Registry struct {
+	mu       sync.Mutex
+	live     map[*Session]struct{}
+	places   [kinds]places
+	draining bool            // no new WebSocket is taken
+	closed   bool            // no new session of any kind is taken
+	ended    outcome.Traffic // of sessions that are over
+	opened   uint64          // sessions so far
+
+	left chan struct{} // has room for one notice that no session is left
+}
+
+// places counts the sessions of one kind that hold a place under its limits.
+type places struct {
+	taken int
+	users map[user]int
+	addrs map[netip.Addr]int
+}
+
+// user is whose sessions are counted together.
+type user struct{ issuer, subject string }
+
+// limits bound the places of one kind; 0 is no limit.
+type limits struct{ total, perUser, perIP int }
+
+// New returns an empty registry.
+func New() *Registry {
+	r := &Registry{live: map[*Session]struct{}{}, left: make(chan struct{}, 1)}
+	for k := range r.places {
+		r.places[k] = places{users: map[user]int{}, addrs: map[netip.Addr]int{}}
+	}
+	return r
+}
+
+// Add registers s, or returns why it may not be. It decides under one lock, so that no limit can be
+// overrun and no session slips in during a drain. A session that was added must be removed.
+func (r *Registry) Add(s *Session, l config.Limits) *outcome.Refusal {
+	if refusal := r.take(s, limitsOf(s.Kind, l)); refusal != nil {
+		return refusal
+	}
+	s.watch()
+	return nil
+}
+
+func limitsOf(k Kind, l config.Limits) limits {
+	if k == HTTP {
+		return limits{l.MaxRequests, l.MaxRequestsPerUser, l.MaxRequestsPerIP}
+	}
+	return limits{l.MaxConnections, l.MaxConnectionsPerUser, l.MaxConnectionsPerIP}
+}
+
+func (r *Registry) take(s *Session, l limits) *outcome.Refusal {
+	u, addr := user{s.Issuer(), s.Subject()}, s.Client
+	over := func(n, limit int) bool { return limit > 0 && n >= limit }
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p := &r.places[s.Kind]
+	switch {
+	case r.closed, r.draining && s.Kind == WebSocket: // a plain request is still answered while a drain lasts
+		return outcome.Refuse(outcome.Drain, "")
+	case over(p.taken, l.total):
+		return outcome.Refuse(outcome.TooManyConnections, "")
+	case u.subject != "" && over(p.users[u], l.perUser):
+		return outcome.Refuse(outcome.TooManyUserConnections, "")
+	case over(p.addrs[addr], l.perIP):
+		return outcome.Refuse(outcome.TooManyAddrConnections, "")
+	}
+	r.live[s] = struct{}{}
+	r.opened++
+	s.holds = true
+	p.taken++
+	p.users[u]++
+	p.addrs[addr]++
+	return nil
+}
+
+// Free gives the place of s to others, at the latest when s is removed. A client that is told that a
+// session is over, by an answer or by a log line, may count on it.
+func (r *Registry) Free(s *Session) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.release(s)
+}
+
+// release is Free, with the lock held.
+func (r *Registry) release(s *Session) {
+	if !s.holds {
+		return
+	}
+	s.holds = false
+	p := &r.places[s.Kind]
+	p.taken--
+	u := user{s.Issuer(), s.Subject()}
+	if p.users[u]--; p.users[u] == 0 {
+		delete(p.users, u)
+	}
+	if p.addrs[s.Client]--; p.addrs[s.Client] == 0 {
+		delete(p.addrs, s.Client)
+	}
+}
+
+// Remove forgets s: a drain no longer waits for it. Its traffic stays counted.
+func (r *Registry) Remove(s *Session) {
+	s.unwatch()
+	var moved outcome.Traffic
+	if s.Kind == WebSocket { // the metrics of traffic are about WebSockets
+		moved = s.Traffic()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, there := r.live[s]; !there {
+		return
+	}
+	delete(r.live, s)
+	r.release(s)
+	r.ended.Add(moved)
+	if len(r.live) == 0 {
+		select {
+		case r.left <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// List returns the live sessions, the longest first.
+func (r *Registry) List() []*Session {
+	all := r.all()
+	slices.SortFunc(all, func(a, b *Session) int { return a.Start.Compare(b.Start) })
+	return all
+}
+
+func (r *Registry) all() []*Session {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make([]*Session, 0, len(r.live))
+	for s := range r.live {
+		all = append(all, s)
+	}
+	return all
+}
+
+// Totals returns how many sessions of each kind are live, and all that WebSockets have ever moved.
+func (r *Registry) Totals() (websockets, requests int, moved outcome.Traffic) {
+	r.mu.Lock()
+	moved = r.ended
+	r.mu.Unlock()
+	for _, s := range r.all() {
+		if s.Kind == HTTP {
+			requests++
+			continue
+		}
+		websockets++
+		moved.Add(s.Traffic())
+	}
+	return websockets, requests, moved
+}
+
+// Counts returns how many sessions there ever were, and how many of them are live.
+func (r *Registry) Counts() (opened, live uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.opened, uint64(len(r.live))
+}
+
+// Refuse stops taking new WebSockets, for good.
+func (r *Registry) Refuse() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.draining = true
+}
+
+// Refusing reports whether new WebSockets are refused.
+func (r *Registry) Refusing() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.draining
+}
+
+// Drain ends all sessions, in random order and spread evenly over the window, so that their clients
+// do not come back all at once. The first waits for lead, in which a load balancer can notice that
+// the gateway is not ready. Drain returns when no session is left, or when ctx ends.
+func (r *Registry) Drain(ctx context.Context, lead, window time.Duration) {
+	r.Refuse()
+	all := r.all()
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	start := time.Now().Add(lead)
+	for i, s := range all {
+		turn, cancel := context.WithDeadline(ctx, start.Add(window*time.Duration(i)/time.Duration(len(all))))
+		r.wait(turn)
+		cancel()
+		if r.none() || ctx.Err() != nil {
+			return
+		}
+		s.End(outcome.End(outcome.Drain, ""))
+	}
+	for _, s := range r.all() { // plain requests that came meanwhile
+		s.End(outcome.End(outcome.Drain, ""))
+	}
+	r.wait(ctx)
+}
+
+// Cut ends what is left without waiting for a peer, takes no session any more, and returns when none
+// is left.
+func (r *Registry) Cut() {
+	r.mu.Lock()
+	r.draining, r.closed = true, true
+	r.mu.Unlock()
+	for _, s := range r.all() {
+		s.cut()
+	}
+	r.wait(context.Background())
+}
+
+// wait returns when no session is left, or when ctx ends.
+func (r *Registry) wait(ctx context.Context) {
+	for !r.none() {
+		select {
+		case <-r.left:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// none reports whether no session is left.
+func (r *Registry) none() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.live) == 0
+}

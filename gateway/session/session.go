@@ -1,0 +1,161 @@
+// Package session knows who is connected.
+//
+// A Registry holds every live session: a WebSocket connection from the moment the caller was admitted
+// until its log line, or a plain HTTP exchange while it lasts, which for a stream of events is long.
+// It counts them under the limits and ends them: at their expiry, by drain, by cut, or because a
+// caller asks for it with a reason. It does not know how frames move: a session's connection is a Conn.
+//
+// Nothing is written to a network while the registry's lock is held.
+package session
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/gateway/policy"
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// Conn is what carries a session: a relay of frames, or a plain HTTP exchange. Its methods may be
+// called from any goroutine and do not wait for a peer.
+type Conn interface {
+	// End ends it for a reason. Only the first reason counts.
+	End(*outcome.Ending)
+	// Cut closes its sockets at once. End was called before.
+	Cut()
+	// Traffic returns what has moved so far.
+	Traffic() outcome.Traffic
+}
+
+// Kind is the kind of a session's connection. Each kind has limits of its own.
+type Kind int
+
+// The kinds.
+const (
+	WebSocket Kind = iota
+	HTTP           // one plain HTTP exchange: a request and its answer, however long that streams
+	kinds
+)
+
+// String returns the kind's name, as /sessions shows it.
+func (k Kind) String() string {
+	if k == HTTP {
+		return "http"
+	}
+	return "websocket"
+}
+
+// Session is one live session. The fields are set before Add and not changed after it.
+type Session struct {
+	// ID is its name, which cannot be guessed. NewID makes one.
+	ID string
+	// Kind is the kind of its connection.
+	Kind Kind
+	// Case is what it was admitted with.
+	Case policy.Case
+	// Remote is the peer's address, host:port. Client is the client's, as limits see it: behind a
+	// trusted proxy they differ.
+	Remote string
+	Client netip.Addr
+	// Start is when the request came.
+	Start time.Time
+	// Expires is when the caller's right to it ends; zero: never.
+	Expires time.Time
+
+	mu     sync.Mutex
+	conn   Conn            // nil until the agent has answered
+	ending *outcome.Ending // the first reason, if one came before conn
+	expiry *time.Timer
+	over   bool // it was removed: no timer is set any more
+
+	holds bool // a place under the limits; guarded by the registry's lock
+}
+
+// NewID returns a session id: 128 random bits.
+func NewID() string {
+	var b [16]byte
+	rand.Read(b[:])
+	return hex.EncodeToString(b[:])
+}
+
+// Issuer returns the issuer of the caller's token, or "".
+func (s *Session) Issuer() string {
+	if id := s.Case.Identity; id != nil {
+		return id.Issuer
+	}
+	return ""
+}
+
+// Subject returns the subject of the caller's token, or "".
+func (s *Session) Subject() string {
+	if id := s.Case.Identity; id != nil {
+		return id.Subject
+	}
+	return ""
+}
+
+// End ends the session for a reason, from any goroutine, and does not wait. Only the first reason
+// counts. While the agent is still being asked, the session remembers it for Begin.
+func (s *Session) End(e *outcome.Ending) {
+	s.mu.Lock()
+	conn := s.conn
+	if conn == nil && s.ending == nil {
+		s.ending = e
+	}
+	s.mu.Unlock()
+	if conn != nil {
+		conn.End(e)
+	}
+}
+
+// Begin gives the session its connection. It returns why the session has ended meanwhile, or nil.
+func (s *Session) Begin(c Conn) *outcome.Ending {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conn = c
+	return s.ending
+}
+
+// Traffic returns what has moved so far.
+func (s *Session) Traffic() outcome.Traffic {
+	s.mu.Lock()
+	c := s.conn
+	s.mu.Unlock()
+	if c == nil {
+		return outcome.Traffic{}
+	}
+	return c.Traffic()
+}
+
+// cut closes the session's sockets, if it has any.
+func (s *Session) cut() {
+	s.End(outcome.End(outcome.Drain, ""))
+	s.mu.Lock()
+	c := s.conn
+	s.mu.Unlock()
+	if c != nil {
+		c.Cut()
+	}
+}
+
+// watch sets the timer that ends the session at its expiry.
+func (s *Session) watch() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over && !s.Expires.IsZero() {
+		s.expiry = time.AfterFunc(time.Until(s.Expires), func() { s.End(outcome.End(outcome.Expired, "")) })
+	}
+}
+
+// unwatch stops the timer, for good.
+func (s *Session) unwatch() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
+}
