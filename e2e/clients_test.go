@@ -44,6 +44,12 @@ func unable(t *testing.T, why string) {
 // client is a command with the toolbox on its PATH. It is killed, with all that it has started, when the test ends or is out of patience.
 func client(t *testing.T, name string, args ...string) *exec.Cmd {
 	t.Helper()
+	return clientFor(t, patience, name, args...)
+}
+
+// clientFor is client with a patience of its own.
+func clientFor(t *testing.T, patience time.Duration, name string, args ...string) *exec.Cmd {
+	t.Helper()
 	env, err := toolbox()
 	if err != nil {
 		t.Fatal(err)

@@ -443,6 +443,7 @@ type agent struct {
 	URL      string
 	requests chan *http.Request // of every connection, in order
 	live     atomic.Int64       // connections that are open
+	close    func()             // ends it, and hangs up on all
 }
 
 // visit is one connection at an agent, its request read.
@@ -492,7 +493,7 @@ func newAgent(t *testing.T, behave func(v *visit)) *agent {
 			})
 		}
 	})
-	t.Cleanup(func() {
+	a.close = func() {
 		l.Close()
 		mu.Lock()
 		for c := range open {
@@ -500,7 +501,8 @@ func newAgent(t *testing.T, behave func(v *visit)) *agent {
 		}
 		mu.Unlock()
 		wg.Wait()
-	})
+	}
+	t.Cleanup(a.close)
 	return a
 }
 
