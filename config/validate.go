@@ -615,8 +615,11 @@ var reserved = []string{
 	"http2-settings", "expect", "forwarded", "x-real-ip", "true-client-ip", "x-original-url", "x-rewrite-url",
 }
 
+// ofUsers are headers about a user, folded, that look as if they were about the connection. oauth2-proxy sets them, so agents know them.
+var ofUsers = []string{"x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "x-forwarded-preferred-username"}
+
 func isReserved(folded string) bool {
-	return slices.Contains(reserved, folded) || strings.HasPrefix(folded, "x-forwarded-") || strings.HasPrefix(folded, "sec-websocket-")
+	return !slices.Contains(ofUsers, folded) && (slices.Contains(reserved, folded) || strings.HasPrefix(folded, "x-forwarded-") || strings.HasPrefix(folded, "sec-websocket-"))
 }
 
 // notForTokens are headers in which no token can be looked for, folded: they are taken apart in their own way.

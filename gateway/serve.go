@@ -67,6 +67,7 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 	failed := make(chan error, 2)
 	wg.Go(func() { failed <- public.Serve(g.public) })
 	wg.Go(func() { failed <- admin.Serve(g.admin) })
+	g.warnOfCertificate()
 	g.log.Info("listening", "public", g.Addr().String(), "tls", g.certs != nil, "admin", g.AdminAddr().String())
 
 	defer g.sessions.Cut()
@@ -134,6 +135,25 @@ func (g *Gateway) servers(ctx context.Context) (public, admin *http.Server) {
 	return public, admin
 }
 
+// CheckCertificate returns why no client can trust the certificate at the moment, and what an operator should know of it; nothing without TLS.
+func (g *Gateway) CheckCertificate() (notes []string, err error) {
+	if g.certs == nil {
+		return nil, nil
+	}
+	return g.certs.remarks(g.config.Routes), g.certs.fault(time.Now())
+}
+
+// warnOfCertificate logs what CheckCertificate finds: a gateway that refused to start would help no client.
+func (g *Gateway) warnOfCertificate() {
+	notes, err := g.CheckCertificate()
+	if err != nil {
+		notes = append(notes, err.Error())
+	}
+	for _, note := range notes {
+		g.log.Warn("certificate", "note", note)
+	}
+}
+
 // Reload reads the certificate files again. A bad one changes nothing and is reported. It may be called from any goroutine.
 func (g *Gateway) Reload() {
 	if g.certs == nil {
@@ -146,6 +166,7 @@ func (g *Gateway) Reload() {
 		g.log.Error("certificate not reloaded; the old one stays", "err", err.Error())
 	case changed:
 		g.log.Info("certificate reloaded", "expires", g.certs.expiry())
+		g.warnOfCertificate()
 	default:
 		return
 	}

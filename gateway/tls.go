@@ -44,12 +44,14 @@ func (t *certificates) load() (changed bool, err error) {
 	defer t.mu.Unlock()
 	var texts [3][]byte
 	var unread error
-	for i, file := range []string{t.config.CertFile, t.config.KeyFile, t.config.ClientCAFile} {
-		if file == "" {
+	for i, file := range [...]struct{ key, name string }{
+		{"tls.certFile", t.config.CertFile}, {"tls.keyFile", t.config.KeyFile}, {"tls.clientCAFile", t.config.ClientCAFile},
+	} {
+		if file.name == "" {
 			continue
 		}
-		if texts[i], err = os.ReadFile(file); err != nil {
-			unread = errors.Join(unread, err)
+		if texts[i], err = os.ReadFile(file.name); err != nil {
+			unread = errors.Join(unread, fmt.Errorf("%s: %w", file.key, err))
 		}
 	}
 	cert, key, authorities := texts[0], texts[1], texts[2]
@@ -59,11 +61,11 @@ func (t *certificates) load() (changed bool, err error) {
 	}
 	t.seen = sum
 	if unread != nil {
-		return false, fmt.Errorf("read certificate: %w", unread)
+		return false, unread
 	}
-	pair, err := tls.X509KeyPair(cert, key)
+	pair, err := readPair(t.config, cert, key)
 	if err != nil {
-		return false, fmt.Errorf("read certificate: %w", err)
+		return false, err
 	}
 	next := &tls.Config{
 		Certificates: []tls.Certificate{pair},
@@ -83,7 +85,7 @@ func (t *certificates) load() (changed bool, err error) {
 	if t.config.ClientCAFile != "" {
 		next.ClientCAs, next.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
 		if !next.ClientCAs.AppendCertsFromPEM(authorities) {
-			return false, fmt.Errorf("read client authorities: no certificate in %s", t.config.ClientCAFile)
+			return false, fmt.Errorf("tls.clientCAFile: %s: it holds no certificate in PEM form%s", t.config.ClientCAFile, otherForm(authorities, "openssl x509 -inform der"))
 		}
 	}
 	t.current.Store(next)
@@ -152,10 +154,7 @@ func (t *certificates) watch(ctx context.Context, reload func()) error {
 
 // expiry is when the current certificate ends.
 func (t *certificates) expiry() time.Time {
-	if leaf := t.current.Load().Certificates[0].Leaf; leaf != nil {
-		return leaf.NotAfter
-	}
-	return time.Time{}
+	return t.leaf().NotAfter
 }
 
 // listener makes a relay.Conn of each accepted connection, with TLS over them if it has a certificate.

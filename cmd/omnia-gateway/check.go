@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -51,10 +52,12 @@ func examine(c *cobra.Command, from config.Sources, online bool) (findings, erro
 	if err != nil {
 		return findings{}, err
 	}
-	found := findings{notes: conf.Notes, verdict: "the configuration is good"}
+	found := findings{verdict: "the configuration is good"}
+	notes, err := g.CheckCertificate()
+	found.notes = slices.Concat(conf.Notes, notes)
 	if online {
 		found.verdict += ", every issuer gives keys, every agent can be reached"
-		err = errors.Join(g.Refresh(c.Context()), g.CheckUpstreams(c.Context()))
+		err = errors.Join(err, g.Refresh(c.Context()), g.CheckUpstreams(c.Context()))
 	}
 	return found, err
 }
