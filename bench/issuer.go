@@ -29,7 +29,8 @@ type issuer struct {
 	made   int
 }
 
-// newIssuer serves until the process ends. The public key is also put into dir, for a proxy that reads no key set.
+// newIssuer serves until the process ends. The public key is also put into dir, for a proxy that
+// reads no key set.
 func newIssuer(dir string) (*issuer, error) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
@@ -72,7 +73,8 @@ func (i *issuer) tokens(n int) ([]string, error) {
 	return tokens, err
 }
 
-// newCertificate puts a certificate for localhost into dir, for the gateway as two files and for HAProxy as one. It gives its DER form.
+// newCertificate puts a certificate for localhost into dir, for the gateway as two files and for
+// HAProxy as one. It gives its DER form.
 func newCertificate(dir string) ([]byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

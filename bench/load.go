@@ -20,8 +20,9 @@ import (
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
 )
 
-// Load is the process that makes the load: all clients and the agent, so that what they cost is on nobody's account. It does what its
-// methods say when it is told to over its standard input and output (net/rpc), one call at a time, and ends with its input.
+// Load is the process that makes the load: all clients and the agent, so that their cost counts
+// for neither proxy. It does what its methods say when it is told to over its standard input and
+// output (net/rpc), one call at a time, and ends with its input.
 type Load struct {
 	agent string
 	peers []*peer // the open clients
@@ -69,7 +70,8 @@ type Target struct {
 	Hybrid bool // offer the key exchange with ML-KEM too
 }
 
-// Open connects a client with each token and says what TLS the last of them has agreed on. Of several Opens, the clients add up.
+// Open connects a client with each token and says what TLS the last of them has agreed on. Of
+// several Opens, the clients add up.
 func (l *Load) Open(t Target, agreed *string) error {
 	peers := make([]*peer, len(t.Tokens))
 	err := all(len(peers), parallel, func(i int) (err error) {
@@ -122,7 +124,8 @@ func (l *Load) Echo(m Messages, _ *None) error {
 	})
 }
 
-// Send has each client send binary messages as fast as they are taken, until the agent says that it has them all.
+// Send has each client send binary messages as fast as they are taken, until the agent says that
+// it has them all.
 func (l *Load) Send(m Messages, _ *None) error {
 	message := rawws.Make(rawws.Fin|rawws.Binary, make([]byte, m.Size), true)
 	last := rawws.Make(rawws.Fin|rawws.Text, []byte("last"), true)

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// Without a proxy between them, clients and agent must agree on every message; else a proxy would be blamed for it.
+// Without a proxy between them, clients and agent must agree on every message; else a proxy
+// would be blamed for it.
 func TestClientsAndAgentAgree(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

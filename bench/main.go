@@ -1,18 +1,22 @@
 //go:build linux
 
-// Command bench measures the gateway beside HAProxy on this machine, over loopback: the CPU time that the proxy itself takes for a round
-// trip, a stream, a handshake, and the memory that it holds for a quiet session.
+// Command bench measures the gateway beside HAProxy on this machine, over loopback: the CPU time
+// that the proxy itself takes for a round trip, a stream, a handshake, and the memory that it
+// holds for a quiet session.
 //
-// Both run at the same time and take turns, round by round, so that what else the machine does meets both. What is reported is the median
-// of the rounds with the lowest and the highest, and the median of the ratios of neighbouring rounds. Nothing depends on the time that
-// passes on a clock. A third process, this program again, holds all clients and the agent (load.go); its cost is on nobody's account.
+// Both run at the same time and take turns, round by round, so that what else the machine does
+// meets both. What is reported is the median of the rounds with the lowest and the highest, and
+// the median of the ratios of neighbouring rounds. Nothing depends on the time that passes on a
+// clock. A third process, this program again, holds all clients and the agent (load.go); its
+// cost counts for neither proxy.
 //
 //	go run ./bench                          everything; some minutes
 //	go run ./bench -run echo -rounds 21     some scenarios only, more often
 //	go run ./bench -json > result.json
 //	go run ./bench -gateway ./other-build   a binary that is there already
 //
-// It needs Linux (/proc), haproxy in PATH, and the go tool to build the gateway. Everything that it starts ends with it.
+// It needs Linux (/proc), haproxy in PATH, and the go tool to build the gateway. Everything that
+// it starts ends with it.
 package main
 
 import (
@@ -62,15 +66,18 @@ func main() {
 	flag.IntVar(&f.conns, "conns", 32, "connections of the echo scenarios")
 	flag.IntVar(&f.messages, "messages", 1000, "round trips of each of them in a round")
 	flag.IntVar(&f.sessions, "sessions", 3000, "sessions of the idle scenarios")
-	flag.DurationVar(&f.still, "still", 35*time.Second, "for how long memory must not change to count; the default sees the gateway's first Pings")
+	flag.DurationVar(&f.still, "still", 35*time.Second,
+		"for how long memory must not change to count; the default sees the gateway's first Pings")
 	flag.DurationVar(&f.settle, "settle", 3*time.Minute, "how long memory may take for that")
-	flag.BoolVar(&f.hybrid, "hybrid", false, "clients offer the key exchange with ML-KEM, as Go's do by default, even if only one proxy knows it")
+	flag.BoolVar(&f.hybrid, "hybrid", false,
+		"clients offer the key exchange with ML-KEM, as Go's do by default, even if only one proxy knows it")
 	flag.BoolVar(&f.json, "json", false, "print JSON instead of a table")
 	flag.StringVar(&f.gateway, "gateway", "", "`file` of the gateway; built from ./cmd/omnia-gateway if not given")
 	flag.StringVar(&f.haproxy, "haproxy", "haproxy", "`file` of HAProxy")
 	flag.Parse()
 
-	// What is started dies with the thread that has started it (proxy.go), so that must be one that lasts.
+	// What is started dies with the thread that has started it (proxy.go), so that must be one
+	// that lasts.
 	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -147,7 +154,8 @@ func (b *bench) prepare(ctx context.Context, f flags) error {
 	}
 	if f.gateway == "" {
 		f.gateway = filepath.Join(b.dir, "omnia-gateway")
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", f.gateway, "github.com/altairalabs/omnia-gateway/cmd/omnia-gateway")
+		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", f.gateway,
+			"github.com/altairalabs/omnia-gateway/cmd/omnia-gateway")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if text, err := build.CombinedOutput(); err != nil {
 			return fmt.Errorf("build the gateway: %w\n%s", err, text)

@@ -14,7 +14,8 @@ import (
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
 )
 
-// peer is one end of a WebSocket connection that costs as little as it can. Only unfragmented messages are expected.
+// peer is one end of a WebSocket connection that costs as little as it can. Only unfragmented
+// messages are expected.
 type peer struct {
 	net.Conn
 	r      *bufio.Reader
@@ -27,7 +28,8 @@ func newPeer(c net.Conn, r io.Reader, path string, client bool) *peer {
 	return &peer{Conn: c, r: newReader(r, path), client: client}
 }
 
-// newReader has a buffer that suits the messages, so that thousands may be open and a stream takes few system calls.
+// newReader has a buffer that suits the messages, so that thousands may be open and a stream
+// takes few system calls.
 func newReader(r io.Reader, path string) *bufio.Reader {
 	if path == pathEcho {
 		return bufio.NewReaderSize(r, 4<<10)
@@ -47,7 +49,8 @@ type closed int
 
 func (c closed) Error() string { return fmt.Sprintf("closed with %d", int(c)) }
 
-// next gives the head of the next data frame, whose payload is to be read then. It answers a Ping, and a Close, which is the error closed.
+// next gives the head of the next data frame, whose payload is to be read then. It answers a
+// Ping, and a Close, which is the error closed.
 func (p *peer) next() (frame, error) {
 	for {
 		f, err := p.head()

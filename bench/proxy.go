@@ -73,7 +73,8 @@ type proxy struct {
 	ended chan struct{}
 }
 
-// start runs a proxy and returns when it accepts connections. It dies with ctx, and with this process.
+// start runs a proxy and returns when it accepts connections. It dies with ctx, and with this
+// process.
 func (k kind) start(ctx context.Context, f filling) (*proxy, error) {
 	var err error
 	if f.Listen, err = freeAddr(); err != nil {
@@ -114,7 +115,7 @@ func (k kind) start(ctx context.Context, f filling) (*proxy, error) {
 	return p, nil
 }
 
-// freeAddr is a loopback address at which nobody listens.
+// freeAddr returns a loopback address on which no process listens.
 func freeAddr() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -160,8 +161,9 @@ func (p *proxy) stop() {
 	<-p.ended
 }
 
-// cpu is the CPU time of all threads of the proxy since it began, of user and system together, once it has nothing to do any more.
-// The scheduler's own account of a thread has nanoseconds; utime and stime have 10 ms.
+// cpu is the CPU time of all threads of the proxy since it began, of user and system together,
+// once it has nothing to do any more. The scheduler's own account of a thread has nanoseconds;
+// utime and stime have 10 ms.
 func (p *proxy) cpu() (time.Duration, error) {
 	last := time.Duration(-1)
 	for range 200 {
@@ -214,7 +216,8 @@ func (p *proxy) rss() (int, error) {
 	return 0, fmt.Errorf("%s: no VmRSS", file)
 }
 
-// settledRSS is the memory that the proxy holds when it has not changed by more than 1% for a while, or after limit.
+// settledRSS is the memory that the proxy holds when it has not changed by more than 1% for a
+// while, or after limit.
 func (p *proxy) settledRSS(ctx context.Context, still, limit time.Duration) (int, error) {
 	end := time.Now().Add(limit)
 	reference, since := 0, time.Now()

@@ -45,7 +45,8 @@ func scenarios(f flags) []scenario {
 		held, err := b.held(ctx, p, f)
 		return float64(held) / 1024, err
 	}
-	const perTrip, perMiB, perOpening, perSession = "µs CPU per round trip", "µs CPU per MiB", "µs CPU per connection", "KiB RSS per session"
+	const perTrip, perMiB = "µs CPU per round trip", "µs CPU per MiB"
+	const perOpening, perSession = "µs CPU per connection", "KiB RSS per session"
 	wss := setup{TLS: true}
 	return []scenario{
 		{name: "echo/wss", unit: perTrip, need: 1.1, of: "ratio", setup: wss, run: echo},
@@ -63,7 +64,8 @@ func scenarios(f flags) []scenario {
 
 func micros(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
 
-// relayed is the CPU time that p takes while its clients do something; opening and closing are not in it.
+// relayed is the CPU time that p takes while its clients do something; opening and closing are
+// not in it.
 func (b *bench) relayed(ctx context.Context, p *proxy, path string, conns int, what string, m Messages) (time.Duration, error) {
 	if err := b.open(ctx, p, path, b.known, conns); err != nil {
 		return 0, err
@@ -82,8 +84,8 @@ func (b *bench) relayed(ctx context.Context, p *proxy, path string, conns int, w
 	return after - before, b.call(ctx, "Close", None{}, &None{})
 }
 
-// handshakes is the CPU time in microseconds of one connection that is opened and closed again, with a token that is new to the proxy or
-// one that it knows.
+// handshakes is the CPU time in microseconds of one connection that is opened and closed again,
+// with a token that is new to the proxy or one that it knows.
 func (b *bench) handshakes(ctx context.Context, p *proxy, n int, fresh bool) (float64, error) {
 	tokens := repeat(b.known, n)
 	if fresh {
@@ -103,8 +105,8 @@ func (b *bench) handshakes(ctx context.Context, p *proxy, n int, fresh bool) (fl
 	return micros(after-before) / float64(n), err
 }
 
-// held is the memory in bytes that p holds for one session that is quiet after one message. Before, some have come and gone, so that the
-// program's own pages are not on their account.
+// held is the memory in bytes that p holds for one session that is quiet after one message.
+// Before, some have come and gone, so that the program's own pages are not on their account.
 func (b *bench) held(ctx context.Context, p *proxy, f flags) (int, error) {
 	one := Messages{1, 128}
 	if _, err := b.relayed(ctx, p, pathEcho, 100, "Echo", one); err != nil {
@@ -142,7 +144,8 @@ func (b *bench) target(p *proxy, path string, tokens []string) Target {
 	return t
 }
 
-// open has n clients connect through p. What TLS they agree on must be the same for both proxies, unless the hybrid was asked for.
+// open has n clients connect through p. What TLS they agree on must be the same for both
+// proxies, unless the hybrid was asked for.
 func (b *bench) open(ctx context.Context, p *proxy, path, token string, n int) error {
 	var agreed string
 	if err := b.call(ctx, "Open", b.target(p, path, repeat(token, n)), &agreed); err != nil {

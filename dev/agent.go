@@ -21,22 +21,25 @@ import (
 const (
 	// maxMessage is the longest message that an agent takes; a longer one ends with 1009.
 	maxMessage = 16 << 20
-	// pingInterval is how often an agent pings. It cuts, without a Close, after as long again without the Pong.
+	// pingInterval is how often an agent pings. It cuts, without a Close, after as long again
+	// without the Pong.
 	pingInterval = 30 * time.Second
-	// writeTimeout bounds one message to a peer that does not read; the longest one has to pass a slow line in it.
+	// writeTimeout bounds one message to a peer that does not read; the longest one has to pass
+	// a slow line in it.
 	writeTimeout = time.Minute
 	// maxEvents bounds an event stream.
 	maxEvents = 10000
 )
 
-// Agent is an agent without intelligence: it behaves towards the gateway as the agents of Omnia do, and answers with what it was told.
-// It is an http.Handler, safe for concurrent use.
+// Agent is an agent without intelligence: it behaves towards the gateway as the agents of Omnia
+// do, and answers with what it was told. It is an http.Handler, safe for concurrent use.
 //
-//   - WebSockets at /ws and under /api/agents/ need an x-user-id (401 without). The first frame is
-//     {"type":"connected","user":…,"roles":…}; a text message is answered by {"type":"echo","user":…,"text":…}, a binary one by itself.
-//     No subprotocol and no extension is chosen. Pages of any origin may connect, such as a front end on another port.
-//   - With a Verify, a WebSocket also needs a token that it accepts, of the same user (401 without), and each of the frames above says
-//     "token":"verified".
+//   - WebSockets at /ws and under /api/agents/ need an x-user-id (401 without). The first frame
+//     is {"type":"connected","user":…,"roles":…}; a text message is answered by
+//     {"type":"echo","user":…,"text":…}, a binary one by itself. No subprotocol and no extension
+//     is chosen. Pages of any origin may connect, such as a front end on another port.
+//   - With a Verify, a WebSocket also needs a token that it accepts, of the same user (401
+//     without), and each of the frames above says "token":"verified".
 //   - GET /events?n=5&interval=1s is a stream of n server-sent events.
 //   - POST /upload answers with the length and the SHA-256 of the body.
 //   - GET /healthz is 200.
@@ -53,7 +56,8 @@ type Agent struct {
 	open    sync.WaitGroup // WebSockets and event streams; nothing is added once leaving
 }
 
-// NewAgent returns an agent that is ready to serve. It verifies the forwarded token itself with verify; with nil it trusts x-user-id.
+// NewAgent returns an agent that is ready to serve. It verifies the forwarded token itself with
+// verify; with nil it trusts x-user-id.
 func NewAgent(verify Verify) *Agent {
 	a := &Agent{mux: http.NewServeMux(), verify: verify, pingInterval: pingInterval, maxMessage: maxMessage, leave: make(chan struct{})}
 	a.mux.HandleFunc("/ws", a.serveSocket)
@@ -68,12 +72,13 @@ func NewAgent(verify Verify) *Agent {
 // ServeHTTP answers one request.
 func (a *Agent) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.mux.ServeHTTP(w, r) }
 
-// Serve answers on l until ctx ends, then closes every WebSocket with 1001 "server shutdown" and returns nil when all are gone. Any other
-// error is the listener's.
+// Serve answers on l until ctx ends, then closes every WebSocket with 1001 "server shutdown" and
+// returns nil when all are gone. Any other error is the listener's.
 func (a *Agent) Serve(ctx context.Context, l net.Listener) error { return serve(ctx, l, a, a.Close) }
 
-// Close ends every WebSocket with 1001 "server shutdown" and every event stream, refuses new ones with 503, and returns when all of their
-// goroutines have ended, about a second later at most. Serve calls it; whoever serves the Agent in another way does so.
+// Close ends every WebSocket with 1001 "server shutdown" and every event stream, refuses new
+// ones with 503, and returns when all of their goroutines have ended, about a second later at
+// most. Serve calls it; a caller that serves the Agent in another way must call it.
 func (a *Agent) Close() {
 	a.mu.Lock()
 	if !a.leaving {
@@ -84,7 +89,8 @@ func (a *Agent) Close() {
 	a.open.Wait()
 }
 
-// enter counts in a request for which Close waits. It answers 503 and returns false when the agent is leaving.
+// enter counts in a request for which Close waits. It answers 503 and returns false when the
+// agent is leaving.
 func (a *Agent) enter(w http.ResponseWriter) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -185,7 +191,8 @@ func (s *socket) echo(ctx context.Context) {
 	for {
 		kind, message, err := s.conn.Read(ctx)
 		if errors.Is(err, websocket.ErrMessageTooBig) {
-			// To hang up on what is still arriving would be a reset, and the peer would not read its Close.
+			// To hang up on what is still arriving would be a reset, and the peer would not read
+			// its Close.
 			s.raw.SetDeadline(time.Now().Add(leaveTimeout))
 			io.Copy(io.Discard, s.raw)
 		}
@@ -336,7 +343,8 @@ func serveReceived(w http.ResponseWriter, r *http.Request) {
 	}{r.Method, r.Host, r.URL.EscapedPath(), r.URL.RawQuery, header})
 }
 
-// shorten is an Authorization header without its credential: scheme, beginning and length tell what it was.
+// shorten is an Authorization header without its credential: scheme, beginning and length tell
+// what it was.
 func shorten(value string) string {
 	scheme, credential, ok := strings.Cut(value, " ")
 	if !ok {

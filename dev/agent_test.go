@@ -313,7 +313,8 @@ func TestShutdownClosesWith1001AndLeavesNoGoroutine(t *testing.T) {
 	defer events.Body.Close()
 
 	cancel()
-	if _, _, err = c.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusGoingAway || !strings.Contains(err.Error(), "server shutdown") {
+	if _, _, err = c.Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusGoingAway ||
+		!strings.Contains(err.Error(), "server shutdown") {
 		t.Errorf("%v, want 1001 server shutdown", err)
 	}
 	if err := <-served; err != nil {

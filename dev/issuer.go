@@ -49,11 +49,13 @@ const (
 // faults are all of them, for checking what a client asks for.
 var faults = []Fault{BrokenSignature, BrokenExpiry, BrokenAudience, BrokenIssuer, BrokenKey, BrokenAlgNone}
 
-// Issuer is an OpenID Connect issuer for development: every client that asks gets a token with any claims, good or broken. It is an
-// http.Handler, safe for concurrent use.
+// Issuer is an OpenID Connect issuer for development: every client that asks gets a token with
+// any claims, good or broken. It is an http.Handler, safe for concurrent use.
 //
-//   - GET /.well-known/openid-configuration is its discovery document (OpenID Connect Discovery 1.0 §3), GET /keys its key set.
-//   - POST /token answers with a token as OAuth does, GET /token with the token alone, for a shell (see formClaims for the fields).
+//   - GET /.well-known/openid-configuration is its discovery document (OpenID Connect Discovery
+//     1.0 §3), GET /keys its key set.
+//   - POST /token answers with a token as OAuth does, GET /token with the token alone, for a
+//     shell (see formClaims for the fields).
 //   - GET / is the page, GET /healthz is 200.
 type Issuer struct {
 	url      string
@@ -64,9 +66,10 @@ type Issuer struct {
 	mux      *http.ServeMux
 }
 
-// NewIssuer returns an issuer whose claim iss is issuer: the URL under which gateways reach it, http or https, without query and fragment.
-// The addresses in its discovery document begin with it. Its tokens are signed by signer and live for lifetime, unless a client asks for
-// another one.
+// NewIssuer returns an issuer whose claim iss is issuer: the URL under which gateways reach it,
+// http or https, without query and fragment. The addresses in its discovery document begin with
+// it. Its tokens are signed by signer and live for lifetime, unless a client asks for another
+// one.
 func NewIssuer(issuer string, signer *auth.Signer, lifetime time.Duration) (*Issuer, error) {
 	u, err := url.Parse(issuer)
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" || u.RawQuery != "" || u.Fragment != "" {
@@ -106,7 +109,8 @@ func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) { i.mux.Serve
 // Serve answers on l until ctx ends, which is no error.
 func (i *Issuer) Serve(ctx context.Context, l net.Listener) error { return serve(ctx, l, i, func() {}) }
 
-// Claims returns those of a token for which nothing special was asked: the developer's. They are the caller's to change.
+// Claims returns those of a token for which nothing special was asked: the developer's. They are
+// the caller's to change.
 func (i *Issuer) Claims() map[string]any {
 	now := time.Now()
 	return map[string]any{
@@ -168,7 +172,8 @@ func (i *Issuer) mint(claims map[string]any, fault Fault) (string, map[string]an
 	return head + "." + payload + "." + signature, claims, nil
 }
 
-// discovery is the document of OpenID Connect Discovery 1.0 §3, as far as it is true of an issuer without a login.
+// discovery is the document of OpenID Connect Discovery 1.0 §3, as far as it is true of an
+// issuer without a login.
 type discovery struct {
 	Issuer         string   `json:"issuer"`
 	KeysURL        string   `json:"jwks_uri"`
@@ -211,9 +216,11 @@ func invalid(format string, a ...any) *refusal {
 	return &refusal{"invalid_request", fmt.Sprintf(format, a...)}
 }
 
-// guard lets only those pages read a token that are the developer's own. A page from elsewhere is stopped by the browser, as it gets no
-// Access-Control-Allow-Origin; unless its host name was made to resolve to this machine (DNS rebinding), so that the issuer is its own
-// origin. Hence a Host that could be such a name is refused: one with a dot, other than an IP address and the issuer's own.
+// guard lets only those pages read a token that are the developer's own. A page from elsewhere
+// is stopped by the browser, as it gets no Access-Control-Allow-Origin; unless its host name was
+// made to resolve to this machine (DNS rebinding), so that the issuer is its own origin. Hence a
+// Host that could be such a name is refused: one with a dot, other than an IP address and the
+// issuer's own.
 func (i *Issuer) guard(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		host := (&url.URL{Host: r.Host}).Hostname()
@@ -231,7 +238,8 @@ func (i *Issuer) guard(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// servePlainToken answers with the token alone, so that a shell can take it: TOKEN=$(curl -s …/token). The fields are in the query.
+// servePlainToken answers with the token alone, so that a shell can take it: TOKEN=$(curl -s
+// …/token). The fields are in the query.
 func (i *Issuer) servePlainToken(w http.ResponseWriter, r *http.Request) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -286,7 +294,8 @@ func (i *Issuer) serveToken(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, answer)
 }
 
-// formClaims reads a token request. All fields may be left out, and one without a value counts as left out (RFC 6749 §3.2):
+// formClaims reads a token request. All fields may be left out, and one without a value counts
+// as left out (RFC 6749 §3.2):
 //
 //	grant_type  client_credentials; there is no other
 //	sub         the claim of that name; the email follows it
@@ -295,7 +304,8 @@ func (i *Issuer) serveToken(w http.ResponseWriter, r *http.Request) {
 //	aud         one, or a list in the same way
 //	scope       as it is
 //	lifetime    seconds; negative for a token that has ended already
-//	claim       name=JSON, any number of them, over all others; without the JSON the claim is left out of the token
+//	claim       name=JSON, any number of them; replaces the others. Without the JSON the claim is
+//	            left out of the token
 //	broken      a Fault
 //
 // Any client_id and client_secret are welcome and not looked at.
@@ -369,7 +379,8 @@ func emailOf(subject string) string {
 	return subject + "@example.com"
 }
 
-// list reads a list: JSON if it begins with [, else what stands between spaces and commas. It returns nil if s has nothing.
+// list reads a list: JSON if it begins with [, else what stands between spaces and commas. It
+// returns nil if s has nothing.
 func list(s string) (items []string, err error) {
 	if strings.HasPrefix(s, "[") {
 		if err := json.Unmarshal([]byte(s), &items); err != nil {

@@ -127,8 +127,8 @@ func TestTokenVerifiesWithWhatIsDiscovered(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := jwt.MapClaims{
-				"iss": issuer.URL, "sub": "dev-user", "email": "dev-user@example.com", "roles": []any{"user"}, "aud": "agents", "scope": "agents:access",
-				"iat": claims["iat"], "exp": claims["exp"],
+				"iss": issuer.URL, "sub": "dev-user", "email": "dev-user@example.com", "roles": []any{"user"}, "aud": "agents",
+				"scope": "agents:access", "iat": claims["iat"], "exp": claims["exp"],
 			}
 			if !reflect.DeepEqual(claims, want) {
 				t.Errorf("claims %v, want %v", claims, want)
@@ -211,8 +211,8 @@ func TestBrokenTokenIsBrokenInOneWay(t *testing.T) {
 		{"broken=alg-none", jwt.ErrTokenSignatureInvalid},
 		{"claim=exp=", jwt.ErrTokenRequiredClaimMissing},
 	}
-	all := []error{jwt.ErrTokenMalformed, jwt.ErrTokenSignatureInvalid, jwt.ErrTokenExpired, jwt.ErrTokenInvalidAudience, jwt.ErrTokenInvalidIssuer,
-		keyfunc.ErrKeyfunc, jwt.ErrTokenRequiredClaimMissing}
+	all := []error{jwt.ErrTokenMalformed, jwt.ErrTokenSignatureInvalid, jwt.ErrTokenExpired, jwt.ErrTokenInvalidAudience,
+		jwt.ErrTokenInvalidIssuer, keyfunc.ErrKeyfunc, jwt.ErrTokenRequiredClaimMissing}
 	for _, tt := range tests {
 		t.Run(tt.form, func(t *testing.T) {
 			_, err := verify(t, issuer.URL, askToken(t, issuer.URL, tt.form).AccessToken)
@@ -303,7 +303,8 @@ func TestTokenErrors(t *testing.T) {
 		})
 	}
 	for _, query := range []string{"sub=%zz", "lifetime=soon", "roles=[1]", "sub=a&sub=b"} {
-		if code, body := do(t, "GET", issuer.URL+"/token?"+query, nil, nil); code != http.StatusBadRequest || strings.HasPrefix(body, "ey") {
+		if code, body := do(t, "GET", issuer.URL+"/token?"+query, nil, nil); code != http.StatusBadRequest ||
+			strings.HasPrefix(body, "ey") {
 			t.Errorf("GET /token?%s: %d %s", query, code, body)
 		}
 	}
@@ -338,7 +339,8 @@ func TestLifetimeIsThatOfEveryToken(t *testing.T) {
 	}
 }
 
-// A token is for pages of the developer's own machine. Those of a name that resolves to it for an attack (DNS rebinding) are not.
+// A token is for pages of the developer's own machine. Those of a name that resolves to it for
+// an attack (DNS rebinding) are not.
 func TestOnlyPagesOfThisMachineReadTokens(t *testing.T) {
 	signer, err := auth.GenerateSigner("ES256")
 	if err != nil {
@@ -369,7 +371,8 @@ func TestOnlyPagesOfThisMachineReadTokens(t *testing.T) {
 			r.Header.Set("Origin", origin)
 			w := httptest.NewRecorder()
 			issuer.ServeHTTP(w, r)
-			if got := w.Header().Get("Access-Control-Allow-Origin"); got != "" != want || want && got != origin || w.Header().Get("Vary") != "Origin" {
+			if got := w.Header().Get("Access-Control-Allow-Origin"); got != "" != want || want && got != origin ||
+				w.Header().Get("Vary") != "Origin" {
 				t.Errorf("%s from %q: headers %v", method, origin, w.Header())
 			}
 		}
@@ -423,7 +426,8 @@ func FuzzTokenRequest(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, form := range []string{"", "sub=a&roles=a,b&lifetime=-5", "claim=a=1&claim=b={}&broken=key", "claim=exp=null", "grant_type=x", "lifetime=-1&broken=alg-none"} {
+	for _, form := range []string{"", "sub=a&roles=a,b&lifetime=-5", "claim=a=1&claim=b={}&broken=key", "claim=exp=null", "grant_type=x",
+		"lifetime=-1&broken=alg-none"} {
 		f.Add(form)
 	}
 	f.Fuzz(func(t *testing.T, form string) {

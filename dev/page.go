@@ -12,8 +12,9 @@ import (
 //go:embed page.html
 var pageHTML []byte
 
-// newPage serves the page, of which its policy lets only the one script and the one style run that are written in it. It may connect to
-// any WebSocket, as a person may write the address of one.
+// newPage serves the page, of which its policy lets only the one script and the one style run
+// that are written in it. It may connect to any WebSocket, as a person may write the address of
+// one.
 func newPage() (http.Handler, error) {
 	script, err := inlineHash("script")
 	if err != nil {
@@ -36,7 +37,8 @@ func newPage() (http.Handler, error) {
 	}), nil
 }
 
-// inlineHash is the source expression (CSP Level 3 §2.3.1) for what stands in the page's one element of that name.
+// inlineHash is the source expression (CSP Level 3 §2.3.1) for what stands in the page's one
+// element of that name.
 func inlineHash(element string) (string, error) {
 	_, rest, opened := bytes.Cut(pageHTML, []byte("<"+element+">"))
 	inside, _, closed := bytes.Cut(rest, []byte("</"+element+">"))

@@ -23,7 +23,8 @@ func TestPageHasAStrictPolicy(t *testing.T) {
 		t.Fatalf("%s, %s, %d bytes", res.Status, res.Header.Get("Content-Type"), len(body))
 	}
 	policy := res.Header.Get("Content-Security-Policy")
-	for _, want := range []string{"default-src 'none'", "script-src 'sha256-", "style-src 'sha256-", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"} {
+	for _, want := range []string{"default-src 'none'", "script-src 'sha256-", "style-src 'sha256-", "base-uri 'none'",
+		"form-action 'none'", "frame-ancestors 'none'"} {
 		if !strings.Contains(policy, want) {
 			t.Errorf("no %s in %s", want, policy)
 		}
@@ -33,7 +34,8 @@ func TestPageHasAStrictPolicy(t *testing.T) {
 	}
 }
 
-// What is not in the one script and the one style is stopped by the policy, and would fail in a browser only.
+// What is not in the one script and the one style is stopped by the policy, and would fail in a
+// browser only.
 func TestPageObeysItsPolicy(t *testing.T) {
 	for _, bad := range []string{`<script[^>]`, `<style[^>]`, `\sstyle=`, `\son[a-z]+="`, `javascript:`, `<iframe`, `<base`, `<img`} {
 		if found := regexp.MustCompile(bad).FindAll(pageHTML, -1); len(found) > 0 {
@@ -49,7 +51,8 @@ func TestPageObeysItsPolicy(t *testing.T) {
 
 // The page is served under a prefix which it does not know.
 func TestPageHasOnlyRelativeAddresses(t *testing.T) {
-	for _, bad := range []string{`[a-z]+://`, `(src|href|action)=["']?/`, `fetch\(["'` + "`" + `]/`, `new URL\(["'` + "`" + `]/`, `url\(`, `@import`} {
+	for _, bad := range []string{`[a-z]+://`, `(src|href|action)=["']?/`, `fetch\(["'` + "`" + `]/`, `new URL\(["'` + "`" + `]/`, `url\(`,
+		`@import`} {
 		if found := regexp.MustCompile(bad).FindAll(pageHTML, -1); len(found) > 0 {
 			t.Errorf("%q", found)
 		}

@@ -1,8 +1,10 @@
-// Package dev is what a developer runs beside the gateway when there is nothing else yet: an OpenID Connect issuer that gives a token to
-// every client that asks (issuer.go), an agent that echoes (agent.go), and a page on which a browser opens a WebSocket through the gateway
-// with a token of its choice, good or bad, and sees what becomes of it (page.html).
+// Package dev is what a developer runs beside the gateway when there is nothing else yet: an
+// OpenID Connect issuer that gives a token to every client that asks (issuer.go), an agent that
+// echoes (agent.go), and a page on which a browser opens a WebSocket through the gateway with a
+// token of its choice, good or bad, and sees what becomes of it (page.html).
 //
-// Nothing here asks for a password. It belongs on loopback or in a compose network of its own, never beside data that matters.
+// Nothing here asks for a password. It belongs on loopback or in a compose network of its own,
+// never beside data that matters.
 package dev
 
 import (
@@ -17,8 +19,8 @@ import (
 // leaveTimeout bounds each step of taking leave: what is not gone by then is cut.
 const leaveTimeout = time.Second
 
-// serve answers on l until ctx ends, which is no error. Then leave is called to end what would not end by itself, requests under way get
-// leaveTimeout, and the rest is cut.
+// serve answers on l until ctx ends, which is no error. Then leave is called to end what would
+// not end by itself, requests under way get leaveTimeout, and the rest is cut.
 func serve(ctx context.Context, l net.Listener, h http.Handler, leave func()) error {
 	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 60 * time.Second}
 	failed := make(chan error, 1)

@@ -12,8 +12,9 @@ import (
 // Verify verifies a token and returns its subject.
 type Verify func(token string) (subject string, err error)
 
-// NewVerify returns what an agent that trusts no header does with the token that the gateway forwards: it verifies it again, with the keys
-// that the issuer publishes at /keys. It fetches the keys now, every hour, and when a token names an unknown one, until ctx ends.
+// NewVerify returns what an agent that trusts no header does with the token that the gateway
+// forwards: it verifies it again, with the keys that the issuer publishes at /keys. It fetches
+// the keys now, every hour, and when a token names an unknown one, until ctx ends.
 func NewVerify(ctx context.Context, issuer, audience string) (Verify, error) {
 	keys, err := keyfunc.NewDefaultCtx(ctx, []string{strings.TrimSuffix(issuer, "/") + "/keys"})
 	if err != nil {

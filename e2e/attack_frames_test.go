@@ -13,7 +13,8 @@ import (
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
 )
 
-// Chapter H: frames. Those that break RFC 6455 are in relay_test.go; here are the ones that are legal and mean no good.
+// Chapter H: frames. Those that break RFC 6455 are in relay_test.go; here are the ones that are
+// legal and mean no good.
 
 // announced is the head of a frame with 2^40 bytes, of which only the first comes.
 func announced(masked bool) []byte {
@@ -55,12 +56,14 @@ func TestH10AnnouncedFrameThatNeverComesDoesNotPinASession(t *testing.T) {
 		client, agent peer
 		reason        string
 	}{
-		{"too long to begin with", peer{says: []byte{rawws.Fin | rawws.Binary, 0x80 | 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2,
-			3, 4, 'x'}}, peer{}, "message-too-big"},
+		{"too long to begin with", peer{says: []byte{rawws.Fin | rawws.Binary, 0x80 | 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
+			1, 2, 3, 4, 'x'}}, peer{}, "message-too-big"},
 		{"the client breaks the rules, the agent has announced", peer{says: illegal(true)}, peer{says: announced(false)}, "protocol-error"},
 		{"the agent breaks the rules, the client has announced", peer{says: announced(true)}, peer{says: illegal(false)}, "protocol-error"},
-		{"the agent breaks the rules, the client drips", peer{says: announced(true), drips: true}, peer{says: illegal(false)}, "protocol-error"},
-		{"the client breaks the rules, the agent drips", peer{says: illegal(true)}, peer{says: announced(false), drips: true}, "protocol-error"},
+		{"the agent breaks the rules, the client drips", peer{says: announced(true), drips: true}, peer{says: illegal(false)},
+			"protocol-error"},
+		{"the client breaks the rules, the agent drips", peer{says: illegal(true)}, peer{says: announced(false), drips: true},
+			"protocol-error"},
 		{"the agent announces and hangs up", peer{}, peer{says: announced(false), goes: true}, "upstream-lost"},
 		{"the client announces, the agent hangs up", peer{says: announced(true)}, peer{goes: true}, "upstream-lost"},
 		{"the agent announces, the client hangs up", peer{goes: true}, peer{says: announced(false)}, "client-lost"},
@@ -147,8 +150,8 @@ func TestH10DrainIsNotHeldUpByUnfinishedFrames(t *testing.T) {
 	}
 }
 
-// Neither a client nor an agent that takes no bytes can hold a session for longer than stallTimeout and the time to close, nor make the gateway
-// hold what they do not take.
+// Neither a client nor an agent that takes no bytes can hold a session for longer than
+// stallTimeout and the time to close, nor make the gateway hold what they do not take.
 func TestH11PeersThatNeverReadAreGivenUp(t *testing.T) {
 	t.Parallel()
 	i, over := newIssuer(t), make(chan struct{})
@@ -205,7 +208,8 @@ func TestH11PeersThatNeverReadAreGivenUp(t *testing.T) {
 	gone()
 }
 
-// A side that has said its Close and does not hear the other's may not keep the session open, nor may the other by talking on.
+// A side that has said its Close and does not hear the other's may not keep the session open,
+// nor may the other by talking on.
 func TestH10CloseWithoutAnAnswerEndsTheSession(t *testing.T) {
 	t.Parallel()
 	i := newIssuer(t)
@@ -267,7 +271,8 @@ func TestH12HalfClosedSocketsEndTheSession(t *testing.T) {
 	gone()
 }
 
-// What is not finished is not kept: bytes go on as they come, so an unfinished message costs no more than the kernel's buffers.
+// What is not finished is not kept: bytes go on as they come, so an unfinished message costs no
+// more than the kernel's buffers.
 func TestH06UnfinishedMessagesAreNotBuffered(t *testing.T) {
 	i := newIssuer(t)
 	a := newAgent(t, listener)

@@ -13,10 +13,12 @@ import (
 
 // Chapter G: the upgrade, asked for by a hostile client or answered by a hostile agent.
 
-// upgrade is the text of a handshake in which some header lines are others; one that is "" is gone.
+// upgrade is the text of a handshake in which some header lines are others; one that is "" is
+// gone.
 func upgrade(change map[string]string, lines ...string) string {
 	head := []string{"Host: gateway.test"}
-	for _, line := range []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: " + rawws.Key} {
+	for _, line := range []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+		"Sec-WebSocket-Key: " + rawws.Key} {
 		name, _, _ := strings.Cut(line, ":")
 		if other, ok := change[name]; ok {
 			line = other
@@ -39,7 +41,8 @@ func TestG01NoTunnelUnlessTheAgentsAnswerIsARight101(t *testing.T) {
 	i := newIssuer(t)
 	more := make(chan []byte, 1)
 	a := newAgent(t, func(v *visit) {
-		io.WriteString(v, strings.NewReplacer("$key", rawws.AcceptKey(rawws.Key), "|", "\r\n").Replace(v.r.Header.Get("X-Answer"))+"\r\n\r\n")
+		fill := strings.NewReplacer("$key", rawws.AcceptKey(rawws.Key), "|", "\r\n")
+		io.WriteString(v, fill.Replace(v.r.Header.Get("X-Answer"))+"\r\n\r\n")
 		b, _ := io.ReadAll(v.br)
 		more <- b
 	})
@@ -75,7 +78,7 @@ func TestG01NoTunnelUnlessTheAgentsAnswerIsARight101(t *testing.T) {
 			t.Errorf("%q became %s, want %d", answer, r.Status, status)
 		}
 		if rest, _ := io.ReadAll(s.br); len(rest) > 0 {
-			t.Errorf("behind the answer %q there was %q", answer, rest)
+			t.Errorf("after the answer %q there was %q", answer, rest)
 		}
 		if b := <-more; len(b) > 0 {
 			t.Errorf("after %q the agent got %q", answer, b)
@@ -152,7 +155,8 @@ func TestG04BytesBehindARefusedUpgradeAreNoRequest(t *testing.T) {
 func TestG05HandshakeHasNoBody(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
 	patient := start(t, plain(i, a.URL).with("limits.handshakeTimeout", "10m"))
-	patient.refused(t, 400, "bad-upgrade", "/my-agent/ws", "Content-Length: 1000", i.bearer(t)) // at once: nobody waits for the body
+	// at once: the gateway does not wait for the body
+	patient.refused(t, 400, "bad-upgrade", "/my-agent/ws", "Content-Length: 1000", i.bearer(t))
 	patient.refused(t, 401, "no-token", "/my-agent/ws", "Content-Length: 1000")
 
 	g := start(t, plain(i, a.URL).with("limits.handshakeTimeout", "200ms"))
@@ -225,7 +229,8 @@ func TestG08OtherOriginsAreRefused(t *testing.T) {
 		{"Origin: https://app.example.com.evil.example"},
 		{"Origin: https://evilapp.example.com"}, {"Origin: https://app.example.com/"}, {"Origin: null"}, {"Origin:"},
 		{"Origin: https://APP.example.com"}, {"Origin: *"},
-		{"Origin: https://app.example.com", "Origin: https://evil.example"}, {"Origin: https://app.example.com", "Origin: https://app.example.com"},
+		{"Origin: https://app.example.com", "Origin: https://evil.example"},
+		{"Origin: https://app.example.com", "Origin: https://app.example.com"},
 		{"Origin: https://app.example.com, https://evil.example"}, {"Origin: https://app.example.com https://evil.example"},
 	} {
 		g.refused(t, 403, "bad-origin", "/my-agent/ws", lines...)
@@ -246,10 +251,12 @@ func TestG09HandshakeFieldsAreSingle(t *testing.T) {
 	for _, change := range []map[string]string{
 		{"Sec-WebSocket-Version": "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 8"},
 		{"Sec-WebSocket-Version": "Sec-WebSocket-Version: 13, 8"}, {"Sec-WebSocket-Version": "Sec-WebSocket-Version: 8"},
-		{"Sec-WebSocket-Version": ""}, {"Sec-WebSocket-Version": "Sec-WebSocket-Version: 013"}, {"Sec-WebSocket-Version": "Sec_WebSocket_Version: 13"},
+		{"Sec-WebSocket-Version": ""}, {"Sec-WebSocket-Version": "Sec-WebSocket-Version: 013"},
+		{"Sec-WebSocket-Version": "Sec_WebSocket_Version: 13"},
 		{"Sec-WebSocket-Key": ""}, {"Sec-WebSocket-Key": "Sec-WebSocket-Key:"}, {"Sec-WebSocket-Key": "Sec-WebSocket-Key: AAAA"},
 		{"Sec-WebSocket-Key": "Sec-WebSocket-Key: " + rawws.Key + "\r\nSec-WebSocket-Key: " + rawws.Key},
-		{"Sec-WebSocket-Key": "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ"}, {"Sec-WebSocket-Key": "Sec-WebSocket-Key: !GhlIHNhbXBsZSBub25jZQ=="},
+		{"Sec-WebSocket-Key": "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ"},
+		{"Sec-WebSocket-Key": "Sec-WebSocket-Key: !GhlIHNhbXBsZSBub25jZQ=="},
 		{"Sec-WebSocket-Key": "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZSEh"},
 		{"Connection": ""}, {"Connection": "Connection: keep-alive"}, {"Connection": "Connection: Upgrades"},
 		{"method": "POST"}, {"method": "OPTIONS"}, {"method": "HEAD"}, {"method": "DELETE"},
@@ -263,10 +270,11 @@ func TestG09HandshakeFieldsAreSingle(t *testing.T) {
 	a.untouched(t)
 }
 
-// Whoever is refused is refused by an HTTP status: nobody gets a tunnel first and a Close afterwards.
+// A refusal is an HTTP status, never a tunnel that is followed by a Close.
 func TestG10NobodyGetsATunnelBeforeTheRulesHaveSpoken(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
-	g := start(t, plain(i, a.URL).with("authentication.authorization.requiredClaims", []any{settings{"claim": "roles", "values": []string{"root"}}}))
+	g := start(t, plain(i, a.URL).with("authentication.authorization.requiredClaims",
+		[]any{settings{"claim": "roles", "values": []string{"root"}}}))
 	g.refused(t, 403, "claim-mismatch", "/my-agent/ws", i.bearer(t))
 	g.refused(t, 401, "no-token", "/my-agent/ws")
 	if n := g.metric("omnia_gateway_connections"); n != 0 {
@@ -317,7 +325,7 @@ func TestG11AgentsThatNeverComeToThePointAreGivenUp(t *testing.T) {
 	gone()
 }
 
-// The bytes behind a 101 are frames, whatever its headers say of a body.
+// The bytes after a 101 are frames, even if its headers announce a body.
 func TestG12LengthsInA101AreIgnored(t *testing.T) {
 	i := newIssuer(t)
 	hello := rawws.Make(rawws.Fin|rawws.Text, []byte("hello"), false)

@@ -119,8 +119,8 @@ func TestL05OddAnswersAreNotPassedOn(t *testing.T) {
 	g := start(t, plain(i, a.URL))
 	gone := g.leftovers()
 	for _, answer := range []string{
-		"HTTP/1.1 050 Odd|Content-Length: 0||", "HTTP/1.1 000 Odd|Content-Length: 0||", "HTTP/1.1 2000 OK||", "HTTP/1.1 -20 OK||", "ICY 200 OK||", "",
-		"HTTP/1.1 200 OK|Content-Length: 5|Content-Length: 6||hello", "HTTP/1.1 200 OK|Content-Length: -5||hello",
+		"HTTP/1.1 050 Odd|Content-Length: 0||", "HTTP/1.1 000 Odd|Content-Length: 0||", "HTTP/1.1 2000 OK||", "HTTP/1.1 -20 OK||",
+		"ICY 200 OK||", "", "HTTP/1.1 200 OK|Content-Length: 5|Content-Length: 6||hello", "HTTP/1.1 200 OK|Content-Length: -5||hello",
 		"HTTP/1.1 200 OK|Transfer-Encoding: foo||hello",
 		"HTTP/1.1 200 OK|Content-Length 5||hello", "HTTP/1.1 200 OK|X-A: " + strings.Repeat("a", 20_000) + "|", // never ends
 	} {
@@ -132,8 +132,11 @@ func TestL05OddAnswersAreNotPassedOn(t *testing.T) {
 			t.Errorf("the handshake answered by %.60q: %v", answer, all)
 		}
 	}
-	for answer, status := range map[string]int{"HTTP/1.1 999 Odd|Content-Length: 0||": 999, "HTTP/1.1 204 None|Content-Length: 5||hello": 204,
-		"HTTP/1.0 200 OK||until the end": 200} {
+	for answer, status := range map[string]int{
+		"HTTP/1.1 999 Odd|Content-Length: 0||":       999,
+		"HTTP/1.1 204 None|Content-Length: 5||hello": 204,
+		"HTTP/1.0 200 OK||until the end":             200,
+	} {
 		g.one(t, status, plainRequest("GET", "/my-agent/x", i.bearer(t), "X-Answer: "+answer))
 		g.one(t, status, upgrade(nil, i.bearer(t), "X-Answer: "+answer))
 	}
@@ -171,7 +174,8 @@ func TestL09BytesOfABodyPassAsTheyAre(t *testing.T) {
 		if sent != "" {
 			lines = append(lines, "Accept-Encoding: "+sent)
 		}
-		if r := g.one(t, 200, plainRequest("GET", "/my-agent/x", lines...)); r.body != "\x1f\x8bno gzi" || r.Header.Get("Content-Encoding") != "gzip" {
+		if r := g.one(t, 200, plainRequest("GET", "/my-agent/x", lines...)); r.body != "\x1f\x8bno gzi" ||
+			r.Header.Get("Content-Encoding") != "gzip" {
 			t.Errorf("got %q, %v", r.body, r.Header)
 		}
 	}

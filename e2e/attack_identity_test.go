@@ -10,13 +10,14 @@ import (
 
 // Chapter C: the headers by which an agent knows its user.
 
-// forged are identity headers as a client would write them that wants to be somebody else.
+// forged are the identity headers of a client that pretends to be another user.
 var forged = []string{
 	"X-User-Id: mallory", "x-user-id: mallory2", "X-USER-ROLES: admin", "X-User-Email: root@example.com",
 	"X-Tenant: acme", "X-Omnia-User-Id: mallory",
 }
 
-// trusting is a configuration with more identity headers: x-tenant is mapped for another issuer, x-omnia-user-id only removed.
+// trusting is a configuration with more identity headers: x-tenant is mapped for another issuer,
+// x-omnia-user-id only removed.
 func trusting(i *issuer, agentURL string) settings {
 	s := plain(i, agentURL).
 		with("authentication.edgeTrust", settings{"additionalStripHeaders": []string{"x-omnia-user-id"}}).
@@ -44,7 +45,7 @@ func TestC01IdentityHeadersComeFromTheTokenAlone(t *testing.T) {
 	g.connect(t, "/public/ws", lines...)
 	told(t, a.request(t), want...)
 
-	for _, target := range []string{"/public/ws", "/my-agent/open/ws"} { // nobody is logged in here
+	for _, target := range []string{"/public/ws", "/my-agent/open/ws"} { // no user is logged in here
 		g.connect(t, target, forged...)
 		told(t, a.request(t))
 		g.one(t, 200, plainRequest("OPTIONS", target, append(forged, "Origin: https://x.example", "Access-Control-Request-Method: GET")...))
@@ -60,7 +61,8 @@ func TestC02ConnectionHeaderCannotRemoveTheVerifiedUser(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
 	g := start(t, trusting(i, a.URL))
 	token := i.token(t)
-	want := []string{"Authorization", "Bearer " + token, "X-User-Id", "alice", "X-User-Email", "alice@example.com", "X-User-Roles", "user,admin"}
+	want := []string{"Authorization", "Bearer " + token, "X-User-Id", "alice", "X-User-Email", "alice@example.com", "X-User-Roles",
+		"user,admin"}
 	for _, connection := range [][]string{
 		{"Connection: x-user-id"},
 		{"Connection: X-User-Id, x-user-roles", "Connection: x-user-email,authorization"},
@@ -83,8 +85,8 @@ func TestC03SeparatorAliasesNeverReachTheAgent(t *testing.T) {
 	token := i.token(t, "roles", nil, "email", nil)
 	lines := []string{"Authorization: Bearer " + token, "X-Harmless: stays"}
 	for _, name := range []string{
-		"X_User_Id", "x_user_id", "X-User_Id", "X.User.Id", "X-User.Roles", "X_User-Roles", "x!user!id", "X-User-Id~", "X'User'Id", "X_Forwarded_For",
-		"Content_Length", "Transfer_Encoding", "X_Harmless",
+		"X_User_Id", "x_user_id", "X-User_Id", "X.User.Id", "X-User.Roles", "X_User-Roles", "x!user!id", "X-User-Id~", "X'User'Id",
+		"X_Forwarded_For", "Content_Length", "Transfer_Encoding", "X_Harmless",
 	} {
 		lines = append(lines, name+": mallory")
 	}
@@ -111,7 +113,8 @@ func TestC04OddHeaderLinesCannotCarryAnIdentity(t *testing.T) {
 	g.one(t, 400, "GET /my-agent/rest HTTP/1.1\r\n X-User-Id: mallory\r\nHost: gateway.test\r\n"+bearer+"\r\n\r\n") // a fold of nothing
 	a.untouched(t)
 
-	want := []string{"Authorization", "Bearer " + token, "X-User-Id", "alice", "X-User-Email", "alice@example.com", "X-User-Roles", "user,admin"}
+	want := []string{"Authorization", "Bearer " + token, "X-User-Id", "alice", "X-User-Email", "alice@example.com", "X-User-Roles",
+		"user,admin"}
 	for _, tt := range []struct {
 		lines string
 		also  []string
@@ -193,7 +196,8 @@ func TestC06ForwardingHeadersOfATrustedProxyAreContinued(t *testing.T) {
 			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
-	// The last address that is no proxy's is the client: what stands before it is the client's own word.
+	// The last address that is no proxy's is the client: what stands before it is the client's
+	// own word.
 	g.refused(t, 429, "too-many-address-connections", "/my-agent/ws", i.bearer(t), "X-Forwarded-For: 192.0.2.1, 198.51.100.2")
 	g.connect(t, "/my-agent/ws", i.bearer(t), "X-Forwarded-For: 198.51.100.2, 192.0.2.1")
 }
@@ -201,8 +205,8 @@ func TestC06ForwardingHeadersOfATrustedProxyAreContinued(t *testing.T) {
 func TestC07AgentCannotSpeakForTheGateway(t *testing.T) {
 	i := newIssuer(t)
 	a := newAgent(t, func(v *visit) {
-		v.accept("X-Gateway-Session: forged", "Content-Length: 5", "Keep-Alive: timeout=1", "Connection: Upgrade, X-Internal", "X-Internal: 10.0.0.5",
-			"Proxy-Authenticate: Basic", "Trailer: X-User-Id", "Set-Cookie: a=b")
+		v.accept("X-Gateway-Session: forged", "Content-Length: 5", "Keep-Alive: timeout=1", "Connection: Upgrade, X-Internal",
+			"X-Internal: 10.0.0.5", "Proxy-Authenticate: Basic", "Trailer: X-User-Id", "Set-Cookie: a=b")
 		v.echoFrames()
 	})
 	g := start(t, plain(i, a.URL))

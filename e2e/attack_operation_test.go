@@ -17,7 +17,8 @@ import (
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
 )
 
-// Chapters D and K: what may leak to agents, clients, logs and metrics, and what an operator can do wrong.
+// Chapters D and K: what may leak to agents, clients, logs and metrics, and what an operator can
+// do wrong.
 
 func TestD01TokenLeavesThePlaceItCameFrom(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
@@ -78,15 +79,15 @@ func TestD02NoTokenInLogMetricsSessionsOrAnswers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.Close() // nobody is there
+	l.Close() // nothing listens there now
 	s := plain(i, a.URL).with("log.level", "debug")
 	g := start(t, s.with("routes", []any{route("/my-agent", a.URL), route("/nobody", "http://"+l.Addr().String())}).withCookie("session"))
 	good := i.token(t)
 	expired, foreign, broken := i.token(t, "exp", 1), i.token(t, "iss", "https://else.example.com"), good[:len(good)-9]+"AAAAAAAAA"
 	var answers strings.Builder
 	for _, token := range []string{good, expired, foreign, broken} {
-		for _, target := range []string{"/my-agent/ws", "/my-agent/hangs-up", "/my-agent/speaks-nonsense", "/my-agent/says-101", "/nobody/ws",
-			"/no-route", "/my-agent/a//b"} {
+		for _, target := range []string{"/my-agent/ws", "/my-agent/hangs-up", "/my-agent/speaks-nonsense", "/my-agent/says-101",
+			"/nobody/ws", "/no-route", "/my-agent/a//b"} {
 			for _, with := range []struct{ query, line string }{
 				{"", "Authorization: Bearer " + token},
 				{"?access_token=" + token + "&secret=hunter2", "X-A: b"},
@@ -96,7 +97,8 @@ func TestD02NoTokenInLogMetricsSessionsOrAnswers(t *testing.T) {
 				c, r := g.handshake(t, target+with.query, with.line, "X-Secret: hunter2")
 				c.Close()
 				r.Write(&answers)
-				for _, a := range g.attempt(t, plainRequest("POST", target+with.query, with.line, "Content-Length: 0", "Referer: /?access_token="+token)) {
+				for _, a := range g.attempt(t, plainRequest("POST", target+with.query, with.line, "Content-Length: 0",
+					"Referer: /?access_token="+token)) {
 					a.Write(&answers)
 					answers.WriteString(a.body)
 				}
@@ -257,8 +259,8 @@ func TestK05NothingOfAClientBecomesATimeSeries(t *testing.T) {
 		x := fmt.Sprint(n)
 		g.attempt(t, plainRequest("FOO"+x, "/my-agent/"+x, i.bearer(t)))
 		g.attempt(t, plainRequest("GET", "/path-"+x, i.bearer(t)))
-		g.attempt(t, strings.Replace(plainRequest("GET", "/my-agent/"+x, i.bearer(t, "sub", "user-"+x), "Origin: https://"+x), "gateway.test",
-			"host-"+x, 1))
+		g.attempt(t, strings.Replace(plainRequest("GET", "/my-agent/"+x, i.bearer(t, "sub", "user-"+x), "Origin: https://"+x),
+			"gateway.test", "host-"+x, 1))
 		g.attempt(t, plainRequest("GET", "/my-agent/", i.bearer(t, "iss", "https://"+x)))
 		s := g.connect(t, "/my-agent/ws", i.bearer(t, "sub", "user-"+x))
 		s.send(rawws.Fin|rawws.Close, rawws.MakeClose(4000+n, "reason "+x, false)[2:])
@@ -299,7 +301,9 @@ func TestK06NothingOfAClientBreaksOutOfALogLine(t *testing.T) {
 	for _, text := range texts {
 		g.attempt(t, text)
 	}
-	eventually(t, "said in one line each", func() bool { return len(g.log.with("msg", "refused"))+len(g.log.with("msg", "answered")) == len(texts) })
+	eventually(t, "said in one line each", func() bool {
+		return len(g.log.with("msg", "refused"))+len(g.log.with("msg", "answered")) == len(texts)
+	})
 	for line := range strings.SplitSeq(strings.TrimSpace(g.log.text()), "\n") {
 		if !json.Valid([]byte(line)) {
 			t.Errorf("%.200q is no log line", line)
@@ -310,7 +314,8 @@ func TestK06NothingOfAClientBreaksOutOfALogLine(t *testing.T) {
 	}
 }
 
-// The issuer and the agent are named 0.0.0.0 here, as Go never sends what goes to loopback through a proxy.
+// The issuer and the agent are named 0.0.0.0 here, as Go never sends what goes to loopback
+// through a proxy.
 func TestK07ProxyOfTheEnvironmentSeesNothing(t *testing.T) {
 	proxy := newAgent(t, func(v *visit) { io.WriteString(v, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") })
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"} {
@@ -351,8 +356,10 @@ func TestK10WhatIsNotConfiguredIsNotThere(t *testing.T) {
 		settings{"path": "/my-agent", "upstream": a.URL},
 		settings{"path": "/hosted", "upstream": a.URL, "host": "*.agents.example.com"},
 	}
-	g := start(t, plain(i, a.URL).with("routes", routes).with("authentication.authorization.excludePaths", []string{"/other/*", "/healthz"}))
-	for _, target := range []string{"/other/x", "/my-agentx/ws", "/My-Agent/ws", "/my-agent;x/ws", "/my-agent%20/ws", "/hosted/ws", "/readyz"} {
+	g := start(t, plain(i, a.URL).with("routes", routes).with("authentication.authorization.excludePaths",
+		[]string{"/other/*", "/healthz"}))
+	for _, target := range []string{"/other/x", "/my-agentx/ws", "/My-Agent/ws", "/my-agent;x/ws", "/my-agent%20/ws", "/hosted/ws",
+		"/readyz"} {
 		for _, line := range []string{i.bearer(t), "X-No: token"} {
 			g.refused(t, 404, "no-route", target, line)
 		}

@@ -7,7 +7,7 @@ import (
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
 )
 
-// Chapter E: targets that the gateway might read otherwise than the agent. Nobody here has a token.
+// Chapter E: targets that gateway and agent might read differently. No client here has a token.
 
 // doors is a gateway with every way around a token that a configuration can have.
 func doors(t *testing.T) (*gateway, *agent) {
@@ -20,7 +20,8 @@ func doors(t *testing.T) (*gateway, *agent) {
 	return start(t, s), a
 }
 
-// locked says that each target is refused in this way, as handshake and as plain request, and that the agent hears of none.
+// locked says that each target is refused in this way, as handshake and as plain request, and
+// that the agent hears of none.
 func locked(t *testing.T, status int, reason string, targets ...string) {
 	t.Helper()
 	g, a := doors(t)
@@ -31,7 +32,8 @@ func locked(t *testing.T, status int, reason string, targets ...string) {
 	a.untouched(t)
 }
 
-// passes says that each target needs no token, and that the agent is asked for what is given with it.
+// passes says that each target needs no token, and that the agent is asked for what is given
+// with it.
 func passes(t *testing.T, targets map[string]string) {
 	t.Helper()
 	g, a := doors(t)
@@ -49,21 +51,21 @@ func passes(t *testing.T, targets map[string]string) {
 
 func TestE01DotSegmentsAreRefused(t *testing.T) {
 	locked(t, 400, "bad-path",
-		"/public/../my-agent/ws", "/public/./x", "/public/%2e%2e/my-agent/ws", "/public/%2E./my-agent/ws", "/public/.%2e/x", "/public/..", "/public/.",
-		"/..", "/.", "/public/x/..", "/my-agent/free/../ws", "/my-agent/d/..", "/healthz/../my-agent/ws")
+		"/public/../my-agent/ws", "/public/./x", "/public/%2e%2e/my-agent/ws", "/public/%2E./my-agent/ws", "/public/.%2e/x", "/public/..",
+		"/public/.", "/..", "/.", "/public/x/..", "/my-agent/free/../ws", "/my-agent/d/..", "/healthz/../my-agent/ws")
 	passes(t, map[string]string{"/public/...": "/...", "/public/.well-known/x..y": "/.well-known/x..y", "/public/a.": "/a."})
 }
 
 func TestE02EncodedSlashesAndBackslashesAreRefused(t *testing.T) {
 	locked(t, 400, "bad-path",
-		"/public/..%2fmy-agent%2fws", "/public%2fx", "/my-agent%2Fws", "/my-agent/free%2fx", `/public/..\my-agent\ws`, `/public\..\my-agent`,
-		"/public/..%5cmy-agent", "/public/a%5Cb", "/my-agent/d%2f..%2fws")
+		"/public/..%2fmy-agent%2fws", "/public%2fx", "/my-agent%2Fws", "/my-agent/free%2fx", `/public/..\my-agent\ws`,
+		`/public\..\my-agent`, "/public/..%5cmy-agent", "/public/a%5Cb", "/my-agent/d%2f..%2fws")
 }
 
 func TestE03DoublyEncodedPathsAreDecodedOnce(t *testing.T) {
 	passes(t, map[string]string{
-		"/public/%252e%252e/my-agent/ws": "/%252e%252e/my-agent/ws", "/public/..%252fmy-agent": "/..%252fmy-agent", "/%70ublic/%7Euser": "/~user",
-		"/public/%2561": "/%2561", "/my-agent/%6fpen": "/open",
+		"/public/%252e%252e/my-agent/ws": "/%252e%252e/my-agent/ws", "/public/..%252fmy-agent": "/..%252fmy-agent",
+		"/%70ublic/%7Euser": "/~user", "/public/%2561": "/%2561", "/my-agent/%6fpen": "/open",
 	})
 	locked(t, 404, "no-route", "/my-agent%252Fws", "/%2570ublic/x")
 	locked(t, 401, "no-token", "/my-agent/%256fpen", "/my-agent/free%252fx")
@@ -79,7 +81,8 @@ func TestE04PathParametersOpenNothing(t *testing.T) {
 
 func TestE05ControlCharactersAndBrokenEscapesAreRefused(t *testing.T) {
 	locked(t, 400, "bad-path",
-		"/public/%00", "/my-agent/ws%00.css", "/my-agent/ws%0d%0aX-User-Id:%20root", "/public/%0a", "/public/%1f", "/public/%7f", "/public/%09")
+		"/public/%00", "/my-agent/ws%00.css", "/my-agent/ws%0d%0aX-User-Id:%20root", "/public/%0a",
+		"/public/%1f", "/public/%7f", "/public/%09")
 	g, a := doors(t)
 	for _, target := range []string{ // most of these net/http refuses itself
 		"/public/\x01", "/public/\x7f", "/public/a b", "/public/\t", "/public/%", "/public/%2", "/public/%zz", "/public/%u002e%u002e/",
@@ -95,22 +98,23 @@ func TestE06FragmentsAreRefusedAndQuestionMarksStayWhatTheyAre(t *testing.T) {
 	locked(t, 400, "bad-path", "/public#/my-agent/ws", "/my-agent/ws#.css", "/public/x?a#b", "/#")
 	locked(t, 401, "no-token", "/my-agent/ws%3f.cs", "/my-agent/open%3f", "/my-agent/open%23", "/my-agent/ws?.css", "/my-agent/ws?/free/x",
 		"/my-agent/ws?x=/../public")
-	passes(t, map[string]string{"/public/a%3Fb%23c": "/a%3Fb%23c", "/public/a?b?c=/../d//e\\": "/a?b?c=/../d//e\\", "/my-agent/open?": "/open"})
+	passes(t, map[string]string{"/public/a%3Fb%23c": "/a%3Fb%23c", "/public/a?b?c=/../d//e\\": "/a?b?c=/../d//e\\",
+		"/my-agent/open?": "/open"})
 }
 
 func TestE07CaseAndLookalikesOpenNothing(t *testing.T) {
 	locked(t, 404, "no-route", "/PUBLIC/x", "/Public/x", "/HealthZ", "/%50ublic/x", "/public\u200b/x", "/p\u00fcblic/x")
 	locked(t, 401, "no-token", "/my-agent/OPEN", "/my-agent/Free/x", "/my-agent/ws.CSS", "/my-agent/open\uff0f", "/my-agent/\uff4fpen")
 	passes(t, map[string]string{ // no server in its senses makes dots or slashes of these; the agent gets them as they are
-		"/public/%ef%bc%8e%ef%bc%8e/x": "/%ef%bc%8e%ef%bc%8e/x", "/public/%c0%ae%c0%ae/x": "/%c0%ae%c0%ae/x", "/public/\xff\xfe": "/\xff\xfe",
-		"/public/..%c0%af": "/..%c0%af",
+		"/public/%ef%bc%8e%ef%bc%8e/x": "/%ef%bc%8e%ef%bc%8e/x", "/public/%c0%ae%c0%ae/x": "/%c0%ae%c0%ae/x",
+		"/public/\xff\xfe": "/\xff\xfe", "/public/..%c0%af": "/..%c0%af",
 	})
 }
 
 func TestE08SlashesAndLongerNamesOpenNothing(t *testing.T) {
 	locked(t, 400, "bad-path",
-		"//public/x", "/public//x", "/public//my-agent/ws", "//my-agent/ws", "/my-agent//free/x", "/public/x//", "//", "///gateway.test/public",
-		"/my-agent/t//x")
+		"//public/x", "/public//x", "/public//my-agent/ws", "//my-agent/ws", "/my-agent//free/x", "/public/x//", "//",
+		"///gateway.test/public", "/my-agent/t//x")
 	locked(t, 401, "no-token", "/my-agent/open/", "/my-agent/openX", "/my-agent/free", "/my-agent/freeX/x", "/my-agent/x/free/x",
 		"/my-agent/t/x", "/my-agent/t/a/b/x",
 		"/my-agent/t/a/x/", "/my-agent/d", "/my-agent/ws.css/")

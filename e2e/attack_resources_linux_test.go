@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A gateway that runs out of file descriptors keeps what it has, and goes on when there is room again.
+// A gateway that runs out of file descriptors keeps what it has, and goes on when there is room
+// again.
 func TestI03RunningOutOfFileDescriptorsIsSurvived(t *testing.T) {
 	i := newIssuer(t)
 	g := start(t, plain(i, newAgent(t, nil).URL).with("log.level", "debug"))

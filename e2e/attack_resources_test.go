@@ -15,7 +15,8 @@ import (
 
 // Chapter I: what a client, or an agent, can use up.
 
-// Nobody who is slow holds a connection without an end: not in TLS, nor in the head, nor in a body that nobody wants.
+// A slow client cannot hold a connection for ever: not in TLS, not in the head, not in a body
+// that is not needed.
 func TestI01SlowClientsAreCutOff(t *testing.T) {
 	t.Parallel()
 	i, a := newIssuer(t), newAgent(t, nil)

@@ -13,8 +13,8 @@ import (
 // second is a request that must never be seen: it stands where a body, or nothing, ought to be.
 const second = "GET /my-agent/smuggled HTTP/1.1\r\nHost: gateway.test\r\n\r\n"
 
-// alone says a request with a second one behind it, holds the gateway to one answer with this status and the agent to n requests, none of
-// which is the second one.
+// alone sends a request with a second one after it, holds the gateway to one answer with this
+// status and the agent to n requests, none of which is the second one.
 func alone(t *testing.T, g *gateway, a *agent, status, n int, text string) answered {
 	t.Helper()
 	got := g.one(t, status, text+second)
@@ -27,7 +27,8 @@ func alone(t *testing.T, g *gateway, a *agent, status, n int, text string) answe
 	return got
 }
 
-// keepAlive is the text of a request, up to the end of its head, that does not ask for the connection to be closed.
+// keepAlive is the text of a request, up to the end of its head, that does not ask for the
+// connection to be closed.
 func keepAlive(method, target string, lines ...string) string {
 	return strings.Replace(plainRequest(method, target, lines...), "Connection: close\r\n", "", 1)
 }
@@ -43,7 +44,8 @@ func TestF01NothingIsReadBehindABodyOfTwoLengths(t *testing.T) {
 	g := start(t, plain(i, a.URL).with("authentication.authorization.excludePaths", []string{"/healthz"}))
 	bearer := i.bearer(t)
 	for _, lengths := range [][]string{
-		{"Content-Length: 6", "Transfer-Encoding: chunked"}, {"Transfer-Encoding: chunked", "Content-Length: 0"}, {"Transfer-Encoding: chunked"},
+		{"Content-Length: 6", "Transfer-Encoding: chunked"},
+		{"Transfer-Encoding: chunked", "Content-Length: 0"}, {"Transfer-Encoding: chunked"},
 		{"Transfer-Encoding: Chunked"},
 	} {
 		for _, method := range []string{"POST", "GET"} {
@@ -71,7 +73,8 @@ func TestF02OddTransferEncodingsAreRefused(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
 	g := start(t, plain(i, a.URL))
 	for _, lines := range []string{
-		"Transfer-Encoding: xchunked", "Transfer-Encoding: identity", "Transfer-Encoding: chunked, identity", "Transfer-Encoding: identity, chunked",
+		"Transfer-Encoding: xchunked", "Transfer-Encoding: identity", "Transfer-Encoding: chunked, identity",
+		"Transfer-Encoding: identity, chunked",
 		"Transfer-Encoding: gzip, chunked", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
 		"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
 		"Transfer-Encoding: \x0bchunked", "Transfer-Encoding : chunked", "Transfer-Encoding: chunked;q=1", "Transfer-Encoding: \"chunked\"",
@@ -157,19 +160,21 @@ func TestF06HTTP10WithAChunkedBodyIsTheLastOfItsConnection(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
 	g := start(t, plain(i, a.URL))
 	http10 := func(lines ...string) string {
-		return strings.Replace(keepAlive("POST", "/my-agent/x", append(lines, "Connection: keep-alive", i.bearer(t))...), "HTTP/1.1", "HTTP/1.0", 1)
+		request := keepAlive("POST", "/my-agent/x", append(lines, "Connection: keep-alive", i.bearer(t))...)
+		return strings.Replace(request, "HTTP/1.1", "HTTP/1.0", 1)
 	}
 	alone(t, g, a, 200, 1, http10("Transfer-Encoding: chunked")+"0\r\n\r\n")
 	alone(t, g, a, 200, 1, http10("Transfer-Encoding: chunked", "Content-Length: 5")+"0\r\n\r\n")
 	alone(t, g, a, 200, 1, http10("Content-Length: 5")+"abcde")
-	g.rejected(t, 400, "bad-upgrade", strings.Replace(rawws.Request("gateway.test", "/my-agent/ws", i.bearer(t)), "HTTP/1.1", "HTTP/1.0", 1))
+	old := strings.Replace(rawws.Request("gateway.test", "/my-agent/ws", i.bearer(t)), "HTTP/1.1", "HTTP/1.0", 1)
+	g.rejected(t, 400, "bad-upgrade", old)
 }
 
 func TestF07Expectations(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
 	g := start(t, plain(i, a.URL))
 	alone(t, g, a, 417, 0, keepAlive("POST", "/my-agent/x", "Expect: something", "Content-Length: 5", i.bearer(t)))
-	alone(t, g, a, 401, 0, keepAlive("POST", "/my-agent/x", "Expect: 100-continue", "Content-Length: 5")) // nobody says 100
+	alone(t, g, a, 401, 0, keepAlive("POST", "/my-agent/x", "Expect: 100-continue", "Content-Length: 5")) // no 100 is sent
 
 	s := g.dial(t)
 	s.say(plainRequest("POST", "/my-agent/x", "Expect: 100-continue", "Content-Length: 5", i.bearer(t)))

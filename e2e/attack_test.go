@@ -19,8 +19,8 @@ import (
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
 )
 
-// The files attack_*_test.go hold the attacks of docs/attacks.md, chapter by chapter, with raw bytes against the built binary. Those on
-// tokens and key sets alone are in package auth.
+// The files attack_*_test.go hold the attacks of docs/attacks.md, chapter by chapter, with raw
+// bytes against the built binary. Those on tokens and key sets alone are in package auth.
 
 // plainRequest is the text of a request without a body that asks for the connection to be closed.
 func plainRequest(method, target string, lines ...string) string {
@@ -34,8 +34,8 @@ type answered struct {
 	body string
 }
 
-// attempt says bytes on a connection of their own and gives all answers that come back until the gateway closes it. What is no answer
-// fails the test.
+// attempt says bytes on a connection of their own and gives all answers that come back until the
+// gateway closes it. What is no answer fails the test.
 func (g *gateway) attempt(t *testing.T, text string) (all []answered) {
 	t.Helper()
 	s := g.dial(t)
@@ -56,7 +56,8 @@ func (g *gateway) attempt(t *testing.T, text string) (all []answered) {
 	}
 }
 
-// one says bytes to which there must be one answer, with this status, before the connection is closed.
+// one says bytes to which there must be one answer, with this status, before the connection is
+// closed.
 func (g *gateway) one(t *testing.T, status int, text string) answered {
 	t.Helper()
 	all := g.attempt(t, text)
@@ -81,8 +82,8 @@ func (g *gateway) rejected(t *testing.T, status int, reason, text string) answer
 	return a
 }
 
-// leftovers remembers what the gateway holds now; what it gives waits until the gateway holds no more than that, and sees that nothing has
-// gone wrong inside of it.
+// leftovers remembers what the gateway holds now; what it gives waits until the gateway holds no
+// more than that, and sees that nothing has gone wrong inside of it.
 func (g *gateway) leftovers() (gone func()) {
 	before := g.held()
 	return func() {
@@ -94,7 +95,8 @@ func (g *gateway) leftovers() (gone func()) {
 	}
 }
 
-// told holds a request at the agent to exactly these headers beside those that every handshake or plain request has: name, value, …
+// told holds a request at the agent to exactly these headers beside those that every handshake
+// or plain request has: name, value, …
 func told(t *testing.T, r *http.Request, pairs ...string) {
 	t.Helper()
 	want := http.Header{"X-Forwarded-For": {"127.0.0.1"}, "X-Forwarded-Proto": {"http"}, "X-Forwarded-Host": {"gateway.test"}}

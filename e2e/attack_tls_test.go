@@ -41,8 +41,9 @@ func TestJ01OldVersionsAndSuitesAreRefusedWhateverTheEnvironmentSays(t *testing.
 		"TLS 1.1": {MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11},
 		"CBC": {MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA,
 			tls.TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA}},
-		"RSA exchange": {MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_RSA_WITH_3DES_EDE_CBC_SHA}},
-		"RC4":          {MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_RC4_128_SHA}},
+		"RSA exchange": {MaxVersion: tls.VersionTLS12,
+			CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_RSA_WITH_3DES_EDE_CBC_SHA}},
+		"RC4": {MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_RC4_128_SHA}},
 	} {
 		if _, err := g.shake(t, c); err == nil {
 			t.Errorf("%s is spoken", name)
@@ -116,7 +117,7 @@ func TestJ07AgentIsWhoItsCertificateSays(t *testing.T) {
 	g.refused(t, 502, "upstream-unreachable", "/my-agent/ws", i.bearer(t))
 	g.rejected(t, 502, "upstream-unreachable", plainRequest("GET", "/my-agent/x", i.bearer(t)))
 	if asked.Load() != 0 {
-		t.Error("an agent with a certificate that nobody knows was told everything")
+		t.Error("an agent with an unknown certificate received the request")
 	}
 }
 
@@ -139,7 +140,8 @@ func TestJ08ClientWithoutACertificateIsNotHeard(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		if ask(&tls.Config{MaxVersion: version}) == nil || ask(&tls.Config{MaxVersion: version, Certificates: []tls.Certificate{stranger}}) == nil {
+		if ask(&tls.Config{MaxVersion: version}) == nil ||
+			ask(&tls.Config{MaxVersion: version, Certificates: []tls.Certificate{stranger}}) == nil {
 			t.Errorf("%s: a client without a good certificate was answered", tls.VersionName(version))
 		}
 	}

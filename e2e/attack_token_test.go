@@ -14,7 +14,8 @@ import (
 
 // Chapters A and B, as far as the wire matters; the rest of them is in package auth.
 
-// An agent, and a client, that sit in the middle of a frame when the token expires must not keep the session by that.
+// An agent, and a client, that sit in the middle of a frame when the token expires must not keep
+// the session by that.
 func TestA19UnfinishedFramesDoNotOutliveTheToken(t *testing.T) {
 	t.Parallel()
 	i := newIssuer(t)
@@ -88,8 +89,7 @@ func TestA21HugeTokensAreRefused(t *testing.T) {
 
 func TestA24SeveralCredentialsAreNone(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
-	g := start(t, plain(i, a.URL).withCookie("session").with("authentication.authorization.excludePaths",
-		[]string{"/open"}))
+	g := start(t, plain(i, a.URL).withCookie("session").with("authentication.authorization.excludePaths", []string{"/open"}))
 	one, other := i.token(t), i.token(t, "sub", "bob")
 	for _, tt := range []struct {
 		query string
@@ -124,7 +124,8 @@ func TestA24SeveralCredentialsAreNone(t *testing.T) {
 // All refusals of a token look alike, but for their word.
 func TestA25RefusalsNameTheirReasonAndNothingElse(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
-	g := start(t, plain(i, a.URL).with("authentication.authorization.requiredClaims", []any{settings{"claim": "roles", "values": []string{"user"}}}))
+	g := start(t, plain(i, a.URL).with("authentication.authorization.requiredClaims",
+		[]any{settings{"claim": "roles", "values": []string{"user"}}}))
 	good := i.token(t)
 	unknown, err := newSigner(t).Sign(i.claims())
 	if err != nil {

@@ -41,11 +41,13 @@ func browse(t *testing.T, d *developer, kinds ...string) map[string]shown {
 	return all
 }
 
-// typeIn types lines into the console of a page in Chromium, one after the other, and waits until the console shows what is wanted.
+// typeIn types lines into the console of a page in Chromium, one after the other, and waits
+// until the console shows what is wanted.
 func typeIn(t *testing.T, page, wanted string, lines ...string) {
 	t.Helper()
 	needs(t, "node", "playwright-core", "chromium")
-	cmd := client(t, "bash", append([]string{"-c", `exec node clients/console.js "$(command -v chromium)" "$@"`, "console", page, wanted}, lines...)...)
+	cmd := client(t, "bash", append([]string{"-c", `exec node clients/console.js "$(command -v chromium)" "$@"`, "console", page, wanted},
+		lines...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	if out, err := cmd.Output(); err != nil {
@@ -53,7 +55,8 @@ func typeIn(t *testing.T, page, wanted string, lines ...string) {
 	}
 }
 
-// served checks that a token opened a connection, over which the agent named the user, and how it was closed.
+// served checks that a token opened a connection, over which the agent named the user, and how
+// it was closed.
 func (s shown) served(t *testing.T, protocol, code string) {
 	t.Helper()
 	const echo = `{"type":"echo","user":"dev-user","text":"hello from Chromium","token":"verified"}`
@@ -80,7 +83,8 @@ func TestBrowser(t *testing.T) {
 			t.Run("is told when the token ends", func(t *testing.T) { all["short"].served(t, "bearer", "3000") })
 			for kind, reason := range refusals {
 				t.Run("is told "+reason, func(t *testing.T) {
-					if s := all[kind]; s.Opened || s.Status != "401" || s.Reason != reason || !strings.HasPrefix(s.Refusal, "401 "+reason+": ") {
+					if s := all[kind]; s.Opened || s.Status != "401" || s.Reason != reason ||
+						!strings.HasPrefix(s.Refusal, "401 "+reason+": ") {
 						t.Errorf("the page shows %+v, want 401 %s", s, reason)
 					}
 				})

@@ -49,7 +49,8 @@ func (c *certificate) write(t *testing.T, dir, name string) {
 	}
 	c.pool = x509.NewCertPool()
 	c.certFile, c.keyFile = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
-	for file, block := range map[string]*pem.Block{c.certFile: {Type: "CERTIFICATE", Bytes: cert}, c.keyFile: {Type: "PRIVATE KEY", Bytes: private}} {
+	for file, block := range map[string]*pem.Block{c.certFile: {Type: "CERTIFICATE", Bytes: cert},
+		c.keyFile: {Type: "PRIVATE KEY", Bytes: private}} {
 		text := pem.EncodeToMemory(block)
 		if block.Type == "CERTIFICATE" {
 			c.pool.AppendCertsFromPEM(text)

@@ -41,7 +41,8 @@ func unable(t *testing.T, why string) {
 	t.Skip(why)
 }
 
-// client is a command with the toolbox on its PATH. It is killed, with all that it has started, when the test ends or is out of patience.
+// client is a command with the toolbox on its PATH. It is killed, with all that it has started,
+// when the test ends or is out of patience.
 func client(t *testing.T, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	return clientFor(t, patience, name, args...)
@@ -64,7 +65,8 @@ func clientFor(t *testing.T, patience time.Duration, name string, args ...string
 	return cmd
 }
 
-// run runs a client to its end and gives all that it printed. Its standard input stays open, as at a terminal: wscat ends when that ends.
+// run runs a client to its end and gives all that it printed. Its standard input stays open, as
+// at a terminal: wscat ends when that ends.
 func run(t *testing.T, cmd *exec.Cmd) (string, error) {
 	t.Helper()
 	if cmd.Stdin == nil {
@@ -153,14 +155,16 @@ func TestWebsocatSendsTheTokenInEveryPlace(t *testing.T) {
 				t.Errorf("websocat ended with %v and %q", err, out)
 			}
 			r := a.request(t)
-			if r.Header.Get("X-User-Id") != "alice" || r.Header.Get("Sec-Websocket-Protocol") != "" || strings.Contains(r.RequestURI, "token") {
+			if r.Header.Get("X-User-Id") != "alice" || r.Header.Get("Sec-Websocket-Protocol") != "" ||
+				strings.Contains(r.RequestURI, "token") {
 				t.Errorf("the agent got %s %v", r.RequestURI, r.Header)
 			}
 		})
 	}
 }
 
-// Two libraries on both sides: what they negotiate, send and close reaches the other end as it was meant.
+// Two libraries on both sides: what they negotiate, send and close reaches the other end as it
+// was meant.
 func TestLibrariesTalkThroughTheGateway(t *testing.T) {
 	libraries := []struct {
 		name    string
@@ -201,7 +205,8 @@ func TestLibrariesTalkThroughTheGateway(t *testing.T) {
 				if got.Hello.User != "alice" {
 					t.Errorf("the agent was told %q", got.Hello.User)
 				}
-				if e := got.Extensions; !strings.HasPrefix(e, "permessage-deflate") || !strings.HasPrefix(got.Hello.Extensions, "permessage-deflate") {
+				if e := got.Extensions; !strings.HasPrefix(e, "permessage-deflate") ||
+					!strings.HasPrefix(got.Hello.Extensions, "permessage-deflate") {
 					t.Errorf("extensions %q, and %q for the agent", e, got.Hello.Extensions)
 				}
 				if got.Text != "grüße" || !got.Random || !got.Zeros {
@@ -213,7 +218,8 @@ func TestLibrariesTalkThroughTheGateway(t *testing.T) {
 				if got.Answered != 4001 || got.Told != "4002 the agent has enough" {
 					t.Errorf("the client's Close was answered with %d, the agent's was %q", got.Answered, got.Told)
 				}
-				if heard, answered := said.next(), said.next(); heard != "4001 the client has enough" || !strings.HasPrefix(answered, "4002") {
+				if heard, answered := said.next(), said.next(); heard != "4001 the client has enough" ||
+					!strings.HasPrefix(answered, "4002") {
 					t.Errorf("the agent heard %q and %q", heard, answered)
 				}
 

@@ -19,8 +19,8 @@ type composition struct {
 	env []string
 }
 
-// bringUp starts an engine if none answers, builds the image and starts all that docker-compose.yml names. When the test ends all of it is
-// removed again.
+// bringUp starts an engine if none answers, builds the image and starts all that
+// docker-compose.yml names. When the test ends all of it is removed again.
 func bringUp(t *testing.T) *composition {
 	t.Helper()
 	needs(t, "docker")
@@ -28,7 +28,7 @@ func bringUp(t *testing.T) *composition {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &composition{t, append(env, "TMPDIR="+t.TempDir())} // so that the engine is nobody else's
+	c := &composition{t, append(env, "TMPDIR="+t.TempDir())} // so that no other test uses the engine
 	t.Cleanup(func() { c.must(time.Minute, "engine.sh", "stop") })
 	if out, err := c.run(5*time.Minute, "engine.sh"); err != nil {
 		unable(t, fmt.Sprintf("no Docker engine could be started: %v: %s", err, out[strings.LastIndex(out, "\n")+1:]))
@@ -45,7 +45,8 @@ func bringUp(t *testing.T) *composition {
 	return c
 }
 
-// run runs a script of e2e/docker and gives what it printed, and if it failed the end of its complaints.
+// run runs a script of e2e/docker and gives what it printed, and if it failed the end of its
+// complaints.
 func (c *composition) run(limit time.Duration, script string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit) // not that of the test, which has ended when this cleans up
 	defer cancel()

@@ -27,7 +27,8 @@ type developer struct {
 	after   time.Duration // of the start, until all of it was there
 }
 
-// startDev starts a command that runs dev and reads up to the last line that is printed. When the test ends it gets Ctrl-C.
+// startDev starts a command that runs dev and reads up to the last line that is printed. When
+// the test ends it gets Ctrl-C.
 func startDev(t *testing.T, command ...string) *developer {
 	t.Helper()
 	cmd := exec.Command(command[0], command[1:]...)
@@ -96,7 +97,8 @@ func (d *developer) paste(t *testing.T, lines ...string) (string, error) {
 	return run(t, cmd)
 }
 
-// atTerminal pastes lines into the shell of a terminal: only there does wscat show how a connection ended.
+// atTerminal pastes lines into the shell of a terminal: only there does wscat show how a
+// connection ended.
 func (d *developer) atTerminal(t *testing.T, lines ...string) (string, error) {
 	t.Helper()
 	cmd := client(t, "script", "--quiet", "--return", "--command", strings.Join(lines, "\n"), "/dev/null")
@@ -148,7 +150,8 @@ func TestLinesOfDevWorkAsPasted(t *testing.T) {
 				t.Run(tool, func(t *testing.T) {
 					needs(t, tool)
 					out, err := d.paste(t, d.export(), d.line(pattern))
-					if err != nil || !regexp.MustCompile(`\{"type":"echo","user":"dev-user","text":"hello.*","token":"verified"\}`).MatchString(out) {
+					echo := regexp.MustCompile(`\{"type":"echo","user":"dev-user","text":"hello.*","token":"verified"\}`)
+					if err != nil || !echo.MatchString(out) {
 						t.Errorf("it ended with %v and\n%s", err, out)
 					}
 				})
@@ -171,7 +174,8 @@ func TestLinesOfDevWorkAsPasted(t *testing.T) {
 	}
 }
 
-// TestTryItOfTheREADME pastes the lines of the README's section, one after the other. The ports are those of the machine that tests.
+// TestTryItOfTheREADME pastes the lines of the README's section, one after the other. The ports
+// are those of the machine that tests.
 func TestTryItOfTheREADME(t *testing.T) {
 	needs(t, "curl", "wscat", "websocat")
 	_, section, _ := strings.Cut(read(t, "../README.md"), "\n## Try it\n")
@@ -209,7 +213,8 @@ func TestTryItOfTheREADME(t *testing.T) {
 	})
 }
 
-// anotherOrigin is a page that is served on a port of its own, such as a front end under development.
+// anotherOrigin is a page that is served on a port of its own, such as a front end under
+// development.
 func anotherOrigin(t *testing.T) (address string) {
 	t.Helper()
 	page := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -312,7 +317,8 @@ func TestExplainNamesTheCheckThatFails(t *testing.T) {
 	}
 	mallory := base64.RawURLEncoding.EncodeToString([]byte(strings.ReplaceAll(string(payload), "dev-user", "mallory")))
 	for name, tt := range map[string]struct{ token, check, reason string }{
-		"another letter in the signature":  {parts[0] + "." + parts[1] + "." + signature[:40] + another(signature[40]) + signature[41:], "signature", "bad-signature"},
+		"another letter in the signature": {parts[0] + "." + parts[1] + "." + signature[:40] + another(signature[40]) + signature[41:],
+			"signature", "bad-signature"},
 		"another user in the payload":      {parts[0] + "." + mallory + "." + signature, "signature", "bad-signature"},
 		"expired":                          {d.token(url.Values{"broken": {"expired"}}), "times", "expired"},
 		"the last letter, of unused bits":  {good[:len(good)-1] + string(signature[last]+1), "form", "malformed"},

@@ -76,7 +76,8 @@ func TestLinksOfTheDocsLeadSomewhere(t *testing.T) {
 	}
 }
 
-// TestConfigurationsOfTheDocsLoad loads every block of YAML that is not somebody else's; what a fragment leaves out comes from variables.
+// TestConfigurationsOfTheDocsLoad loads every YAML block that belongs to the gateway. Variables
+// give what a fragment leaves out.
 func TestConfigurationsOfTheDocsLoad(t *testing.T) {
 	elsewhere := regexp.MustCompile(`(?m)^(apiVersion|services|groups|scrape_configs):`)
 	tested := 0
@@ -115,7 +116,8 @@ func TestGoOfTheDocsIsThatOfTheAgent(t *testing.T) {
 			continue
 		}
 		blocks++
-		if inside := regexp.MustCompile(`(?m)^(.)`).ReplaceAllString(block[2], "\t$1"); !strings.Contains(read(t, "../dev/verify.go"), inside) {
+		inside := regexp.MustCompile(`(?m)^(.)`).ReplaceAllString(block[2], "\t$1")
+		if !strings.Contains(read(t, "../dev/verify.go"), inside) {
 			t.Errorf("dev/verify.go has not\n%s", inside)
 		}
 	}
@@ -246,7 +248,7 @@ func logKeys(call *ast.CallExpr) (keys []string) {
 	return keys
 }
 
-// called says whether an expression is a variable or a field of one of the names.
+// called reports whether an expression is a variable or a field of one of the names.
 func called(x ast.Expr, names ...string) bool {
 	switch x := x.(type) {
 	case *ast.Ident:

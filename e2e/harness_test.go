@@ -1,4 +1,5 @@
-// Package e2e drives the built binary over real sockets, with real clients where there are any; each test holds one behaviour.
+// Package e2e drives the built binary over real sockets, with real clients where there are any;
+// each test holds one behaviour.
 package e2e
 
 import (
@@ -30,7 +31,8 @@ import (
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
 )
 
-// binary is the program under test, built once by TestMain, with the race detector if the tests have it.
+// binary is the program under test, built once by TestMain, with the race detector if the tests
+// have it.
 var binary string
 
 func TestMain(m *testing.M) {
@@ -53,7 +55,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// patience is how long a test waits for something that must happen; it is never waited out when all is well.
+// patience is how long a test waits for something that must happen; it is never waited out when
+// all is well.
 const patience = 20 * time.Second
 
 // settings is a configuration as YAML maps.
@@ -95,7 +98,8 @@ func plain(i *issuer, agentURL string) settings {
 	}
 }
 
-// withCookie returns s with tokens in a cookie as well, which needs a word about origins on every route.
+// withCookie returns s with tokens in a cookie as well, which needs a word about origins on
+// every route.
 func (s settings) withCookie(name string) settings {
 	s = s.with("authentication.jwt.fromCookies", []string{name})
 	var routes []any
@@ -116,7 +120,8 @@ type gateway struct {
 	ca     *x509.CertPool
 }
 
-// start runs the gateway with a configuration and waits until it listens. The process ends with the test, which fails if it does not end well.
+// start runs the gateway with a configuration and waits until it listens. The process ends with
+// the test, which fails if it does not end well.
 func start(t *testing.T, s settings) *gateway {
 	t.Helper()
 	g := startUnready(t, s)
@@ -168,8 +173,8 @@ func startUnready(t *testing.T, s settings) *gateway {
 	return g
 }
 
-// environment is that of a process under test: nothing in it configures a gateway, and the race detector does not make each one sleep a
-// second before it exits.
+// environment is that of a process under test: nothing in it configures a gateway, and the race
+// detector does not make each one sleep a second before it exits.
 func environment() []string {
 	env := []string{"GORACE=atexit_sleep_ms=0"}
 	for _, kv := range os.Environ() {
@@ -180,7 +185,8 @@ func environment() []string {
 	return env
 }
 
-// stop ends the process with SIGTERM, as an orchestrator would, and holds it to exit 0 in time. It may be called twice.
+// stop ends the process with SIGTERM, as an orchestrator would, and holds it to exit 0 in time.
+// It may be called twice.
 func (g *gateway) stop() {
 	g.t.Helper()
 	select {
@@ -235,8 +241,8 @@ func (g *gateway) metric(series string) (v float64) {
 // held is what a gateway holds at one moment.
 type held struct{ sessions, goroutines, fds int }
 
-// held asks what the gateway holds. Its goroutines are counted by a profile: the metric counts some of those that gather the metrics, now more
-// and now fewer.
+// held asks what the gateway holds. Its goroutines are counted by a profile: the metric counts
+// some of those that gather the metrics, now more and now fewer.
 func (g *gateway) held() (h held) {
 	g.t.Helper()
 	eventually(g.t, "told what it holds", func() bool {
@@ -266,7 +272,8 @@ func (g *gateway) holdsNoMoreThan(before held) {
 	})
 }
 
-// awaitLine waits for a line of the log in which the keys have the values: key, value, key, value, …
+// awaitLine waits for a line of the log in which the keys have the values: key, value, key,
+// value, …
 func (g *gateway) awaitLine(pairs ...any) map[string]any {
 	g.t.Helper()
 	line, ok := g.log.await(g.ended, pairs)
@@ -453,7 +460,8 @@ type visit struct {
 	r  *http.Request
 }
 
-// newAgent starts an agent. behave may be nil for one that echoes; the connection is closed when it returns.
+// newAgent starts an agent. behave may be nil for one that echoes; the connection is closed when
+// it returns.
 func newAgent(t *testing.T, behave func(v *visit)) *agent {
 	t.Helper()
 	if behave == nil {
@@ -531,7 +539,8 @@ func (a *agent) untouched(t *testing.T) {
 // accept answers the handshake with a right 101.
 func (v *visit) accept(lines ...string) { io.WriteString(v, rawws.Response(v.r, lines...)) }
 
-// echo is an agent that sends every data frame back, answers Pings and closes when it is told to. A plain request gets a 200.
+// echo is an agent that sends every data frame back, answers Pings and closes when it is told
+// to. A plain request gets a 200.
 func (v *visit) echo() {
 	if v.r.Header.Get("Upgrade") == "" {
 		io.Copy(io.Discard, v.r.Body)
@@ -567,7 +576,8 @@ type socket struct {
 	br *bufio.Reader
 }
 
-// dial connects to the public listener, over TLS if the gateway has it. Nothing on it waits longer than patience.
+// dial connects to the public listener, over TLS if the gateway has it. Nothing on it waits
+// longer than patience.
 func (g *gateway) dial(t *testing.T) *socket {
 	t.Helper()
 	var c net.Conn
@@ -593,7 +603,8 @@ func (s *socket) say(text string) {
 	}
 }
 
-// answer reads the answer to a request that was said. The body of anything but a 101 is read whole and kept.
+// answer reads the answer to a request that was said. The body of anything but a 101 is read
+// whole and kept.
 func (s *socket) answer() *http.Response {
 	s.t.Helper()
 	r, err := http.ReadResponse(s.br, nil)
@@ -629,7 +640,8 @@ func (g *gateway) connect(t *testing.T, target string, lines ...string) *socket 
 	return s
 }
 
-// refused says a handshake that must be refused with status and reason word, in the answer and in the log.
+// refused says a handshake that must be refused with status and reason word, in the answer and
+// in the log.
 func (g *gateway) refused(t *testing.T, status int, reason, target string, lines ...string) *http.Response {
 	t.Helper()
 	s, r := g.handshake(t, target, lines...)
@@ -679,7 +691,8 @@ func (s *socket) echoes(m string) {
 	}
 }
 
-// closed reads on until the Close and holds it to a code; then the connection must end. It gives the reason text.
+// closed reads on until the Close and holds it to a code; then the connection must end. It gives
+// the reason text.
 func (s *socket) closed(code int) string {
 	s.t.Helper()
 	for {

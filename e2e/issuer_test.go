@@ -62,7 +62,8 @@ func TestIssuerThatServesSomethingElseIsNotBelieved(t *testing.T) {
 	}
 }
 
-// The address of a slow issuer accepts and says nothing: that is what ten seconds look like while they last.
+// The address of a slow issuer accepts and says nothing: that is what ten seconds look like
+// while they last.
 func TestSlowIssuerHoldsNobodyUp(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

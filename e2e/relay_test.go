@@ -39,7 +39,8 @@ func TestFrameInTheSegmentOfTheAgents101Arrives(t *testing.T) {
 	s.echoes("and on it goes")
 }
 
-// closeAt is an agent that answers the handshake and then hands the code of the Close it gets to the channel.
+// closeAt is an agent that answers the handshake and then hands the code of the Close it gets to
+// the channel.
 func closeAt(codes chan<- int) func(*visit) {
 	return func(v *visit) {
 		v.accept()
@@ -161,7 +162,7 @@ func TestCompressedFramesPassOnceNegotiated(t *testing.T) {
 	})
 	g := start(t, plain(i, a.URL))
 	s := g.connect(t, "/my-agent/ws", i.bearer(t), "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits")
-	s.send(rawws.Fin|0x40|rawws.Text, []byte("not really deflate, but nobody here looks"))
+	s.send(rawws.Fin|0x40|rawws.Text, []byte("not really deflate, but no side looks"))
 	if f := s.frame(); f.First != rawws.Fin|0x40|rawws.Text {
 		t.Errorf("got %v, want RSV1 kept", f)
 	}

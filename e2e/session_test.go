@@ -228,7 +228,7 @@ func TestLimitsOfConnections(t *testing.T) {
 	for _, tt := range []struct {
 		limit, reason string
 		status        int
-		other         []any // claims of somebody who is still let in; nil: nobody is
+		other         []any // claims of a user who is still admitted; nil: no user is
 	}{
 		{"maxConnections", "too-many-connections", 503, nil},
 		{"maxConnectionsPerUser", "too-many-user-connections", 429, []any{"sub", "bob"}},
@@ -258,7 +258,7 @@ func TestLimitsOfConnections(t *testing.T) {
 
 func TestQuietSessionsHaveNoGoroutines(t *testing.T) {
 	if runtime.GOOS != "linux" {
-		t.Skip("nobody is parked on this system")
+		t.Skip("sessions are not parked on this system")
 	}
 	i := newIssuer(t)
 	g := startSecure(t, plain(i, newAgent(t, nil).URL), true)
@@ -317,7 +317,8 @@ func TestSessionsAreShownToOperators(t *testing.T) {
 	id := r.Header.Get("X-Gateway-Session")
 	eventually(t, "shown", func() bool {
 		_, body := g.ask("/sessions")
-		for _, want := range []string{`"session": "` + id + `"`, `"subject": "alice"`, `"route": "/my-agent"`, `"messages_in": 1`, `"messages_out": 1`, `"bytes_in": 11`, `"bytes_out": 7`} {
+		for _, want := range []string{`"session": "` + id + `"`, `"subject": "alice"`, `"route": "/my-agent"`, `"messages_in": 1`,
+			`"messages_out": 1`, `"bytes_in": 11`, `"bytes_out": 7`} {
 			if !strings.Contains(body, want) {
 				return false
 			}

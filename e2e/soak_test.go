@@ -31,8 +31,9 @@ func soakMegabytes(t *testing.T) int64 {
 	return n
 }
 
-// Two hundred sessions at once, frames of every size up to 1 MiB both ways, whole and in fragments, Pings between the fragments, the last
-// frame glued to the Close: every frame arrives as it was sent, and nothing is left behind.
+// Two hundred sessions at once, frames of every size up to 1 MiB both ways, whole and in
+// fragments, Pings between the fragments, the last frame glued to the Close: every frame arrives
+// as it was sent, and nothing is left over.
 func TestEveryByteOfTwoHundredSessionsArrives(t *testing.T) {
 	const sessions = 200
 	size := soakMegabytes(t) << 20
@@ -123,8 +124,9 @@ func (s *sums) compare(t *testing.T, session string) {
 	}
 }
 
-// both is one end of a session: it sends its stream and hears the other's, at the same time. Its own buffers in the kernel are small, else
-// hundreds of sessions on one machine run into the kernel's bound for all of TCP, where connections stall for longer than peers may.
+// both is one end of a session: it sends its stream and hears the other's, at the same time. Its
+// own buffers in the kernel are small, else hundreds of sessions on one machine run into the
+// kernel's bound for all of TCP, where connections stall for longer than peers may.
 func (s *sums) both(end, session string, c net.Conn, br *bufio.Reader, size int64, masked bool) {
 	name := end + " " + session
 	tcp := c
@@ -139,7 +141,8 @@ func (s *sums) both(end, session string, c net.Conn, br *bufio.Reader, size int6
 	wg.Wait()
 }
 
-// send sends size bytes of payload in frames of random size and shape, then the Close, glued to the last frame.
+// send sends size bytes of payload in frames of random size and shape, then the Close, glued to
+// the last frame.
 func (s *sums) send(c net.Conn, size int64, masked bool) string {
 	h := s.hash()
 	w := bufio.NewWriterSize(c, 32<<10)

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// The vectors are authorization decisions as data (vectors/README.md); vectest runs them, one process of the gateway for each configuration.
+// The vectors are authorization decisions as data (vectors/README.md); vectest runs them, one
+// process of the gateway for each configuration.
 func TestAuthorizationVectors(t *testing.T) {
 	runner := filepath.Join(t.TempDir(), "vectest")
 	build := exec.Command("go", "build", "-C", "vectest", "-o", runner, ".")

@@ -1,4 +1,5 @@
-// Package buildinfo tells what a binary was made from, however it was made: from a checkout, by go install, or in an image that has no git.
+// Package buildinfo tells what a binary was made from, however it was made: from a checkout, by
+// go install, or in an image that has no git.
 package buildinfo
 
 import (
@@ -7,7 +8,8 @@ import (
 	"runtime/debug"
 )
 
-// Set by the linker where the toolchain cannot know them: -ldflags "-X github.com/altairalabs/omnia-gateway/internal/buildinfo.version=v1.2.3".
+// Set by the linker where the toolchain cannot know them: -ldflags "-X
+// github.com/altairalabs/omnia-gateway/internal/buildinfo.version=v1.2.3".
 var version, revision string
 
 // Info is what a binary was made from.
@@ -29,7 +31,8 @@ func Read() Info {
 	return read(b, version, revision)
 }
 
-// pseudo is a version that go install makes of a commit without a tag: its last part is the beginning of the commit.
+// pseudo is a version that go install makes of a commit without a tag: its last part is the
+// beginning of the commit.
 var pseudo = regexp.MustCompile(`[-.]\d{14}-([0-9a-f]{12})(\+.*)?$`)
 
 // read puts together what the toolchain and the linker know.

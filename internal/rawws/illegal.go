@@ -5,7 +5,8 @@ import (
 	"strings"
 )
 
-// Illegal are byte sequences that break RFC 6455 in one way each, by what they break. masked says whether they come from a client.
+// Illegal returns byte sequences that violate RFC 6455 in one way each, by the name of the
+// violation. masked is true for those of a client.
 func Illegal(masked bool) map[string][]byte {
 	bit := byte(0)
 	if masked {

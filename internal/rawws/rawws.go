@@ -1,5 +1,6 @@
-// Package rawws speaks WebSocket by hand, rightly or wrongly as a test or a benchmark wants it: it writes any frame it is told to and
-// judges none that it reads. Nothing that is shipped imports it.
+// Package rawws speaks WebSocket by hand, rightly or wrongly as a test or a benchmark wants it:
+// it writes any frame it is told to and judges none that it reads. Nothing that is shipped
+// imports it.
 package rawws
 
 import (
@@ -30,7 +31,8 @@ const Key = "dGhlIHNhbXBsZSBub25jZQ=="
 // mask is a key that changes every byte.
 var mask = [4]byte{0xa1, 0xb2, 0xc3, 0xd4}
 
-// Append appends a frame to b: its first byte as given, the payload's length in the fewest bytes, and the payload, masked if so asked.
+// Append appends a frame to b: its first byte as given, the payload's length in the fewest
+// bytes, and the payload, masked if so asked.
 func Append(b []byte, first byte, payload []byte, masked bool) []byte {
 	if !masked {
 		return append(Head(b, first, len(payload), nil), payload...)
@@ -86,7 +88,7 @@ type Frame struct {
 // Op is the frame's opcode.
 func (f Frame) Op() byte { return f.First & 0x0f }
 
-// Fin says whether the frame ends its message.
+// Fin reports whether the frame ends its message.
 func (f Frame) Fin() bool { return f.First&Fin != 0 }
 
 // Code is the code of a Close frame; 0 when it has none, -1 when f is no Close.
@@ -127,7 +129,8 @@ func Read(r *bufio.Reader) (Frame, error) {
 	return f, nil
 }
 
-// ReadHead reads the head of a frame: first byte, size of the payload that follows, and masking key, nil when there is none.
+// ReadHead reads the head of a frame: first byte, size of the payload that follows, and masking
+// key, nil when there is none.
 func ReadHead(r *bufio.Reader) (first byte, size int64, key []byte, err error) {
 	var b [8]byte
 	if _, err := io.ReadFull(r, b[:2]); err != nil {
@@ -151,7 +154,8 @@ func ReadHead(r *bufio.Reader) (first byte, size int64, key []byte, err error) {
 	return first, size, key, err
 }
 
-// Request is the text of a handshake for target (path and query) at host, with further header lines as they are.
+// Request is the text of a handshake for target (path and query) at host, with further header
+// lines as they are.
 func Request(host, target string, lines ...string) string {
 	lines = append([]string{
 		"GET " + target + " HTTP/1.1", "Host: " + host, "Connection: Upgrade", "Upgrade: websocket",

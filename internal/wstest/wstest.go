@@ -1,5 +1,5 @@
-// Package wstest is what tests of several packages share: a peer that speaks WebSocket by hand, and
-// a self-signed certificate. No program imports it.
+// Package wstest is what tests of several packages share: a peer that speaks WebSocket by hand,
+// and a self-signed certificate. No program imports it.
 package wstest
 
 import (
