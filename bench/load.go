@@ -21,14 +21,14 @@ import (
 )
 
 // Load is the process that makes the load: all clients and the agent, so that their cost counts
-// for neither proxy. It does what its methods say when it is told to over its standard input and
-// output (net/rpc), one call at a time, and ends with its input.
+// for neither proxy. Its methods are called over its standard input and output (net/rpc), one call
+// at a time, and it ends with its input.
 type Load struct {
 	agent string
 	peers []*peer // the open clients
 }
 
-// patience bounds whatever the load process does at a time.
+// patience bounds each step of the load process.
 const patience = 2 * time.Minute
 
 // parallel is how many clients connect or leave at a time.
@@ -52,16 +52,16 @@ func serveLoad() error {
 	return nil
 }
 
-// None is no argument and no answer.
+// None stands for no argument and for no result.
 type None struct{}
 
-// Agent says where the agent listens.
+// Agent returns the address on which the agent listens.
 func (l *Load) Agent(_ None, addr *string) error {
 	*addr = l.agent
 	return nil
 }
 
-// Target is a proxy and who shall connect to it.
+// Target is a proxy and the clients that connect to it.
 type Target struct {
 	Addr   string
 	CA     []byte // DER of its certificate; none for plain
@@ -70,8 +70,8 @@ type Target struct {
 	Hybrid bool // offer the key exchange with ML-KEM too
 }
 
-// Open connects a client with each token and says what TLS the last of them has agreed on. Of
-// several Opens, the clients add up.
+// Open connects a client with each token and returns the TLS parameters that the last of them
+// agreed on. The clients of several Opens add up.
 func (l *Load) Open(t Target, agreed *string) error {
 	peers := make([]*peer, len(t.Tokens))
 	err := all(len(peers), parallel, func(i int) (err error) {

@@ -4,11 +4,11 @@
 // that the proxy itself takes for a round trip, a stream, a handshake, and the memory that it
 // holds for a quiet session.
 //
-// Both run at the same time and take turns, round by round, so that what else the machine does
-// meets both. What is reported is the median of the rounds with the lowest and the highest, and
-// the median of the ratios of neighbouring rounds. Nothing depends on the time that passes on a
-// clock. A third process, this program again, holds all clients and the agent (load.go); its
-// cost counts for neither proxy.
+// Both run at the same time and take turns, round by round, so that other load on the machine
+// affects both. The report has the median of the rounds with the lowest and the highest, and the
+// median of the ratios of neighbouring rounds. No result depends on elapsed time. A third
+// process, this program again, holds all clients and the agent (load.go); its cost counts for
+// neither proxy.
 //
 //	go run ./bench                          everything; some minutes
 //	go run ./bench -run echo -rounds 21     some scenarios only, more often
@@ -76,8 +76,7 @@ func main() {
 	flag.StringVar(&f.haproxy, "haproxy", "haproxy", "`file` of HAProxy")
 	flag.Parse()
 
-	// What is started dies with the thread that has started it (proxy.go), so that must be one
-	// that lasts.
+	// A child process dies with the thread that started it (proxy.go), so that thread must last.
 	runtime.LockOSThread()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

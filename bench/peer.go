@@ -49,8 +49,8 @@ type closed int
 
 func (c closed) Error() string { return fmt.Sprintf("closed with %d", int(c)) }
 
-// next gives the head of the next data frame, whose payload is to be read then. It answers a
-// Ping, and a Close, which is the error closed.
+// next returns the head of the next data frame; the caller then reads its payload. It answers a
+// Ping, and a Close, for which it returns the error closed.
 func (p *peer) next() (frame, error) {
 	for {
 		f, err := p.head()

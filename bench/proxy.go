@@ -147,7 +147,7 @@ func (p *proxy) accepts(ctx context.Context) error {
 	}
 }
 
-// failed adds the last that the proxy has said to an error, unless the user has ended it all.
+// failed adds the end of the proxy's output to an error, unless the user has stopped the program.
 func (p *proxy) failed(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return err
@@ -161,8 +161,8 @@ func (p *proxy) stop() {
 	<-p.ended
 }
 
-// cpu is the CPU time of all threads of the proxy since it began, of user and system together,
-// once it has nothing to do any more. The scheduler's own account of a thread has nanoseconds;
+// cpu returns the CPU time of all threads of the proxy since its start, user and system together,
+// as soon as it is idle. The scheduler's own account of a thread has nanoseconds;
 // utime and stime have 10 ms.
 func (p *proxy) cpu() (time.Duration, error) {
 	last := time.Duration(-1)

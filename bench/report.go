@@ -22,7 +22,7 @@ type report struct {
 	Results []result `json:"results"`
 }
 
-// machine is where and with what it was measured.
+// machine is the machine and the versions that were measured.
 type machine struct {
 	CPU    string            `json:"cpu"`
 	Cores  int               `json:"cores"`
@@ -101,7 +101,7 @@ func (r report) json(w io.Writer) error {
 	return e.Encode(r)
 }
 
-// describe says where we are. What cannot be found out stays empty.
+// describe returns the machine and the versions. What cannot be found out stays empty.
 func describe(ctx context.Context, kinds []kind) machine {
 	m := machine{Cores: runtime.NumCPU(), Go: runtime.Version(), Peers: map[string]string{}}
 	info, _ := os.ReadFile("/proc/cpuinfo")

@@ -106,7 +106,7 @@ func (b *bench) handshakes(ctx context.Context, p *proxy, n int, fresh bool) (fl
 }
 
 // held is the memory in bytes that p holds for one session that is quiet after one message.
-// Before, some have come and gone, so that the program's own pages are not on their account.
+// Some sessions are opened and closed before, so that the program's own pages do not count.
 func (b *bench) held(ctx context.Context, p *proxy, f flags) (int, error) {
 	one := Messages{1, 128}
 	if _, err := b.relayed(ctx, p, pathEcho, 100, "Echo", one); err != nil {
@@ -144,7 +144,7 @@ func (b *bench) target(p *proxy, path string, tokens []string) Target {
 	return t
 }
 
-// open has n clients connect through p. What TLS they agree on must be the same for both
+// open has n clients connect through p. They must agree on the same TLS parameters with both
 // proxies, unless the hybrid was asked for.
 func (b *bench) open(ctx context.Context, p *proxy, path, token string, n int) error {
 	var agreed string

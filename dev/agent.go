@@ -32,7 +32,7 @@ const (
 )
 
 // Agent is an agent without intelligence: it behaves towards the gateway as the agents of Omnia
-// do, and answers with what it was told. It is an http.Handler, safe for concurrent use.
+// do, and answers with what it received. It is an http.Handler, safe for concurrent use.
 //
 //   - WebSockets at /ws and under /api/agents/ need an x-user-id (401 without). The first frame
 //     is {"type":"connected","user":…,"roles":…}; a text message is answered by
@@ -128,7 +128,7 @@ func (a *Agent) serveSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	s := &socket{conn: c, raw: t.conn, user: user, roles: roles, token: verified}
 
-	// The request's own context is of no use once its connection was taken over.
+	// net/http ends the request's own context when its connection is taken over.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -191,8 +191,8 @@ func (s *socket) echo(ctx context.Context) {
 	for {
 		kind, message, err := s.conn.Read(ctx)
 		if errors.Is(err, websocket.ErrMessageTooBig) {
-			// To hang up on what is still arriving would be a reset, and the peer would not read
-			// its Close.
+			// Closing the connection while bytes still arrive would reset it, and the peer would
+			// not read its Close.
 			s.raw.SetDeadline(time.Now().Add(leaveTimeout))
 			io.Copy(io.Discard, s.raw)
 		}
@@ -324,7 +324,8 @@ func serveUpload(w http.ResponseWriter, r *http.Request) {
 	}{n, hex.EncodeToString(hash.Sum(nil))})
 }
 
-// serveReceived shows what arrived here of a request: what a gateway has made of it.
+// serveReceived answers with the request as it arrived, so that a developer sees what the gateway
+// changed.
 func serveReceived(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Upgrade") != "" { // most likely a prefix that should have been stripped
 		http.Error(w, "WebSockets are at /ws and under /api/agents/, and this is "+r.URL.EscapedPath(), http.StatusNotFound)

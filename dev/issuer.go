@@ -109,8 +109,8 @@ func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) { i.mux.Serve
 // Serve answers on l until ctx ends, which is no error.
 func (i *Issuer) Serve(ctx context.Context, l net.Listener) error { return serve(ctx, l, i, func() {}) }
 
-// Claims returns those of a token for which nothing special was asked: the developer's. They are
-// the caller's to change.
+// Claims returns the claims of a token without special wishes: the developer's. The caller may
+// change them.
 func (i *Issuer) Claims() map[string]any {
 	now := time.Now()
 	return map[string]any{
@@ -125,13 +125,13 @@ func (i *Issuer) Claims() map[string]any {
 	}
 }
 
-// Token is a signed token with exactly these claims, but for what is changed in them by fault.
+// Token returns a signed token with exactly these claims, except for what fault changes.
 func (i *Issuer) Token(claims map[string]any, fault Fault) (string, error) {
 	token, _, err := i.mint(claims, fault)
 	return token, err
 }
 
-// mint gives the claims of the token as well.
+// mint also returns the claims of the token.
 func (i *Issuer) mint(claims map[string]any, fault Fault) (string, map[string]any, error) {
 	claims = maps.Clone(claims)
 	signer := i.signer
@@ -172,7 +172,7 @@ func (i *Issuer) mint(claims map[string]any, fault Fault) (string, map[string]an
 	return head + "." + payload + "." + signature, claims, nil
 }
 
-// discovery is the document of OpenID Connect Discovery 1.0 §3, as far as it is true of an
+// discovery is the document of OpenID Connect Discovery 1.0 §3, with the fields that apply to an
 // issuer without a login.
 type discovery struct {
 	Issuer         string   `json:"issuer"`
@@ -216,11 +216,11 @@ func invalid(format string, a ...any) *refusal {
 	return &refusal{"invalid_request", fmt.Sprintf(format, a...)}
 }
 
-// guard lets only those pages read a token that are the developer's own. A page from elsewhere
-// is stopped by the browser, as it gets no Access-Control-Allow-Origin; unless its host name was
-// made to resolve to this machine (DNS rebinding), so that the issuer is its own origin. Hence a
-// Host that could be such a name is refused: one with a dot, other than an IP address and the
-// issuer's own.
+// guard lets only the developer's own pages read a token. The browser stops a page from elsewhere,
+// because the answer has no Access-Control-Allow-Origin for it. An attacker could make his host
+// name resolve to this machine (DNS rebinding), and the issuer would be the page's own origin. So
+// guard refuses a Host that could be such a name: one with a dot, except IP addresses and the
+// issuer's own host.
 func (i *Issuer) guard(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		host := (&url.URL{Host: r.Host}).Hostname()
@@ -308,7 +308,7 @@ func (i *Issuer) serveToken(w http.ResponseWriter, r *http.Request) {
 //	            left out of the token
 //	broken      a Fault
 //
-// Any client_id and client_secret are welcome and not looked at.
+// Any client_id and client_secret are accepted and ignored.
 func (i *Issuer) formClaims(form url.Values) (map[string]any, *refusal) {
 	for name, values := range form {
 		if name != "claim" && len(values) > 1 {
@@ -379,8 +379,8 @@ func emailOf(subject string) string {
 	return subject + "@example.com"
 }
 
-// list reads a list: JSON if it begins with [, else what stands between spaces and commas. It
-// returns nil if s has nothing.
+// list reads a list: JSON if it begins with [, otherwise items separated by spaces and commas. It
+// returns nil if s has no item.
 func list(s string) (items []string, err error) {
 	if strings.HasPrefix(s, "[") {
 		if err := json.Unmarshal([]byte(s), &items); err != nil {

@@ -12,9 +12,8 @@ import (
 //go:embed page.html
 var pageHTML []byte
 
-// newPage serves the page, of which its policy lets only the one script and the one style run
-// that are written in it. It may connect to any WebSocket, as a person may write the address of
-// one.
+// newPage serves the page. Its policy allows only the one script and the one style in the page.
+// The page may connect to any WebSocket, because the developer can enter an address.
 func newPage() (http.Handler, error) {
 	script, err := inlineHash("script")
 	if err != nil {
@@ -37,7 +36,7 @@ func newPage() (http.Handler, error) {
 	}), nil
 }
 
-// inlineHash is the source expression (CSP Level 3 §2.3.1) for what stands in the page's one
+// inlineHash returns the source expression (CSP Level 3 §2.3.1) for the content of the page's one
 // element of that name.
 func inlineHash(element string) (string, error) {
 	_, rest, opened := bytes.Cut(pageHTML, []byte("<"+element+">"))

@@ -1,7 +1,7 @@
-// Package dev is what a developer runs beside the gateway when there is nothing else yet: an
-// OpenID Connect issuer that gives a token to every client that asks (issuer.go), an agent that
-// echoes (agent.go), and a page on which a browser opens a WebSocket through the gateway with a
-// token of its choice, good or bad, and sees what becomes of it (page.html).
+// Package dev has what a developer needs beside the gateway to try it: an OpenID Connect issuer
+// that gives a token to every client that asks (issuer.go), an agent that echoes (agent.go), and
+// a page on which a browser opens a WebSocket through the gateway with a good or a broken token
+// and shows what happens (page.html).
 //
 // Nothing here asks for a password. It belongs on loopback or in a compose network of its own,
 // never beside data that matters.
@@ -16,11 +16,12 @@ import (
 	"time"
 )
 
-// leaveTimeout bounds each step of taking leave: what is not gone by then is cut.
+// leaveTimeout bounds each step of the shutdown: connections that are open after it are cut.
 const leaveTimeout = time.Second
 
-// serve answers on l until ctx ends, which is no error. Then leave is called to end what would
-// not end by itself, requests under way get leaveTimeout, and the rest is cut.
+// serve answers on l until ctx ends, which is no error. Then it calls leave, which ends the
+// connections that would not end by themselves, gives requests in progress leaveTimeout, and cuts
+// the rest.
 func serve(ctx context.Context, l net.Listener, h http.Handler, leave func()) error {
 	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 60 * time.Second}
 	failed := make(chan error, 1)

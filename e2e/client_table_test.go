@@ -12,7 +12,8 @@ import (
 
 var update = flag.Bool("update", false, "write the table of docs/clients.md anew")
 
-// library is a WebSocket library and the program of e2e/clients that shows what a program gets to see of it.
+// library is a WebSocket library and the program of e2e/clients that shows what a program gets
+// to see of it.
 type library struct {
 	name    string   // as the table has it
 	needs   []string // of tools/install
@@ -31,7 +32,8 @@ var (
 // libraries are the rows of the table.
 var libraries = []library{
 	{"Browser (Chromium)", tab, inChromium("websocket"), "subprotocols `bearer`, token", "fromSubprotocols", "/ws", ""},
-	{"Node, its own `WebSocket`", node, []string{"node", "--experimental-websocket", "--no-warnings", "clients/shown/node.js"}, "subprotocols `bearer`, token", "fromSubprotocols", "/ws", ""},
+	{"Node, its own `WebSocket`", node, []string{"node", "--experimental-websocket", "--no-warnings", "clients/shown/node.js"},
+		"subprotocols `bearer`, token", "fromSubprotocols", "/ws", ""},
 	{"Node, `ws`", node, []string{"node", "clients/shown/ws.js"}, "header", "fromHeaders", "/ws", ""},
 	{"Python, `websockets`", []string{"websockets"}, []string{"python3", "clients/shown/python.py"}, "header", "fromHeaders", "/ws", ""},
 	{"Go, `gorilla/websocket`", []string{"go-client"}, []string{"go-client", "gorilla"}, "header", "fromHeaders", "/ws", ""},
@@ -50,7 +52,8 @@ func inChromium(library string) []string {
 
 const clientsPage = "../docs/clients.md"
 
-// TestTableOfClientsIsWhatTheyShow fills the table of docs/clients.md with what the libraries show, and compares.
+// TestTableOfClientsIsWhatTheyShow fills the table of docs/clients.md with what the libraries
+// show, and compares.
 func TestTableOfClientsIsWhatTheyShow(t *testing.T) {
 	rows := make([]string, len(libraries))
 	t.Run("libraries", func(t *testing.T) {
@@ -117,7 +120,8 @@ func showed(program *speaker) string {
 	return words
 }
 
-// serve starts an agent for the library and gives its address, and what makes it hang up on everything.
+// serve starts an agent for the library and gives its address, and what makes it hang up on
+// everything.
 func (l library) serve(t *testing.T) (address string, leave func()) {
 	if l.agent == "" {
 		a := newAgent(t, nil)
@@ -145,7 +149,8 @@ func (l library) open(t *testing.T, g *gateway, prefix string, i *issuer) *speak
 	return p
 }
 
-// untilExpiry opens a connection whose token ends soon, but not before the connection is open: that takes a busy machine some time.
+// untilExpiry opens a connection whose token ends soon, but not before the connection is open:
+// that takes a busy machine some time.
 func (l library) untilExpiry(t *testing.T, g *gateway, i *issuer) *speaker {
 	t.Helper()
 	for lifetime := 2 * time.Second; lifetime < patience; lifetime *= 2 {

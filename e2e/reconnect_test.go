@@ -25,7 +25,8 @@ func snippet(t *testing.T, heading string) string {
 	return block[2]
 }
 
-// What the test adds to the programs of the docs: they greet the agent on each connection, say what they hear, and how it ended.
+// What the test adds to the programs of the docs: they greet the agent on each connection, say
+// what they hear, and how it ended.
 const (
 	sayJS = `
 async function fetchToken() {
@@ -50,8 +51,8 @@ print("end", asyncio.run(stay_connected(%[1]q, fetch, hear)), flush=True)
 `
 )
 
-// TestReconnectingProgramsComeBack runs the programs of docs/clients.md against an agent that is lost, a token that ends, refusals that
-// pass and one that does not.
+// TestReconnectingProgramsComeBack runs the programs of docs/clients.md against an agent that is
+// lost, a token that ends, refusals that pass and one that does not.
 func TestReconnectingProgramsComeBack(t *testing.T) {
 	for name, tt := range map[string]struct {
 		needs   []string

@@ -1,6 +1,5 @@
-// Package rawws speaks WebSocket by hand, rightly or wrongly as a test or a benchmark wants it:
-// it writes any frame it is told to and judges none that it reads. Nothing that is shipped
-// imports it.
+// Package rawws reads and writes valid and invalid WebSocket frames, for tests and benchmarks. It
+// writes any frame and checks none that it reads. No program imports it.
 package rawws
 
 import (

@@ -34,11 +34,12 @@ func NewIssuer(t testing.TB) *Issuer {
 	return &Issuer{s.URL, t, signer}
 }
 
-// Token returns a token with good claims (subject alice, audience agents, roles user and admin, one
-// hour), changed by pairs of name and value. A nil value takes a claim away.
+// Token returns a token with good claims (subject alice, audience agents, roles user and admin,
+// one hour), changed by pairs of name and value. A nil value takes a claim away.
 func (i *Issuer) Token(pairs ...any) string {
 	i.t.Helper()
-	claims := map[string]any{"iss": IssuerName, "sub": "alice", "aud": "agents", "exp": time.Now().Add(time.Hour).Unix(), "roles": []string{"user", "admin"}}
+	claims := map[string]any{"iss": IssuerName, "sub": "alice", "aud": "agents", "exp": time.Now().Add(time.Hour).Unix(),
+		"roles": []string{"user", "admin"}}
 	for n := 0; n < len(pairs); n += 2 {
 		if claims[pairs[n].(string)] = pairs[n+1]; pairs[n+1] == nil {
 			delete(claims, pairs[n].(string))

@@ -1,4 +1,5 @@
-// What a program on a Go library shows of a connection: client gorilla|coder URL TOKEN. See clients/README.md.
+// What a program on a Go library shows of a connection: client gorilla|coder URL TOKEN. See
+// clients/README.md.
 package main
 
 import (
