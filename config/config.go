@@ -26,6 +26,8 @@ type Config struct {
 	Routes Routes `yaml:"routes" env:"ROUTES"`
 	// TrustedProxies are the networks whose X-Forwarded-* headers are believed. Empty: none.
 	TrustedProxies []netip.Prefix `yaml:"trustedProxies" env:"TRUSTED_PROXIES"`
+	// ProxyProtocol says which load balancers pass TCP connections on and name the client in front of them.
+	ProxyProtocol ProxyProtocol `yaml:"proxyProtocol" envPrefix:"PROXY_PROTOCOL_"`
 	// Authentication says who is let in. It is the block of the same name in Omnia's Helm values.
 	Authentication Authentication `yaml:"authentication"`
 	// Session says how long a connection lives.
@@ -66,6 +68,16 @@ func (t TLS) DefaultListen() string {
 type Admin struct {
 	// Listen is its address, host:port; loopback by default, as nothing there asks who is calling.
 	Listen string `yaml:"listen" env:"LISTEN"`
+	// MetricsListen is the address of a second listener that serves /healthz, /readyz and /metrics alone, for probes and Prometheus. Empty:
+	// there is none.
+	MetricsListen string `yaml:"metricsListen" env:"METRICS_LISTEN"`
+}
+
+// ProxyProtocol says which load balancers name the client by the PROXY protocol.
+type ProxyProtocol struct {
+	// From are the networks of load balancers that begin each connection with a PROXY protocol header, version 1 or 2. A connection from
+	// there without one is closed; from anywhere else a header is not looked for. Empty: from no network.
+	From []netip.Prefix `yaml:"from" env:"FROM"`
 }
 
 // Route sends requests of one host and path prefix to one agent.

@@ -33,13 +33,8 @@ func (c *Config) Validate() Problems {
 	var k checker
 	k.listeners(c)
 	k.routes(c.Routes)
-	for i, p := range c.TrustedProxies {
-		if key := index("trustedProxies", i); !p.IsValid() {
-			k.add(key, "not a network", "write address/bits, such as 10.0.0.0/8")
-		} else if p.Addr().Is4In6() {
-			k.add(key, "an IPv4 network written as IPv6", "write it as IPv4, such as 10.0.0.0/8")
-		}
-	}
+	k.networks("trustedProxies", c.TrustedProxies)
+	k.networks("proxyProtocol.from", c.ProxyProtocol.From)
 	k.authentication(c.Authentication)
 	k.cookies(c)
 	k.session(c.Session)
@@ -70,6 +65,16 @@ func (k *checker) oneOf(key, value string, allowed ...string) {
 	k.add(key, "unknown value", hint)
 }
 
+func (k *checker) networks(key string, networks []netip.Prefix) {
+	for i, p := range networks {
+		if key := index(key, i); !p.IsValid() {
+			k.add(key, "not a network", "write address/bits, such as 10.0.0.0/8")
+		} else if p.Addr().Is4In6() {
+			k.add(key, "an IPv4 network written as IPv6", "write it as IPv4, such as 10.0.0.0/8")
+		}
+	}
+}
+
 func (k *checker) listeners(c *Config) {
 	if c.Listen != "" {
 		k.address("listen", c.Listen)
@@ -77,6 +82,12 @@ func (k *checker) listeners(c *Config) {
 	k.address("admin.listen", c.Admin.Listen)
 	if c.Listen == c.Admin.Listen && !strings.HasSuffix(c.Listen, ":0") {
 		k.add("admin.listen", "the same address as listen", "give operators a port of their own, such as 127.0.0.1:9090", "listen")
+	}
+	if m := c.Admin.MetricsListen; m != "" {
+		k.address("admin.metricsListen", m)
+		if (m == c.Listen || m == c.Admin.Listen) && !strings.HasSuffix(m, ":0") {
+			k.add("admin.metricsListen", "the same address as another listener", "give it a port of its own, such as :9091")
+		}
 	}
 	switch t := c.TLS; {
 	case t.CertFile != "" && t.KeyFile == "":

@@ -578,10 +578,16 @@ type socket struct {
 
 // dial connects to the public listener, over TLS if the gateway has it. Nothing on it waits
 // longer than patience.
-func (g *gateway) dial(t *testing.T) *socket {
+func (g *gateway) dial(t *testing.T) *socket { t.Helper(); return g.dialAfter(t, "") }
+
+// dialAfter is dial of a load balancer, which sends something of its own before all else.
+func (g *gateway) dialAfter(t *testing.T, first string) *socket {
 	t.Helper()
 	var c net.Conn
 	c, err := net.Dial("tcp", g.public)
+	if err == nil {
+		_, err = io.WriteString(c, first)
+	}
 	if err == nil && g.ca != nil {
 		tc := tls.Client(c, &tls.Config{RootCAs: g.ca, ServerName: "localhost"})
 		err = tc.Handshake()

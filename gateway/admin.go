@@ -13,16 +13,22 @@ import (
 
 // adminHandler serves operators. Nothing here asks who is calling, so it belongs on loopback or behind a network policy.
 func (g *Gateway) adminHandler() http.Handler {
-	r := chi.NewRouter()
-	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
-	r.Get("/readyz", g.answerReady)
+	r := g.metricsHandler()
 	r.Get("/sessions", g.answerSessions)
-	r.Handle("/metrics", promhttp.HandlerFor(g.metrics.registry, promhttp.HandlerOpts{}))
 	r.HandleFunc("/debug/pprof/*", pprof.Index)
 	r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	r.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
 	r.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	return r
+}
+
+// metricsHandler serves probes and Prometheus: nothing that changes state, and no client's name.
+func (g *Gateway) metricsHandler() chi.Router {
+	r := chi.NewRouter()
+	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
+	r.Get("/readyz", g.answerReady)
+	r.Handle("/metrics", promhttp.HandlerFor(g.metrics.registry, promhttp.HandlerOpts{}))
 	return r
 }
 

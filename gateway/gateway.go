@@ -45,6 +45,7 @@ type Gateway struct {
 	metrics  *metrics
 
 	public, admin net.Listener // set by Listen
+	measures      net.Listener // likewise; nil: there is none
 }
 
 // New compiles a configuration that config.Load has found good. It reads the certificate files, starts

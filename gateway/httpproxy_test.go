@@ -59,7 +59,7 @@ func inTime(t *testing.T, agent func(c net.Conn, br *bufio.Reader), story func(t
 				}()
 			}
 		}()
-		public, _ := g.servers(t.Context())
+		public := g.publicServer(t.Context())
 		go public.Serve(clients)
 		client, _ := clients.dial(t.Context(), "", "")
 		story(t, client)

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -13,22 +14,40 @@ import (
 	"github.com/altairalabs/omnia-gateway/gateway/relay"
 )
 
-// Listen binds the public and the admin listener. Nothing is served before Run.
-func (g *Gateway) Listen() error {
-	var err error
+// Listen binds the listeners. Nothing is served before Run.
+func (g *Gateway) Listen() (err error) {
+	defer func() {
+		if err != nil {
+			g.unlisten()
+		}
+	}()
+	var t *tls.Config
 	if g.certs != nil {
-		g.public, err = listen(g.config.Listen, g.certs.server())
-	} else {
-		g.public, err = listen(g.config.Listen, nil)
+		t = g.certs.server()
 	}
+	public, err := listen(g.config.Listen, t, balancers{g.config.ProxyProtocol.From, g.config.Limits.HandshakeTimeout, g.log})
 	if err != nil {
 		return fmt.Errorf("public listener: %w", err)
 	}
+	g.public = public
 	if g.admin, err = net.Listen("tcp", g.config.Admin.Listen); err != nil {
-		g.public.Close()
 		return fmt.Errorf("admin listener: %w", err)
 	}
+	if addr := g.config.Admin.MetricsListen; addr != "" {
+		if g.measures, err = net.Listen("tcp", addr); err != nil {
+			return fmt.Errorf("metrics listener: %w", err)
+		}
+	}
 	return nil
+}
+
+// unlisten closes the listeners that are bound.
+func (g *Gateway) unlisten() {
+	for _, l := range []net.Listener{g.public, g.admin, g.measures} {
+		if l != nil {
+			l.Close()
+		}
+	}
 }
 
 // Addr is where the public listener is bound, after Listen.
@@ -63,12 +82,19 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 			}
 		})
 	}
-	public, admin := g.servers(ctx)
-	failed := make(chan error, 2)
+	public, admin := g.publicServer(ctx), g.operatorServer(ctx, g.adminHandler())
+	failed := make(chan error, 3)
 	wg.Go(func() { failed <- public.Serve(g.public) })
 	wg.Go(func() { failed <- admin.Serve(g.admin) })
 	g.warnOfCertificate()
-	g.log.Info("listening", "public", g.Addr().String(), "tls", g.certs != nil, "admin", g.AdminAddr().String())
+	log := g.log
+	if g.measures != nil {
+		server := g.operatorServer(ctx, g.metricsHandler())
+		wg.Go(func() { failed <- server.Serve(g.measures) })
+		defer server.Close()
+		log = log.With("metrics", g.measures.Addr().String())
+	}
+	log.Info("listening", "public", g.Addr().String(), "tls", g.certs != nil, "admin", g.AdminAddr().String())
 
 	defer g.sessions.Cut()
 	defer cancel() // ends the handshakes that are under way
@@ -108,31 +134,38 @@ func (g *Gateway) leave(ctx context.Context, public *http.Server, window time.Du
 	g.log.Info("drained")
 }
 
-// servers are the HTTP servers of both listeners. A WebSocket leaves its server when it is taken over, and with it all of these timeouts.
-// The requests' contexts end with ctx: net/http does not notice a client that goes away once it has sent a byte too many.
-func (g *Gateway) servers(ctx context.Context) (public, admin *http.Server) {
-	base := func(net.Listener) context.Context { return ctx }
-	protocols := &http.Protocols{}
-	protocols.SetHTTP1(true)
-	public = &http.Server{
+// publicServer serves clients. A WebSocket leaves it when it is taken over, and with it all of these timeouts. The requests' contexts end
+// with ctx: net/http does not notice a client that goes away once it has sent a byte too many.
+func (g *Gateway) publicServer(ctx context.Context) *http.Server {
+	return &http.Server{
 		Handler:                      g,
 		ReadHeaderTimeout:            g.config.Limits.HandshakeTimeout, // bounds the TLS handshake too
 		IdleTimeout:                  60 * time.Second,
 		MaxHeaderBytes:               max(g.config.Limits.MaxHeaderBytes-4096, 1), // net/http allows 4 KiB more than it is told
-		BaseContext:                  base,
+		BaseContext:                  func(net.Listener) context.Context { return ctx },
 		DisableGeneralOptionsHandler: true,
-		Protocols:                    protocols,
+		Protocols:                    http1(),
 		ErrorLog:                     quiet(g.log),
 	}
-	admin = &http.Server{
-		Handler:           g.adminHandler(),
-		BaseContext:       base,
+}
+
+// operatorServer serves operators, probes and Prometheus.
+func (g *Gateway) operatorServer(ctx context.Context, h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       60 * time.Second,
-		Protocols:         protocols,
+		Protocols:         http1(),
 		ErrorLog:          quiet(g.log),
 	}
-	return public, admin
+}
+
+// http1 are the protocols that are spoken.
+func http1() *http.Protocols {
+	p := &http.Protocols{}
+	p.SetHTTP1(true)
+	return p
 }
 
 // CheckCertificate returns why no client can trust the certificate at the moment, and what an operator should know of it; nothing without TLS.

@@ -160,11 +160,12 @@ func (t *certificates) expiry() time.Time {
 // listener makes a relay.Conn of each accepted connection, with TLS over them if it has a certificate.
 type listener struct {
 	*net.TCPListener
-	tls *tls.Config // nil: plain
+	tls       *tls.Config // nil: plain
+	balancers balancers
 }
 
 // listen binds addr.
-func listen(addr string, t *tls.Config) (*listener, error) {
+func listen(addr string, t *tls.Config, b balancers) (*listener, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		return nil, err
@@ -173,7 +174,7 @@ func listen(addr string, t *tls.Config) (*listener, error) {
 	if !ok {
 		return nil, errors.New("listen: no TCP")
 	}
-	return &listener{tcp, t}, nil
+	return &listener{tcp, t, b}, nil
 }
 
 // Accept waits for the next connection.
@@ -187,8 +188,9 @@ func (l *listener) Accept() (net.Conn, error) {
 		c.Close()
 		return nil, err
 	}
+	client := l.balancers.over(w)
 	if l.tls == nil {
-		return w, nil
+		return client, nil
 	}
-	return tls.Server(w, l.tls), nil
+	return tls.Server(client, l.tls), nil
 }

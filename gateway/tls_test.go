@@ -25,7 +25,7 @@ func served(t *testing.T, c config.TLS) (*certificates, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := listen("127.0.0.1:0", certs.server())
+	l, err := listen("127.0.0.1:0", certs.server(), balancers{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -164,18 +164,27 @@ type link struct {
 	try   func(fd uintptr) bool // tryRead, bound once
 }
 
-// newLink takes over a connection that listener or dialer has made.
+// newLink takes over a connection that listener or dialer has made: a Conn, TLS over one, or
+// either with something between that has done its part before the handshake and names what is under
+// it by NetConn, as crypto/tls does.
 func newLink(c net.Conn) (*link, error) {
-	l := &link{conn: c}
 	under := c
-	if t, ok := c.(*tls.Conn); ok {
-		under = t.NetConn()
+	for {
+		over, ok := under.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		under = over.NetConn()
 	}
 	tcp, ok := under.(*Conn)
 	if !ok {
 		return nil, fmt.Errorf("relay over %T", under)
 	}
-	l.tcp, l.try = tcp, l.tryRead
+	l := &link{tcp: tcp, conn: tcp}
+	if _, ok := c.(*tls.Conn); ok {
+		l.conn = c
+	}
+	l.try = l.tryRead
 	return l, nil
 }
 
