@@ -97,12 +97,12 @@ func texts(name string, claims Claims) (out []string) {
 	return out
 }
 
-// fits says whether one of the texts is wanted: * is any but the empty one, abc* and *abc are prefix and suffix, all else is exact.
+// fits says whether one of the texts is wanted: * is any text that is not empty and has no line break, abc* and *abc are prefix and suffix, all else is exact.
 func fits(want string, held []string) bool {
 	for _, have := range held {
 		var ok bool
 		if want == "*" {
-			ok = have != ""
+			ok = have != "" && !strings.Contains(have, "\n")
 		} else if suffix, is := strings.CutPrefix(want, "*"); is {
 			ok = strings.HasSuffix(have, suffix)
 		} else if prefix, is := strings.CutSuffix(want, "*"); is {

@@ -70,6 +70,10 @@ func TestRequiredClaims(t *testing.T) {
 
 		{`{"org":"acme"}`, require("org", "*"), true},
 		{`{"org":""}`, require("org", "*"), false},
+		{`{"org":"a\nb"}`, require("org", "*"), false},
+		{`{"org":"\n"}`, require("org", "*"), false},
+		{`{"org":["a\nb","c"]}`, require("org", "*"), true},
+		{`{"org":"a\nb"}`, require("org", "a*"), true},
 		{`{"org":"acme-eu"}`, require("org", "acme-*"), true},
 		{`{"org":"acme-"}`, require("org", "acme-*"), true},
 		{`{"org":"xacme-eu"}`, require("org", "acme-*"), false},

@@ -46,6 +46,9 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	var fromProxy bool
 	pass.Client, fromProxy = p.headers.client(r.RemoteAddr, r.Header)
 	in := maps.Clone(r.Header) // Take removes from it, and looks into headers that agents never see, so it comes first
+	if !handshake.Wanted(r) {
+		withoutNominated(in)
+	}
 	credential, query, err := p.verifier.Take(in, query)
 	if err != nil {
 		return pass, err
@@ -69,6 +72,8 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	pass.Target = route.path(path, rest)
 	if q := route.query(query, pass.Agent); q != "" {
 		pass.Target += "?" + q
+	} else if strings.HasSuffix(r.RequestURI, "?") {
+		pass.Target += "?" // to an agent that compares targets, /x? is not /x
 	}
 	t.ok("upstream", "%s://%s%s", pass.Scheme, pass.Addr, pass.Target)
 	return pass, nil

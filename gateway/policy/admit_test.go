@@ -80,6 +80,7 @@ func TestOrderOfTheRules(t *testing.T) {
 		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token("email", "a\nb"), "Upgrade: h2c"}, outcome.ClaimNotRepresentable},
 		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token(), "Upgrade: h2c"}, outcome.BadUpgrade},
 		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token()}, outcome.OK},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token(), "Connection: close, Authorization"}, outcome.NoToken}, // for this hop alone
 
 		// On excluded paths and public routes 7, 9, 10 and 11 of the order are not asked.
 		{"/my-agent/info", []string{bad}, outcome.Expired},
@@ -279,6 +280,20 @@ func BenchmarkAdmit(b *testing.B) {
 	for b.Loop() {
 		if _, err := g.Admit(b.Context(), r); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// An empty query is a part of the target that is matched nowhere and that agents may look at.
+func TestEmptyQueryKeepsItsMark(t *testing.T) {
+	i := wstest.NewIssuer(t)
+	g := admission(t, i, nil)
+	for target, want := range map[string]string{
+		"/public/x": "/x", "/public/x?": "/x?", "/public/x?a=": "/x?a=", "/public/x??": "/x??",
+		"/public/x?access_token=" + i.Token(): "/x",
+	} {
+		if p, err := g.Admit(t.Context(), asking(target)); err != nil || p.Target != want {
+			t.Errorf("%s: %q, %v; want %q", target, p.Target, err, want)
 		}
 	}
 }

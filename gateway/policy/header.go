@@ -56,27 +56,42 @@ var forwarding = map[string]bool{
 }
 
 func isForwarding(folded string) bool {
-	return forwarding[folded] || strings.HasPrefix(folded, "x-forwarded-")
+	return forwarding[folded] || strings.HasPrefix(folded, "x-forwarded-") || strings.HasPrefix(folded, "x-envoy-")
+}
+
+// nominated returns the names, folded, that Connection gives to this hop (RFC 9110 §7.6.1). The handshake's own fields are the gateway's to
+// judge, not the client's to take away.
+func nominated(h http.Header) map[string]bool {
+	names := map[string]bool{}
+	for _, name := range handshake.List(h["Connection"]) {
+		if name = config.FoldHeader(name); !strings.HasPrefix(name, "sec-websocket-") {
+			names[name] = true
+		}
+	}
+	return names
+}
+
+// withoutNominated removes those headers before a token is looked for, so that the client can name Authorization too. A handshake keeps
+// them, as in Envoy: there Connection says Upgrade, and clients write more into it.
+func withoutNominated(h http.Header) {
+	names := nominated(h)
+	for name := range h {
+		if name != "Connection" && names[config.FoldHeader(name)] {
+			delete(h, name)
+		}
+	}
 }
 
 // outgoing returns the client's headers as far as an agent may see them: no hop-by-hop header, no
 // identity header in any spelling, no name that servers read differently, and no forwarding header
 // unless it comes from a trusted proxy.
 func (h headerRules) outgoing(in http.Header, fromProxy bool) http.Header {
-	nominated := map[string]bool{}
-	for _, line := range in["Connection"] {
-		for name := range strings.SplitSeq(line, ",") {
-			// The handshake's own fields are the gateway's to judge, not the client's to take away.
-			if name = config.FoldHeader(strings.TrimSpace(name)); !strings.HasPrefix(name, "sec-websocket-") {
-				nominated[name] = true
-			}
-		}
-	}
+	hop := nominated(in)
 	out := make(http.Header, len(in)+4)
 	for name, values := range in {
 		f := config.FoldHeader(name)
 		switch {
-		case !passes(name), h.strip[f], hopByHop[f], nominated[f], f == "x-forwarded-client-cert":
+		case !passes(name), h.strip[f], hopByHop[f], hop[f], f == "x-forwarded-client-cert":
 		case isForwarding(f) && !fromProxy:
 		default:
 			out[name] = values

@@ -55,7 +55,7 @@ func TestWhichHeadersTheAgentSees(t *testing.T) {
 	}
 	fromProxies := []string{
 		"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Anything", "Forwarded", "X-Real-Ip",
-		"True-Client-Ip", "X-Original-Url", "X-Rewrite-Url",
+		"True-Client-Ip", "X-Original-Url", "X-Rewrite-Url", "X-Envoy-Internal", "X-Envoy-Original-Path",
 	}
 	never := []string{
 		"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade",

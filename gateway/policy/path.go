@@ -19,6 +19,9 @@ func target(r *http.Request) (path, query string, _ error) {
 	if strings.Contains(r.RequestURI, "#") {
 		return "", "", bad("fragment in the request target")
 	}
+	if strings.ContainsFunc(r.RequestURI, func(c rune) bool { return c > 0x7f }) { // invalid UTF-8 is U+FFFD here
+		return "", "", bad("a character that is not ASCII and not percent-encoded")
+	}
 	raw, query, _ := strings.Cut(r.RequestURI, "?")
 	path, err := config.CleanPath(raw)
 	if err != nil {
@@ -68,6 +71,9 @@ func (e exclusion) matches(path string) bool {
 	return path == e.text
 }
 
+// brackets are what Envoy's templates do not take, although a path may hold them.
+const brackets = "[]"
+
 // matchTemplate matches segment by segment: {*} is one that is not empty, {**} all that follow its
 // slash.
 func matchTemplate(pattern, path []string) bool {
@@ -76,8 +82,8 @@ func matchTemplate(pattern, path []string) bool {
 		case i == len(path):
 			return false
 		case want == "{**}":
-			return true
-		case want == "{*}" && path[i] == "", want != "{*}" && want != path[i]:
+			return !strings.ContainsAny(strings.Join(path[i:], ""), brackets)
+		case want == "{*}" && (path[i] == "" || strings.ContainsAny(path[i], brackets)), want != "{*}" && want != path[i]:
 			return false
 		}
 	}
