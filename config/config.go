@@ -66,11 +66,16 @@ func (t TLS) DefaultListen() string {
 
 // Admin is the listener of operators.
 type Admin struct {
-	// Listen is its address, host:port; loopback by default, as nothing there asks who is calling.
+	// Listen is its address, host:port; loopback by default, because nothing there asks who is calling.
 	Listen string `yaml:"listen" env:"LISTEN"`
 	// MetricsListen is the address of a second listener that serves /healthz, /readyz and /metrics alone, for probes and Prometheus. Empty:
 	// there is none.
 	MetricsListen string `yaml:"metricsListen" env:"METRICS_LISTEN"`
+	// Hosts are the names under which it may be asked, besides localhost and any address. Other names
+	// are refused, so that no web page can reach it by DNS rebinding.
+	Hosts []string `yaml:"hosts" env:"HOSTS"`
+	// Profiling serves Go's profiles under /debug/pprof/. Default false.
+	Profiling bool `yaml:"profiling" env:"PROFILING"`
 }
 
 // ProxyProtocol says which load balancers name the client by the PROXY protocol.

@@ -80,6 +80,11 @@ func (k *checker) listeners(c *Config) {
 		k.address("listen", c.Listen)
 	}
 	k.address("admin.listen", c.Admin.Listen)
+	for i, name := range c.Admin.Hosts {
+		if !isHostName(strings.ToLower(name)) {
+			k.add(index("admin.hosts", i), "not a host name", "write it without scheme and port, such as gateway.ops.example.com")
+		}
+	}
 	if c.Listen == c.Admin.Listen && !strings.HasSuffix(c.Listen, ":0") {
 		k.add("admin.listen", "the same address as listen", "give operators a port of their own, such as 127.0.0.1:9090", "listen")
 	}

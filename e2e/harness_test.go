@@ -88,7 +88,7 @@ func route(path, upstream string) settings { return settings{"path": path, "upst
 func plain(i *issuer, agentURL string) settings {
 	return settings{
 		"listen":  "127.0.0.1:0",
-		"admin":   settings{"listen": "127.0.0.1:0"},
+		"admin":   settings{"listen": "127.0.0.1:0", "profiling": true},
 		"log":     settings{"format": "json", "level": "info"},
 		"session": settings{"drainTimeout": "2s"},
 		"routes":  []any{route("/my-agent", agentURL)},

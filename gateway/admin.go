@@ -11,16 +11,19 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// adminHandler serves operators. Nothing here asks who is calling, so it belongs on loopback or behind a network policy.
+// adminHandler serves operators. It does not ask who is calling, so it belongs on loopback or behind a
+// network policy; pages of other origins are kept out all the same (guard.go).
 func (g *Gateway) adminHandler() http.Handler {
 	r := g.metricsHandler()
 	r.Get("/sessions", g.answerSessions)
-	r.HandleFunc("/debug/pprof/*", pprof.Index)
-	r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	r.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	r.HandleFunc("/debug/pprof/trace", pprof.Trace)
-	return r
+	if g.config.Admin.Profiling {
+		r.HandleFunc("/debug/pprof/*", pprof.Index)
+		r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		r.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		r.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
+	return guarded(g.config.Admin.Hosts, r)
 }
 
 // metricsHandler serves probes and Prometheus: nothing that changes state, and no client's name.

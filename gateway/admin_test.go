@@ -66,7 +66,7 @@ func TestReloadIsCountedWhenSomethingHasChanged(t *testing.T) {
 	writeFile(t, c.TLS.KeyFile, nil)
 	g.Reload()
 	answer := httptest.NewRecorder()
-	g.adminHandler().ServeHTTP(answer, httptest.NewRequest("GET", "/metrics", nil))
+	g.adminHandler().ServeHTTP(answer, httptest.NewRequest("GET", "http://127.0.0.1/metrics", nil))
 	text := answer.Body.String()
 	for _, want := range []string{
 		`omnia_gateway_certificate_reloads_total{result="ok"} 1`, `omnia_gateway_certificate_reloads_total{result="error"} 1`,

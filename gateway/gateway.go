@@ -48,9 +48,21 @@ type Gateway struct {
 	measures      net.Listener // likewise; nil: there is none
 }
 
+// Options are what a Gateway needs beside its configuration. The zero value is usable.
+type Options struct {
+	// Log takes the gateway's lines. It must not block. Nil: nothing is logged.
+	Log *slog.Logger
+	// LogDropped returns how many lines of the log were never written, for the metrics. Nil: no metric.
+	LogDropped func() uint64
+}
+
 // New compiles a configuration that config.Load has found good. It reads the certificate files, starts
 // nothing and uses no network.
-func New(c *config.Config, log *slog.Logger) (*Gateway, error) {
+func New(c *config.Config, o Options) (*Gateway, error) {
+	log := o.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
 	g := &Gateway{
 		config: c,
 		log:    log,
@@ -73,7 +85,7 @@ func New(c *config.Config, log *slog.Logger) (*Gateway, error) {
 		}
 	}
 	g.proxy = newProxy(newTransport(g.dialer, g.dialer.net.DialContext), quiet(log))
-	g.metrics = newMetrics(g)
+	g.metrics = newMetrics(g, o.LogDropped)
 	return g, nil
 }
 

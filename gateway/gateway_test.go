@@ -28,7 +28,7 @@ import (
 // compile makes a gateway that has the issuer's keys and serves nothing yet.
 func compile(t testing.TB, c *config.Config, log *slog.Logger) *Gateway {
 	t.Helper()
-	g, err := New(c, log)
+	g, err := New(c, Options{Log: log})
 	if err != nil {
 		t.Fatal(err)
 	}

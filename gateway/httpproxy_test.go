@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"strings"
@@ -41,7 +40,7 @@ func inTime(t *testing.T, agent func(c net.Conn, br *bufio.Reader), story func(t
 		c := config.Default()
 		c.Authentication.Enabled = false
 		c.Routes = config.Routes{{Path: "/", Upstream: "http://agent"}}
-		g, err := New(&c, slog.New(slog.DiscardHandler))
+		g, err := New(&c, Options{})
 		if err != nil {
 			t.Fatal(err)
 		}

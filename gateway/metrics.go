@@ -23,7 +23,7 @@ type metrics struct {
 	reloads    *prometheus.CounterVec
 }
 
-func newMetrics(g *Gateway) *metrics {
+func newMetrics(g *Gateway, logDropped func() uint64) *metrics {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "omnia_gateway_" + name, Help: help}, labels)
 	}
@@ -44,6 +44,11 @@ func newMetrics(g *Gateway) *metrics {
 	}
 	m.registry.MustRegister(m.handshakes, m.requests, m.endings, m.lasted, m.dials, m.reloads, live{g},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if logDropped != nil {
+		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "omnia_gateway_log_lines_dropped_total", Help: "Lines of the log that were never written.",
+		}, func() float64 { return float64(logDropped()) }))
+	}
 	return m
 }
 

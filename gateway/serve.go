@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -21,22 +20,29 @@ func (g *Gateway) Listen() (err error) {
 			g.unlisten()
 		}
 	}()
-	var t *tls.Config
-	if g.certs != nil {
-		t = g.certs.server()
-	}
-	public, err := listen(g.config.Listen, t, balancers{g.config.ProxyProtocol.From, g.config.Limits.HandshakeTimeout, g.log})
-	if err != nil {
-		return fmt.Errorf("public listener: %w", err)
-	}
-	g.public = public
-	if g.admin, err = net.Listen("tcp", g.config.Admin.Listen); err != nil {
-		return fmt.Errorf("admin listener: %w", err)
-	}
-	if addr := g.config.Admin.MetricsListen; addr != "" {
-		if g.measures, err = net.Listen("tcp", addr); err != nil {
-			return fmt.Errorf("metrics listener: %w", err)
+	bind := func(name, addr string) (*steady, error) {
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			return nil, fmt.Errorf("%s listener: %w", name, err)
 		}
+		return newSteady(l, g.log.With("listener", name)), nil
+	}
+	public, err := bind("public", g.config.Listen)
+	if err != nil {
+		return err
+	}
+	g.public = &listener{public, g.certs.server(), balancers{g.config.ProxyProtocol.From, g.config.Limits.HandshakeTimeout, g.log}}
+	admin, err := bind("admin", g.config.Admin.Listen)
+	if err != nil {
+		return err
+	}
+	g.admin = admin
+	if addr := g.config.Admin.MetricsListen; addr != "" {
+		measures, err := bind("metrics", addr)
+		if err != nil {
+			return err
+		}
+		g.measures = measures
 	}
 	return nil
 }
@@ -75,22 +81,34 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 		defer quiet.Stop()
 		giveBack(ctx, quiet.C, g.stir, debug.FreeOSMemory)
 	})
+	wg.Go(func() {
+		look := time.NewTicker(clockLook)
+		defer look.Stop()
+		start := time.Now()
+		wall := func() time.Time { return time.Now().Round(0) } // without the monotonic clock
+		watchClock(ctx, look.C, wall, func() time.Duration { return time.Since(start) }, g.sessions.Recheck)
+	})
 	if g.certs != nil {
 		wg.Go(func() {
-			if err := g.certs.watch(ctx, g.Reload); err != nil {
+			if err := g.certs.watch(ctx, glance, g.Reload); err != nil {
 				g.log.Error("certificate is not watched", "err", err.Error())
 			}
 		})
 	}
 	public, admin := g.publicServer(ctx), g.operatorServer(ctx, g.adminHandler())
-	failed := make(chan error, 3)
+	failed := make(chan error, 1)
 	wg.Go(func() { failed <- public.Serve(g.public) })
-	wg.Go(func() { failed <- admin.Serve(g.admin) })
+	operators := func(name string, s *http.Server, l net.Listener) {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) { // sessions do not depend on it
+			g.log.Error("a listener of operators has ended", "listener", name, "err", err.Error())
+		}
+	}
+	wg.Go(func() { operators("admin", admin, g.admin) })
 	g.warnOfCertificate()
 	log := g.log
 	if g.measures != nil {
 		server := g.operatorServer(ctx, g.metricsHandler())
-		wg.Go(func() { failed <- server.Serve(g.measures) })
+		wg.Go(func() { operators("metrics", server, g.measures) })
 		defer server.Close()
 		log = log.With("metrics", g.measures.Addr().String())
 	}

@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -18,7 +17,6 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/altairalabs/omnia-gateway/config"
-	"github.com/altairalabs/omnia-gateway/gateway/relay"
 )
 
 // certificates is the TLS side of the public listener. What it serves changes with the files; connections keep what they began with.
@@ -92,8 +90,12 @@ func (t *certificates) load() (changed bool, err error) {
 	return true, nil
 }
 
-// server is the configuration for a listener: each handshake takes what is current.
+// server returns the configuration for a listener: each handshake takes what is current. It is nil
+// without certificates.
 func (t *certificates) server() *tls.Config {
+	if t == nil {
+		return nil
+	}
 	return &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return t.current.Load(), nil }}
 }
 
@@ -102,11 +104,15 @@ const (
 	settle = 200 * time.Millisecond
 	// restless is when they are read all the same: others may write to the folder all the time.
 	restless = 10 * settle
+	// glance is how often they are read without a notice. The system gives none for a single file that is
+	// mounted into a container, and none when a link further up in the path is swapped.
+	glance = 30 * time.Second
 )
 
-// watch reloads when a file changes, until ctx ends. It watches the folders, as Kubernetes swaps a symlink there and an editor replaces
-// the file.
-func (t *certificates) watch(ctx context.Context, reload func()) error {
+// watch calls reload when a file has changed, until ctx ends. It watches the folders, because
+// Kubernetes swaps a symlink there and an editor replaces the file; and it looks without a notice
+// after each time every.
+func (t *certificates) watch(ctx context.Context, every time.Duration, reload func()) error {
 	w, err := fsnotify.NewWatcher()
 	if err != nil {
 		return fmt.Errorf("watch certificate: %w", err)
@@ -137,10 +143,14 @@ func (t *certificates) watch(ctx context.Context, reload func()) error {
 			quiet.Reset(settle)
 		}
 	}
+	look := time.NewTicker(every)
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-look.C:
+			reload()
 		case <-w.Events:
 			changed()
 		case <-w.Errors: // an overflow
@@ -155,42 +165,4 @@ func (t *certificates) watch(ctx context.Context, reload func()) error {
 // expiry is when the current certificate ends.
 func (t *certificates) expiry() time.Time {
 	return t.leaf().NotAfter
-}
-
-// listener makes a relay.Conn of each accepted connection, with TLS over them if it has a certificate.
-type listener struct {
-	*net.TCPListener
-	tls       *tls.Config // nil: plain
-	balancers balancers
-}
-
-// listen binds addr.
-func listen(addr string, t *tls.Config, b balancers) (*listener, error) {
-	l, err := net.Listen("tcp", addr)
-	if err != nil {
-		return nil, err
-	}
-	tcp, ok := l.(*net.TCPListener)
-	if !ok {
-		return nil, errors.New("listen: no TCP")
-	}
-	return &listener{tcp, t, b}, nil
-}
-
-// Accept waits for the next connection.
-func (l *listener) Accept() (net.Conn, error) {
-	c, err := l.AcceptTCP()
-	if err != nil {
-		return nil, err
-	}
-	w, err := relay.NewConn(c)
-	if err != nil {
-		c.Close()
-		return nil, err
-	}
-	client := l.balancers.over(w)
-	if l.tls == nil {
-		return client, nil
-	}
-	return tls.Server(client, l.tls), nil
 }

@@ -5,7 +5,9 @@ import (
 	"crypto/tls"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -25,10 +27,11 @@ func served(t *testing.T, c config.TLS) (*certificates, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := listen("127.0.0.1:0", certs.server(), balancers{})
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
+	l := &listener{newSteady(tcp, slog.New(slog.DiscardHandler)), certs.server(), balancers{}}
 	attend(t, l, func(c net.Conn) { io.Copy(c, c) })
 	return certs, l.Addr().String()
 }
@@ -64,13 +67,13 @@ func pairIn(dir string) config.TLS {
 }
 
 // watched runs the watcher of certs until the test ends. Each reload's outcome comes out of the channel.
-func watched(t *testing.T, certs *certificates) <-chan error {
+func watched(t *testing.T, certs *certificates, every time.Duration) <-chan error {
 	t.Helper()
 	outcomes := make(chan error, 16)
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := certs.watch(ctx, func() {
+		if err := certs.watch(ctx, every, func() {
 			if changed, err := certs.load(); changed || err != nil {
 				outcomes <- err
 			}
@@ -132,7 +135,7 @@ func TestCertificateFollowsTheSymlinkSwapOfKubernetes(t *testing.T) {
 	if n := serial(t, addr); n != 1 {
 		t.Fatalf("certificate %d is served", n)
 	}
-	outcomes := watched(t, certs)
+	outcomes := watched(t, certs, glance)
 	for range 3 { // each swap, not only the first
 		before := generation
 		if err := touchUntil(t, outcomes, swap); err != nil {
@@ -144,11 +147,40 @@ func TestCertificateFollowsTheSymlinkSwapOfKubernetes(t *testing.T) {
 	}
 }
 
+// No system call tells of a link further up that was swapped, nor of a single file that is mounted.
+func TestCertificateThatChangedWithoutANoticeIsFound(t *testing.T) {
+	dir := t.TempDir()
+	generation := func(n int64) string {
+		next := filepath.Join(dir, fmt.Sprint(n), "certs")
+		if err := os.MkdirAll(next, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		writePair(t, next, wstest.KeyPair(t, n, time.Now().Add(time.Hour)))
+		return fmt.Sprint(n)
+	}
+	link := filepath.Join(dir, "current")
+	point := func(to string) {
+		if err := errors.Join(os.Symlink(to, link+".new"), os.Rename(link+".new", link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	point(generation(1))
+	certs, addr := served(t, pairIn(filepath.Join(link, "certs")))
+	outcomes := watched(t, certs, 10*time.Millisecond)
+	point(generation(2))
+	if err := <-outcomes; err != nil {
+		t.Fatal(err)
+	}
+	if n := serial(t, addr); n != 2 {
+		t.Errorf("certificate %d is served", n)
+	}
+}
+
 func TestBadCertificateKeepsTheOldOne(t *testing.T) {
 	dir := t.TempDir()
 	writePair(t, dir, wstest.KeyPair(t, 1, time.Now().Add(time.Hour)))
 	certs, addr := served(t, pairIn(dir))
-	outcomes := watched(t, certs)
+	outcomes := watched(t, certs, glance)
 
 	next := wstest.KeyPair(t, 2, time.Now().Add(2*time.Hour))
 	nothing := 0
@@ -273,7 +305,7 @@ func TestClientCertificates(t *testing.T) {
 		t.Error("without a certificate, or with a stranger's, somebody got in")
 	}
 	// The file of authorities is watched like the others.
-	outcomes := watched(t, certs)
+	outcomes := watched(t, certs, glance)
 	if err := touchUntil(t, outcomes, func() { writePair(t, clients, stranger) }); err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +322,7 @@ func TestChangeBeforeTheWatchIsSeen(t *testing.T) {
 	writePair(t, dir, wstest.KeyPair(t, 1, time.Now().Add(time.Hour)))
 	certs, addr := served(t, pairIn(dir))
 	writePair(t, dir, wstest.KeyPair(t, 2, time.Now().Add(time.Hour)))
-	if err := <-watched(t, certs); err != nil {
+	if err := <-watched(t, certs, glance); err != nil {
 		t.Fatal(err)
 	}
 	if n := serial(t, addr); n != 2 {
@@ -303,7 +335,7 @@ func TestFolderInWhichOthersAlwaysWriteIsReadAllTheSame(t *testing.T) {
 	writePair(t, dir, wstest.KeyPair(t, 1, time.Now().Add(time.Hour)))
 	certs, addr := served(t, pairIn(dir))
 	writePair(t, dir, wstest.KeyPair(t, 2, time.Now().Add(time.Hour)))
-	outcomes := watched(t, certs)
+	outcomes := watched(t, certs, glance)
 	tick := time.NewTicker(settle / 20)
 	defer tick.Stop()
 	for limit := time.After(wstest.Patience); ; {
@@ -323,7 +355,7 @@ func TestFolderInWhichOthersAlwaysWriteIsReadAllTheSame(t *testing.T) {
 
 func TestWatchOfNothing(t *testing.T) {
 	certs := &certificates{config: config.TLS{CertFile: filepath.Join(t.TempDir(), "gone", "tls.crt")}}
-	if err := certs.watch(t.Context(), func() {}); err == nil {
+	if err := certs.watch(t.Context(), glance, func() {}); err == nil {
 		t.Error("a folder that does not exist is watched")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/gateway"
 )
 
 func newCheck() *cobra.Command {
@@ -48,7 +49,11 @@ type findings struct {
 
 // examine looks at a configuration. The error is everything that is wrong with it.
 func examine(c *cobra.Command, from config.Sources, online bool) (findings, error) {
-	g, conf, err := build(from, io.Discard)
+	conf, err := load(from)
+	if err != nil {
+		return findings{}, err
+	}
+	g, err := gateway.New(conf, gateway.Options{})
 	if err != nil {
 		return findings{}, err
 	}

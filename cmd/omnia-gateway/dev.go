@@ -248,7 +248,13 @@ func runDev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err er
 	if err := writeConfig(file, settings); err != nil {
 		return err
 	}
-	g, config, err := build(config.Sources{File: file}, stderr)
+	config, err := load(config.Sources{File: file})
+	if err != nil {
+		return err
+	}
+	log := newLines(config.Log, stderr)
+	defer log.Close()
+	g, err := compile(config, log)
 	if err != nil {
 		return err
 	}

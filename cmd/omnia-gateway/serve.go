@@ -28,7 +28,13 @@ func newServe() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			signals, stop := catchSignals()
 			defer stop()
-			g, config, err := build(from, c.ErrOrStderr())
+			config, err := load(from)
+			if err != nil {
+				return err
+			}
+			log := newLines(config.Log, c.ErrOrStderr())
+			defer log.Close()
+			g, err := compile(config, log)
 			if err != nil {
 				return err
 			}
@@ -58,19 +64,12 @@ func load(from config.Sources) (*config.Config, error) {
 	return c, err
 }
 
-// build loads a configuration and compiles a gateway from it, which is everything that can be found out without a network. The gateway's
-// log goes to w.
-func build(from config.Sources, w io.Writer) (*gateway.Gateway, *config.Config, error) {
-	c, err := load(from)
-	if err != nil {
-		return nil, nil, err
-	}
-	log := newLog(c.Log, w)
+// compile makes a gateway of a configuration, and logs what its operator should know of it.
+func compile(c *config.Config, log *lines) (*gateway.Gateway, error) {
 	for _, note := range c.Notes {
-		log.Warn("configuration", "note", note)
+		log.logger.Warn("configuration", "note", note)
 	}
-	g, err := gateway.New(c, log)
-	return g, c, err
+	return gateway.New(c, gateway.Options{Log: log.logger, LogDropped: log.Dropped})
 }
 
 // newLog is the logger of a configuration that was found good.

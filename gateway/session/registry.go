@@ -177,6 +177,14 @@ func (r *Registry) Counts() (opened, live uint64) {
 	return r.opened, uint64(len(r.live))
 }
 
+// Recheck sets the timers of all sessions anew: the wall clock was set, or the machine has slept. A
+// timer measures time that passes, a token's expiry is a time of day.
+func (r *Registry) Recheck() {
+	for _, s := range r.all() {
+		s.watch()
+	}
+}
+
 // Refuse stops taking new WebSockets, for good.
 func (r *Registry) Refuse() {
 	r.mu.Lock()

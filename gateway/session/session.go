@@ -141,13 +141,17 @@ func (s *Session) cut() {
 	}
 }
 
-// watch sets the timer that ends the session at its expiry.
+// watch sets the timer that ends the session at its expiry, by the wall clock as it is now.
 func (s *Session) watch() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.over && !s.Expires.IsZero() {
-		s.expiry = time.AfterFunc(time.Until(s.Expires), func() { s.End(outcome.End(outcome.Expired, "")) })
+	if s.over || s.Expires.IsZero() {
+		return
 	}
+	if s.expiry != nil {
+		s.expiry.Stop()
+	}
+	s.expiry = time.AfterFunc(time.Until(s.Expires), func() { s.End(outcome.End(outcome.Expired, "")) })
 }
 
 // unwatch stops the timer, for good.

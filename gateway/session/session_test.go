@@ -265,6 +265,26 @@ func TestSessionEndsWithItsToken(t *testing.T) {
 	})
 }
 
+// The expiry is a time of day. A clock that was set forward ends sessions, one that was set back does
+// not keep them for longer than their timers say.
+func TestRecheckFollowsTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, s := New(), caller(1)
+		s.Expires = time.Now().Add(time.Hour)
+		l.Add(s, config.Limits{})
+		s.Expires = time.Now().Add(time.Minute) // as it looks after the clock was set forward by 59 minutes
+		l.Recheck()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if r := endedFor(s); r != outcome.Expired {
+			t.Errorf("ended for %q", r)
+		}
+		l.Remove(s)
+		l.Recheck()
+		s.watch() // of a session that has left: no timer
+	})
+}
+
 func TestSessionThatWasEndedWhileTheAgentWasDialled(t *testing.T) {
 	s, c := caller(1), &conn{}
 	end(s, outcome.Expired)

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/config"
+)
+
+// lines are the log of serve: a queue of lines and one goroutine that writes them. A reader of the log
+// that stalls, or dies, can hold up neither a request nor the end of the process. When the queue is
+// full, lines are dropped and counted, and the log says so once there is room again.
+type lines struct {
+	// Immutable.
+	out    io.Writer
+	logger *slog.Logger // writes into the queue
+	log    *slog.Logger // writes to out; the goroutine's alone
+	queue  chan []byte
+	over   chan struct{} // closed when the goroutine has ended
+
+	// Atomics.
+	dropped atomic.Uint64
+	closed  atomic.Bool
+}
+
+const (
+	maxLines = 4096        // that wait to be written
+	lastLook = time.Second // how long Close waits for what is left
+	maxWrite = 64 << 10    // bytes that are written at once, or one line
+)
+
+// newLines returns the log of a configuration that was found good, written to out. Close ends it.
+// From then on a reader of out that has died is an error of a write, not the end of the process.
+func newLines(c config.Log, out io.Writer) *lines {
+	signal.Ignore(syscall.SIGPIPE)
+	l := &lines{out: out, log: newLog(c, out), queue: make(chan []byte, maxLines), over: make(chan struct{})}
+	l.logger = newLog(c, l)
+	go l.run()
+	return l
+}
+
+// Write queues a line, and never waits. A line that finds no room is dropped and counted.
+func (l *lines) Write(line []byte) (int, error) {
+	if !l.closed.Load() {
+		select {
+		case l.queue <- append([]byte(nil), line...):
+			return len(line), nil
+		default:
+		}
+	}
+	l.dropped.Add(1)
+	return len(line), nil
+}
+
+// Dropped returns how many lines were never written.
+func (l *lines) Dropped() uint64 { return l.dropped.Load() }
+
+// Close writes what is left, for as long as lastLook allows.
+func (l *lines) Close() {
+	if l.closed.Swap(true) {
+		return
+	}
+	limit := time.After(lastLook)
+	select {
+	case l.queue <- nil: // the end
+	case <-limit:
+		return
+	}
+	select {
+	case <-l.over:
+	case <-limit:
+	}
+}
+
+// run writes lines until the end, many with one call when many wait.
+func (l *lines) run() {
+	defer close(l.over)
+	var batch []byte
+	var told uint64
+	for end := false; !end; {
+		var count uint64
+		batch, count, end = l.gather(batch[:0])
+		if _, err := l.out.Write(batch); err != nil {
+			l.dropped.Add(count)
+		}
+		if now := l.dropped.Load(); now != told && len(l.queue) < maxLines/2 {
+			l.log.Warn("log lines dropped: the reader of the log is too slow, or gone", "dropped", now-told)
+			told = now
+		}
+	}
+}
+
+// gather waits for a line and appends it and those that wait after it to batch. It returns how many
+// there are, and whether they are the last.
+func (l *lines) gather(batch []byte) (_ []byte, count uint64, end bool) {
+	for line := <-l.queue; line != nil; {
+		batch = append(batch, line...)
+		count++
+		if len(batch) >= maxWrite {
+			return batch, count, false
+		}
+		select {
+		case line = <-l.queue:
+		default:
+			return batch, count, false
+		}
+	}
+	return batch, count, true
+}

@@ -1,0 +1,105 @@
+package gateway
+
+import (
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/gateway/relay"
+)
+
+// steady is a listener that an error of accept(2) does not end. Its Accept returns an error only when
+// the listener was closed: every other one says something about one connection (ECONNABORTED, EPROTO,
+// ENETDOWN and the others that accept(2) lists under "treat them like EAGAIN"), or about the moment
+// (EMFILE, ENFILE, ENOBUFS, ENOMEM), and must not end the sessions that are open.
+type steady struct {
+	net.Listener
+	log *slog.Logger
+
+	closed chan struct{}
+	once   sync.Once // closes it
+
+	// Owned by the goroutine of Accept.
+	told    time.Time // when an error was last logged
+	untold  int       // errors since then
+	pausing time.Duration
+}
+
+const (
+	firstPause = 5 * time.Millisecond // after an error of accept(2); doubled for each that follows
+	longPause  = time.Second          // and never longer than this
+	tellEvery  = 10 * time.Second     // how often errors of accept(2) are logged
+)
+
+func newSteady(l net.Listener, log *slog.Logger) *steady {
+	return &steady{Listener: l, log: log, closed: make(chan struct{})}
+}
+
+// Accept waits for the next connection.
+func (l *steady) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err == nil {
+			l.pausing = 0
+			return c, nil
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return nil, err
+		}
+		l.tell(err)
+		l.pausing = min(max(2*l.pausing, firstPause), longPause)
+		select {
+		case <-time.After(l.pausing):
+		case <-l.closed:
+		}
+	}
+}
+
+// Close ends Accept.
+func (l *steady) Close() error {
+	err := net.ErrClosed
+	l.once.Do(func() {
+		close(l.closed)
+		err = l.Listener.Close()
+	})
+	return err
+}
+
+// tell logs an error, but not each of thousands.
+func (l *steady) tell(err error) {
+	if l.untold++; time.Since(l.told) < tellEvery {
+		return
+	}
+	l.log.Warn("connection not accepted; trying again", "err", err.Error(), "times", l.untold)
+	l.told, l.untold = time.Now(), 0
+}
+
+// listener makes a relay.Conn of each accepted connection, with TLS over it if it has a certificate.
+type listener struct {
+	*steady
+	tls       *tls.Config // nil: plain
+	balancers balancers
+}
+
+// Accept waits for the next connection.
+func (l *listener) Accept() (net.Conn, error) {
+	for {
+		c, err := l.steady.Accept()
+		if err != nil {
+			return nil, err
+		}
+		w, err := relay.NewConn(c.(*net.TCPConn))
+		if err != nil { // it was closed already
+			c.Close()
+			continue
+		}
+		client := l.balancers.over(w)
+		if l.tls == nil {
+			return client, nil
+		}
+		return tls.Server(client, l.tls), nil
+	}
+}
