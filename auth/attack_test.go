@@ -30,7 +30,8 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// The attacks on tokens (A) and on the retrieval of keys (B) that docs/attacks.md lists, as far as they meet this package.
+// The attacks on tokens (A) and on the retrieval of keys (B) that docs/attacks.md lists, as far
+// as they meet this package.
 
 // refused asks a gateway with good keys for the reason of each token.
 func refused(t *testing.T, want outcome.Reason, tokens ...string) {
@@ -103,8 +104,9 @@ func TestA06PsychicSignatures(t *testing.T) {
 	}
 }
 
-// s → n−s is a good signature of the same bytes for everybody, so the text of a token is nothing to tell tokens apart by. The cache does
-// not need it to be: a second text is verified for itself. What can be refused as another text for the same bytes is.
+// s → n−s is a good signature of the same bytes too, so a token cannot be identified by its
+// text. The cache does not need it to be: a second text is verified for itself. What can be
+// refused as another text for the same bytes is.
 func TestA07OtherTextsForOneToken(t *testing.T) {
 	token := good("ec256", nil)
 	parts := strings.Split(token, ".")
@@ -159,7 +161,8 @@ func TestA11ExpMissingNullZero(t *testing.T) {
 }
 
 func TestA12NumericOverflow(t *testing.T) {
-	refused(t, outcome.Malformed, good("rsa1", object{"nbf": 1e308}), good("rsa1", object{"nbf": 1<<63 - 1}), good("rsa1", object{"exp": 1e19}),
+	refused(t, outcome.Malformed, good("rsa1", object{"nbf": 1e308}), good("rsa1", object{"nbf": 1<<63 - 1}),
+		good("rsa1", object{"exp": 1e19}),
 		mint("rsa1", rs256, `{"iss":"https://auth.example.com","aud":"agents","sub":"u","exp":1e9999}`))
 	refused(t, outcome.NotYetValid, good("rsa1", object{"nbf": int64(1 << 62)}))
 }
@@ -195,7 +198,8 @@ func TestA16CriticalExtensions(t *testing.T) {
 
 func TestA17AudAndIssOfWrongTypesOrNearlyRight(t *testing.T) {
 	refused(t, outcome.Malformed, good("rsa1", object{"iss": []string{issuerName}}), good("rsa1", object{"aud": []any{"agents", 1}}))
-	refused(t, outcome.WrongIssuer, good("rsa1", object{"iss": ""}), good("rsa1", object{"iss": issuerName + "/x"}), good("rsa1", object{"iss": " " + issuerName}))
+	refused(t, outcome.WrongIssuer, good("rsa1", object{"iss": ""}), good("rsa1", object{"iss": issuerName + "/x"}),
+		good("rsa1", object{"iss": " " + issuerName}))
 	refused(t, outcome.WrongAudience, good("rsa1", object{"aud": []string{"", "agent"}}), good("rsa1", object{"aud": "agents2"}))
 }
 
@@ -204,7 +208,8 @@ func TestA18TokenOfAnotherService(t *testing.T) {
 }
 
 func TestA20MissingOrOddSubject(t *testing.T) {
-	refused(t, outcome.Malformed, good("rsa1", object{"sub": []string{"admin"}}), good("rsa1", object{"sub": 1}), good("rsa1", object{"sub": true}))
+	refused(t, outcome.Malformed, good("rsa1", object{"sub": []string{"admin"}}), good("rsa1", object{"sub": 1}),
+		good("rsa1", object{"sub": true}))
 	a := ready(t, allKeys(), nil)
 	for _, sub := range []any{nil, "", " ", "admin ", "a\nb"} {
 		id, err := a.Verify(t.Context(), Credential{Token: good("rsa1", object{"sub": sub})}, nil)
@@ -234,7 +239,8 @@ func TestA21HugeTokensAreRefusedBeforeTheyAreRead(t *testing.T) {
 func TestA22WeakAndMonstrousRSAKeys(t *testing.T) {
 	n := new(big.Int).Lsh(big.NewInt(1), 131071)
 	monster := encode(n.Add(n, big.NewInt(1)).Bytes())
-	a := ready(t, set("rsa1024", published("rsa1", object{"kid": "monster", "n": monster}), published("rsa2", object{"kid": "one", "e": "AQ"})), nil)
+	a := ready(t, set("rsa1024", published("rsa1", object{"kid": "monster", "n": monster}),
+		published("rsa2", object{"kid": "one", "e": "AQ"})), nil)
 	for kid, want := range map[string]outcome.Reason{"rsa1024": outcome.WeakKey, "monster": outcome.UnknownKey, "one": outcome.UnknownKey} {
 		if got := reason(a, mint("rsa1024", object{"alg": "RS256", "kid": kid}, claims(nil))); got != want {
 			t.Errorf("%s: %q", kid, got)
@@ -246,7 +252,8 @@ func TestA23PSSSaltLength(t *testing.T) {
 	a := ready(t, set(published("rsa1", object{"alg": nil})), nil)
 	signed := strings.Join(strings.Split(mint("rsa1", object{"alg": "PS256", "kid": "rsa1"}, claims(nil)), ".")[:2], ".")
 	sum := sha256.Sum256([]byte(signed))
-	for salt, want := range map[int]outcome.Reason{1: outcome.BadSignature, 20: outcome.BadSignature, 31: outcome.BadSignature, 32: "", 33: outcome.BadSignature} {
+	for salt, want := range map[int]outcome.Reason{1: outcome.BadSignature, 20: outcome.BadSignature, 31: outcome.BadSignature, 32: "",
+		33: outcome.BadSignature} {
 		s := must(rsa.SignPSS(rand.Reader, ring()["rsa1"].(*rsa.PrivateKey), crypto.SHA256, sum[:], &rsa.PSSOptions{SaltLength: salt}))
 		if got := reason(a, signed+"."+encode(s)); got != want {
 			t.Errorf("salt of %d bytes: %q", salt, got)
@@ -275,7 +282,8 @@ func TestA24AmbiguousCredentials(t *testing.T) {
 func TestA25RefusalsHoldNothingOfTheToken(t *testing.T) {
 	a := ready(t, allKeys(), nil)
 	for _, token := range []string{
-		good("rsa1", object{"exp": 1}), good("unknown", nil), good("rsa1", nil) + "x", good("rsa1", object{"aud": "x"}), good("rsa1", object{"sub": 1}),
+		good("rsa1", object{"exp": 1}), good("unknown", nil), good("rsa1", nil) + "x", good("rsa1", object{"aud": "x"}),
+		good("rsa1", object{"sub": 1}),
 	} {
 		_, err := a.Verify(t.Context(), Credential{Token: token}, nil)
 		for part := range strings.SplitSeq(token, ".") {
@@ -389,7 +397,7 @@ func TestB04HugeOrCompressedAnswer(t *testing.T) {
 			t.Errorf("compression was asked for: %s", e)
 		}
 		block := bytes.Repeat([]byte(" "), 1<<16)
-		for range 1 << 10 { // 64 MiB, if anybody took it
+		for range 1 << 10 { // 64 MiB, if they were accepted
 			if _, err := w.Write(block); err != nil {
 				return
 			}
@@ -413,7 +421,8 @@ func TestB04HugeOrCompressedAnswer(t *testing.T) {
 }
 
 func TestB05KeySetIsNotWiped(t *testing.T) {
-	for _, body := range []string{`{}`, `{"keys":null}`, `{"keys":[]}`, `null`, `{"error":"x"}`, `<html>`, set(object{"kty": "oct", "k": "AA"}), set("rsa1024"), `[]`} {
+	for _, body := range []string{`{}`, `{"keys":null}`, `{"keys":[]}`, `null`, `{"error":"x"}`, `<html>`,
+		set(object{"kty": "oct", "k": "AA"}), set("rsa1024"), `[]`} {
 		answer := allKeys()
 		a := build(t, settings(nil), func(*http.Request) (*http.Response, error) { return respond(200, answer) })
 		if err := a.Refresh(t.Context()); err != nil {
@@ -458,7 +467,8 @@ func TestB07RedirectsAndProxiesAreNotFollowed(t *testing.T) {
 func TestB09KeyThatWouldCrash(t *testing.T) {
 	for _, size := range []int{0, 1, 31, 33, 64, 66, 67, 1000, 100_000} {
 		long := encode(bytes.Repeat([]byte{0xff}, size))
-		a := ready(t, set("rsa1", published("ec256", object{"x": long}), published("ec521", object{"y": long}), published("ed25519", object{"x": long})), nil)
+		a := ready(t, set("rsa1", published("ec256", object{"x": long}), published("ec521", object{"y": long}),
+			published("ed25519", object{"x": long})), nil)
 		if got := reason(a, good("rsa1", nil)); got != "" {
 			t.Errorf("%d: %q", size, got)
 		}
@@ -488,7 +498,8 @@ func TestB11SecretsOfTheKeysAddressAreNotTold(t *testing.T) {
 	var log bytes.Buffer
 	for _, path := range []string{"/k", "/gone"} {
 		uri := strings.Replace(s.URL, "://", "://user:hunter2@", 1) + path + "?key=hunter2#hunter2"
-		a, err := newGate(settings(func(c *config.Authentication) { c.JWT.JWKSURI = uri }), Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+		a, err := newGate(settings(func(c *config.Authentication) { c.JWT.JWKSURI = uri }),
+			Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
 		if err != nil {
 			t.Fatal(err)
 		}

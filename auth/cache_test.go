@@ -75,8 +75,8 @@ func TestCacheCountsWhatItHolds(t *testing.T) {
 	}
 }
 
-// A stranger's token costs about what its signature costs, however much JSON it holds. The ratio is
-// what go test -bench Stranger shows.
+// A stranger's token costs about what its signature costs, however much JSON it holds. The ratio
+// is what go test -bench Stranger shows.
 func BenchmarkStranger(b *testing.B) {
 	a := ready(b, allKeys(), nil)
 	for _, key := range []string{"rsa1", "ec256", "ed25519"} {
@@ -96,7 +96,8 @@ func BenchmarkStranger(b *testing.B) {
 // strangers are tokens under a false signature: a small one and large ones of several kinds.
 func strangers(key string) map[string]string {
 	forged := func(members string) string {
-		token := mint(key, object{"alg": ownAlg[key], "kid": key}, `{"iss":"`+issuerName+`","sub":"u","aud":"agents","exp":4102444800`+members+`}`)
+		token := mint(key, object{"alg": ownAlg[key], "kid": key},
+			`{"iss":"`+issuerName+`","sub":"u","aud":"agents","exp":4102444800`+members+`}`)
 		return token[:len(token)-8] + "AAAAAAAA"
 	}
 	return map[string]string{

@@ -16,19 +16,20 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// maxDigits is how long a number may be when it is written out: 1e999999999 is eleven bytes in a token.
+// maxDigits is how long a number may be when it is written out: 1e999999999 is eleven bytes in a
+// token.
 const maxDigits = 1024
 
 // Claims are the claims of a token: its payload, kept as the text that it is and decoded where a
-// rule or a header asks. Text takes a tenth of the memory that maps of it take, and can be kept and
-// judged again. The zero value has no claim.
+// rule or a header asks. Text takes a tenth of the memory that maps of it take, and can be kept
+// and judged again. The zero value has no claim.
 type Claims struct {
 	json    string
 	members []member // of the object, in order; their text is a part of json
 }
 
-// parseClaims reads one JSON object that no two parsers read differently: no name is there twice, at
-// any depth, and none is a registered name in another case.
+// parseClaims reads one JSON object that no two parsers read differently: no name is there
+// twice, at any depth, and none is a registered name in another case.
 func parseClaims(payload string) (Claims, error) {
 	c := Claims{json: payload}
 	err := scanUnique(payload, func(m member) error {
@@ -84,11 +85,11 @@ func (c Claims) memory() int { return len(c.json) + cap(c.members)*int(unsafe.Si
 // HeaderValue is one header that an agent is told.
 type HeaderValue struct{ Name, Value string }
 
-// Headers returns what the agent is told about id: the claims that its issuer maps to headers, in
-// the order of the configuration, one value for each. A claim that is missing, null, "" or an empty
-// list gives no header. The error is an *outcome.Refusal: WrongIssuer when no such issuer is
-// configured, ClaimNotRepresentable for the first claim whose text cannot be a header. The headers
-// that are possible are returned all the same, for paths on which no token is asked for.
+// Headers returns what the agent is told about id: the claims that its issuer maps to headers,
+// in the order of the configuration, one value for each. A claim that is missing, null, "" or an
+// empty list gives no header. The error is an *outcome.Refusal: WrongIssuer when no such issuer
+// is configured, ClaimNotRepresentable for the first claim whose text cannot be a header. The
+// headers that are possible are returned all the same, for paths on which no token is asked for.
 func (v *Verifier) Headers(id *Identity) ([]HeaderValue, error) {
 	i := v.byName[id.Issuer]
 	if i == nil {
@@ -100,7 +101,8 @@ func (v *Verifier) Headers(id *Identity) ([]HeaderValue, error) {
 		text, err := headerText(decodeValue(cmp.Or(id.Claims.nested(m.Claim), id.Claims.raw(m.Claim))), m.Format)
 		if err != nil {
 			if refused == nil {
-				refused = &outcome.Refusal{Reason: outcome.ClaimNotRepresentable, Detail: fmt.Sprintf("claim %s for header %s: %v", clip(m.Claim), m.Header, err)}
+				refused = &outcome.Refusal{Reason: outcome.ClaimNotRepresentable,
+					Detail: fmt.Sprintf("claim %s for header %s: %v", clip(m.Claim), m.Header, err)}
 			}
 			continue
 		}
@@ -111,7 +113,7 @@ func (v *Verifier) Headers(id *Identity) ([]HeaderValue, error) {
 	return told, refused
 }
 
-// headerText is a claim's text for a header, or "" when there is none to set.
+// headerText returns a claim's text for a header, or "" if no header is to be set.
 func headerText(value any, format string) (string, error) {
 	text, err := claimText(value, format)
 	if err != nil {
@@ -159,7 +161,8 @@ func claimText(value any, format string) (string, error) {
 	return text, err
 }
 
-// joined is a list of scalars with commas between them; any other list, and one in which a comma would not be a separator, is JSON.
+// joined returns a list of scalars with commas between them. Any other list, and one with a
+// comma in an element, becomes JSON.
 func joined(list []any) (string, error) {
 	parts := make([]string, len(list))
 	for n, e := range list {
@@ -180,7 +183,8 @@ func joined(list []any) (string, error) {
 	return strings.Join(parts, ","), nil
 }
 
-// compactJSON is the JSON text of a value in one line: keys sorted, numbers as the token has them, and every control character escaped.
+// compactJSON returns the JSON text of a value in one line: keys sorted, numbers as the token
+// has them, and every control character escaped.
 func compactJSON(value any) (string, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -199,7 +203,8 @@ func compactJSON(value any) (string, error) {
 	return out.String(), nil
 }
 
-// plainNumber writes a JSON number without an exponent and without zeros that mean nothing, and with every digit that it has.
+// plainNumber writes a JSON number with all its digits, without an exponent and without
+// insignificant zeros.
 func plainNumber(n string) (string, error) {
 	unsigned, negative := strings.CutPrefix(n, "-")
 	mantissa, exponent := unsigned, ""
@@ -207,7 +212,7 @@ func plainNumber(n string) (string, error) {
 		mantissa, exponent = unsigned[:i], unsigned[i+1:]
 	}
 	whole, fraction, _ := strings.Cut(mantissa, ".")
-	point := len(whole) // how many of the digits stand before the point
+	point := len(whole) // how many of the digits are before the point
 	digits := whole + fraction
 	significant := strings.TrimLeft(digits, "0")
 	point -= len(digits) - len(significant)

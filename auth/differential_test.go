@@ -8,27 +8,33 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// A token that we let in, golang-jwt lets in at its strictest, and reads alike: no form that only our
-// parser understands, and no claim of which the two have a different idea.
+// A token that we let in, golang-jwt lets in at its strictest, and reads alike: no form that
+// only our parser understands, and no claim of which the two have a different idea.
 func FuzzTokensAreReadAsGolangJWTReadsThem(f *testing.F) {
 	good := func(more string) string {
 		return `{"iss":"` + issuerName + `","sub":"u","aud":"agents","exp":1800000300` + more + `}`
 	}
 	for _, payload := range []string{
-		good(``), good(`,"nbf":1799999999.5,"iat":1`), good(`,"nbf":1e400`), good(`,"exp":1`), good(`,"Exp":1`), good(`,"a":{"b":[1,{"c":null}]}`),
-		`{"iss":"https:\/\/auth.example.com","sub":"\u0075","aud":["x","agents"],"exp":1.8e9}`, good(`,"jti":1`), good(`} {`), good(`,"x":"\ud800"`),
-		` ` + good(` `) + ` `, `{"iss":"` + issuerName + `","aud":null,"exp":"1800000300"}`, `{"i\u0073s":"` + issuerName + `"}`, `[]`, `null`,
+		good(``), good(`,"nbf":1799999999.5,"iat":1`), good(`,"nbf":1e400`), good(`,"exp":1`), good(`,"Exp":1`),
+		good(`,"a":{"b":[1,{"c":null}]}`),
+		`{"iss":"https:\/\/auth.example.com","sub":"\u0075","aud":["x","agents"],"exp":1.8e9}`, good(`,"jti":1`), good(`} {`),
+		good(`,"x":"\ud800"`),
+		` ` + good(` `) + ` `, `{"iss":"` + issuerName + `","aud":null,"exp":"1800000300"}`, `{"i\u0073s":"` + issuerName + `"}`, `[]`,
+		`null`,
 	} {
 		f.Add(`{"alg":"EdDSA","kid":"ed25519"}`, payload)
 	}
 	for _, header := range []string{
-		`{"alg":"EdDSA"}`, `{"alg":"none"}`, `{"alg":"EdDSA","alg":"none"}`, `{"alg":"EdDSA","kid":5}`, `{"alg":"EdDSA","crit":["b64"],"b64":false}`,
-		`{"alg":"EdDSA","cr\u0069t":["x"]}`, `{"\u0061lg":"EdDSA"}`, `{"alg":"EdDS\u0041"}`, `{"alg":"EdDSA","typ":"JWT","x":{"alg":"none"}}`, `{"alg":"EdDSA"} x`,
+		`{"alg":"EdDSA"}`, `{"alg":"none"}`, `{"alg":"EdDSA","alg":"none"}`, `{"alg":"EdDSA","kid":5}`,
+		`{"alg":"EdDSA","crit":["b64"],"b64":false}`,
+		`{"alg":"EdDSA","cr\u0069t":["x"]}`, `{"\u0061lg":"EdDSA"}`, `{"alg":"EdDS\u0041"}`,
+		`{"alg":"EdDSA","typ":"JWT","x":{"alg":"none"}}`, `{"alg":"EdDSA"} x`,
 	} {
 		f.Add(header, good(``))
 	}
 	a := ready(f, allKeys(), nil)
-	strict := jwt.NewParser(jwt.WithStrictDecoding(), jwt.WithJSONNumber(), jwt.WithValidMethods([]string{"EdDSA"}), jwt.WithExpirationRequired(),
+	strict := jwt.NewParser(jwt.WithStrictDecoding(), jwt.WithJSONNumber(), jwt.WithValidMethods([]string{"EdDSA"}),
+		jwt.WithExpirationRequired(),
 		jwt.WithIssuer(issuerName), jwt.WithLeeway(60*time.Second+1), jwt.WithTimeFunc(func() time.Time { return now }))
 	f.Fuzz(func(t *testing.T, header, payload string) {
 		if header == "" || payload == "" {
@@ -63,8 +69,10 @@ func FuzzTokensAreReadAsGolangJWTReadsThem(f *testing.F) {
 // What glance finds is what a scan finds, in every text that is strict JSON.
 func FuzzGlance(f *testing.F) {
 	for _, text := range []string{
-		`{"iss":"a"}`, ` { "x" : { "iss" : 1 } , "iss" : "b\"c" } `, `{"x":"iss","iss":"a"}`, `{"x":"\"iss\":\"b\"","iss":"a"}`, `{"iss":["iss"],"alg":5}`,
-		`{"a":["iss","alg"],"alg":"x"}`, `{"a":"\\","iss":"\\\""}`, `{"i\u0073s":"a"}`, `{"iss":1,"iss":2}`, `{"iss"`, `{"iss":`, `{"`, `{`, ``, `x`,
+		`{"iss":"a"}`, ` { "x" : { "iss" : 1 } , "iss" : "b\"c" } `, `{"x":"iss","iss":"a"}`, `{"x":"\"iss\":\"b\"","iss":"a"}`,
+		`{"iss":["iss"],"alg":5}`,
+		`{"a":["iss","alg"],"alg":"x"}`, `{"a":"\\","iss":"\\\""}`, `{"i\u0073s":"a"}`, `{"iss":1,"iss":2}`, `{"iss"`, `{"iss":`, `{"`,
+		`{`, ``, `x`,
 	} {
 		f.Add(text)
 	}

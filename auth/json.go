@@ -52,10 +52,10 @@ func pick(text string, names ...string) ([]string, error) {
 }
 
 // glance finds the named members of an object and is not stopped by mistakes in the rest of the
-// text, so that it costs a fraction of a scan: a nanosecond a byte. Of a value that is no string it
-// returns no more than the beginning. A name with escapes is not found. What it finds is what a scan
-// finds, if that accepts the text, no name is there twice and none of the names is written with
-// escapes.
+// text, so that it costs a fraction of a scan: a nanosecond a byte. Of a value that is no string
+// it returns no more than the beginning. A name with escapes is not found. What it finds is what
+// a scan finds, if that accepts the text, no name is there twice and none of the names is
+// written with escapes.
 func glance(text string, names ...string) ([]string, error) {
 	found := make([]string, len(names))
 	text = strings.TrimLeft(text, " \t\r\n")

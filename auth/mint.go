@@ -19,7 +19,7 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 )
 
-// Signer makes tokens with one private key: for development and tests, not for an issuer that people depend on. It may be used
+// Signer makes tokens with one private key, for development and tests only. It may be used
 // concurrently.
 type Signer struct {
 	key    crypto.Signer
@@ -28,7 +28,8 @@ type Signer struct {
 	kid    string
 }
 
-// NewSigner makes a signer of a private key: RS256 of an RSA key of at least 2048 bits, ES256 of one on P-256, EdDSA of an Ed25519 one.
+// NewSigner returns a signer for a private key: RS256 for an RSA key of at least 2048 bits,
+// ES256 for a key on P-256, EdDSA for an Ed25519 key.
 func NewSigner(key crypto.Signer) (*Signer, error) {
 	s := &Signer{key: key}
 	switch pub := key.Public().(type) {
@@ -63,7 +64,7 @@ func NewSigner(key crypto.Signer) (*Signer, error) {
 	return s, nil
 }
 
-// GenerateSigner makes a signer with a new key for RS256, ES256 or EdDSA.
+// GenerateSigner returns a signer with a new key for RS256, ES256 or EdDSA.
 func GenerateSigner(alg string) (*Signer, error) {
 	var key crypto.Signer
 	var err error
@@ -83,7 +84,8 @@ func GenerateSigner(alg string) (*Signer, error) {
 	return NewSigner(key)
 }
 
-// LoadSigner makes a signer of the first private key in PEM text: PKCS #8, or the older forms of RSA and EC.
+// LoadSigner returns a signer for the first private key in PEM text: PKCS #8, or the older forms
+// of RSA and EC.
 func LoadSigner(text []byte) (*Signer, error) {
 	for {
 		var block *pem.Block
@@ -113,7 +115,7 @@ func LoadSigner(text []byte) (*Signer, error) {
 	}
 }
 
-// PEM is the private key as PKCS #8, for LoadSigner. It is a secret.
+// PEM returns the private key as PKCS #8, for LoadSigner. It is a secret.
 func (s *Signer) PEM() ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(s.key)
 	if err != nil {
@@ -122,13 +124,14 @@ func (s *Signer) PEM() ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
-// Algorithm is what the signer signs with.
+// Algorithm returns the name of the signer's algorithm.
 func (s *Signer) Algorithm() string { return s.method.Alg() }
 
-// KeyID is the kid of the key: its thumbprint (RFC 7638), so that a key loaded again keeps its name.
+// KeyID returns the kid of the key: its thumbprint (RFC 7638), so that a key loaded again keeps
+// its name.
 func (s *Signer) KeyID() string { return s.kid }
 
-// Sign makes a token of the claims, as they are.
+// Sign returns a token with exactly these claims.
 func (s *Signer) Sign(claims map[string]any) (string, error) {
 	payload, err := json.Marshal(claims)
 	if err != nil {
@@ -146,7 +149,7 @@ func (s *Signer) Sign(claims map[string]any) (string, error) {
 	return signed + "." + encode(signature), nil
 }
 
-// JWKS is the JWK set with the public key (RFC 7517 §5), to be served to those who verify.
+// JWKS returns the JWK set with the public key (RFC 7517 §5), for servers that verify.
 func (s *Signer) JWKS() []byte {
 	key := map[string]string{"use": "sig", "alg": s.Algorithm(), "kid": s.kid}
 	for name, value := range s.public {
@@ -159,7 +162,8 @@ func (s *Signer) JWKS() []byte {
 	return text
 }
 
-// Inspect takes a token apart without judging it. The error says why it has not the form of a signed JWT.
+// Inspect decodes a token without verifying it. The error tells why it does not have the form of
+// a signed JWT.
 func Inspect(text string) (header, claims map[string]any, err error) {
 	t, err := decodeJWS(text)
 	if err != nil {

@@ -76,7 +76,8 @@ func TestLoadSignerReadsOlderForms(t *testing.T) {
 	parameters := pem.EncodeToMemory(&pem.Block{Type: "EC PARAMETERS", Bytes: []byte{5}})
 	for alg, text := range map[string][]byte{
 		"RS256": pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: x509.MarshalPKCS1PrivateKey(rsaKey)}),
-		"ES256": append(parameters, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: must(x509.MarshalECPrivateKey(ecKey))})...),
+		"ES256": append(parameters, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY",
+			Bytes: must(x509.MarshalECPrivateKey(ecKey))})...),
 	} {
 		if s, err := LoadSigner(text); err != nil || s.Algorithm() != alg {
 			t.Errorf("%s: %v", alg, err)

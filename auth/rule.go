@@ -10,7 +10,7 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// Rules are the claims that a caller must bring; all of them. The zero value asks for nothing.
+// Rules are the claims that a caller must have; all of them. The zero value asks for none.
 type Rules struct{ entries []rule }
 
 // rule asks one claim for one of several values.
@@ -31,14 +31,16 @@ func NewRules(global, own config.RequiredClaims) Rules {
 	return r
 }
 
-// Check says whether id brings what the rules ask for; agent is the label of the path, "" if its route has none. The error is a *Refusal
-// with ClaimMismatch. Claims are compared as Istio compares request.auth.claims: strings and lists of strings only, case-sensitive.
+// Check returns nil if id has what the rules ask for; agent is the label of the path, "" if its
+// route has none. The error is a *Refusal with ClaimMismatch. Claims are compared as Istio
+// compares request.auth.claims: strings and lists of strings only, case-sensitive.
 func (r Rules) Check(id *Identity, agent string, t Trace) error {
 	for _, rule := range r.entries {
 		held, wanted := texts(rule.Claim, id.Claims), rule.wanted(agent)
 		n := slices.IndexFunc(wanted, func(want string) bool { return fits(want, held) })
 		if n < 0 {
-			return &outcome.Refusal{Reason: outcome.ClaimMismatch, Detail: fmt.Sprintf("claim %s has %s, which is none of %q", clip(rule.Claim), shown(held), wanted)}
+			return &outcome.Refusal{Reason: outcome.ClaimMismatch,
+				Detail: fmt.Sprintf("claim %s has %s, which is none of %q", clip(rule.Claim), shown(held), wanted)}
 		}
 		t.trace("rule", "claim %s has %s", rule.Claim, wanted[n])
 	}
@@ -57,7 +59,7 @@ func (r rule) wanted(agent string) []string {
 	return values
 }
 
-// shown is what a claim holds, for a log line.
+// shown returns the value of a claim for a log line.
 func shown(held []string) string {
 	const most = 8
 	if len(held) == 0 {
@@ -73,12 +75,13 @@ func shown(held []string) string {
 	return strings.Join(words, ", ")
 }
 
-// texts returns the strings that a claim holds. A number, a boolean, an object and what is in a list
-// inside a list are none.
+// texts returns the strings that a claim holds. A number, a boolean, an object and what is in a
+// list inside a list are none.
 func texts(name string, claims Claims) (out []string) {
 	switch v := decodeValue(cmp.Or(claims.raw(name), claims.nested(name))).(type) {
 	case string:
-		// The two claims that Envoy is told to split (space_delimited_claims); scp and all others are one text.
+		// The two claims that Envoy is told to split (space_delimited_claims); scp and all
+		// others are one text.
 		if name != "scope" && name != "permission" {
 			return []string{v}
 		}
@@ -97,7 +100,8 @@ func texts(name string, claims Claims) (out []string) {
 	return out
 }
 
-// fits says whether one of the texts is wanted: * is any text that is not empty and has no line break, abc* and *abc are prefix and suffix, all else is exact.
+// fits reports whether one of the texts is wanted: * is any text that is not empty and has no
+// line break, abc* and *abc are prefix and suffix, all else is exact.
 func fits(want string, held []string) bool {
 	for _, have := range held {
 		var ok bool

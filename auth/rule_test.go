@@ -202,13 +202,14 @@ func TestClaimsToHeaders(t *testing.T) {
 		{`{"a":"\u007f\u0085\u0000"}`, "", `{"a":"\u007f\u0085\u0000"}`},
 	} {
 		id := identity(t, `{"claim":`+c.claim+`,"fixed":"f"}`)
-		v := mapping(config.ClaimHeader{Header: "x-claim", Claim: "claim", Format: c.format}, config.ClaimHeader{Header: "x-fixed", Claim: "fixed"})
+		v := mapping(config.ClaimHeader{Header: "x-claim", Claim: "claim", Format: c.format},
+			config.ClaimHeader{Header: "x-fixed", Claim: "fixed"})
 		told, err := v.Headers(id)
 		if (c.want == "!") != (reasonOf(err) == outcome.ClaimNotRepresentable) || c.want != "!" && err != nil {
 			t.Errorf("%s as %q: %v", c.claim, c.format, err)
 		}
 		if len(told) == 0 || told[len(told)-1] != (HeaderValue{"x-fixed", "f"}) {
-			t.Errorf("%s: the header behind it is missing: %v", c.claim, told)
+			t.Errorf("%s: the header after it is missing: %v", c.claim, told)
 		}
 		switch {
 		case c.want == "" || c.want == "!":

@@ -12,21 +12,24 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// kubernetesProtocol is the subprotocol that carries its token in its own name, behind a dot: unpadded base64url of it (the form of the
-// Kubernetes API server). Every other name of fromSubprotocols announces a token as the next entry.
+// kubernetesProtocol is the subprotocol that carries its token in its own name, after a dot:
+// unpadded base64url of it (the form of the Kubernetes API server). Every other name of
+// fromSubprotocols announces a token as the next entry.
 const kubernetesProtocol = "base64url.bearer.authorization.k8s.io"
 
 // Credential is the one token of a request.
 type Credential struct {
 	// Token as it was sent; "" when there is none.
 	Token string
-	// Places in which it was found, such as "query access_token". With several issuers a token counts only if its own issuer takes
-	// tokens from one of them. A Credential without places is judged by its token alone.
+	// Places in which it was found, such as "query access_token". With several issuers a token
+	// counts only if its own issuer takes tokens from one of them. A Credential without places
+	// is judged by its token alone.
 	Places []string
-	// FromSubprotocol says that one of the places was a subprotocol, so that a browser needs one in the answer (RFC 6455 §4.1).
+	// FromSubprotocol is true if one of the places was a subprotocol: a browser then needs one
+	// in the answer (RFC 6455 §4.1).
 	FromSubprotocol bool
-	// Subprotocol is what to answer if the client offered nothing else: the entry before the token, or "" for the form of Kubernetes,
-	// which offers nothing that could be chosen.
+	// Subprotocol is what to answer if the client offered nothing else: the entry before the
+	// token, or "" for the form of Kubernetes, which offers nothing that could be chosen.
 	Subprotocol string
 }
 
@@ -38,13 +41,14 @@ type places struct {
 	protocols []string
 }
 
-// headerPlace is a request header and the prefixes one of which stands before the token, longest first; "" takes the whole value.
+// headerPlace is a request header and the prefixes one of which stands before the token, longest
+// first; "" takes the whole value.
 type headerPlace struct {
 	name     string
 	prefixes []string
 }
 
-// add puts the places of one issuer into the union and gives their names.
+// add puts the places of one issuer into the union and returns their names.
 func (p *places) add(j config.JWT) (names []string) {
 	for _, s := range j.FromHeaders {
 		name := http.CanonicalHeaderKey(s.Name)
@@ -84,11 +88,12 @@ func headerName(name, prefix string) string {
 	return "header " + name
 }
 
-// Take finds the one credential of a request and removes it from h and from the raw query, of which it gives the rest; all other bytes
-// and their order stay. h belongs to the caller and has canonical names; its value slices are not written to. A credential is removed
-// even when it is refused. No token is no error. The error is a *Refusal: MultipleCredentials for two tokens that differ and for a header
-// line or a query parameter that is repeated, even with an equal token, as servers do not agree on which one counts; Malformed for an
-// empty one.
+// Take finds the one credential of a request and removes it from h and from the raw query. It
+// returns the rest of the query; all other bytes and their order stay. h belongs to the caller
+// and has canonical names; its value slices are not written to. A credential is removed even
+// when it is refused. No token is no error. The error is a *Refusal: MultipleCredentials for two
+// tokens that differ and for a header line or a query parameter that is repeated, even with an
+// equal token, because servers disagree about which one counts; Malformed for an empty one.
 func (v *Verifier) Take(h http.Header, query string) (Credential, string, error) {
 	t := taking{h: h}
 	for _, place := range v.places.headers {
@@ -144,8 +149,8 @@ func (t *taking) header(place headerPlace) {
 	}
 }
 
-// after is what stands behind the prefix of a header value, or "". A prefix that ends in a space is a scheme (RFC 9110 §11.1): any case,
-// one or more spaces.
+// after returns the rest of a header value after its prefix, or "". A prefix that ends in a
+// space is a scheme (RFC 9110 §11.1): any case, one or more spaces.
 func after(value, prefix string) string {
 	if scheme, ok := strings.CutSuffix(prefix, " "); ok {
 		if n := len(scheme); len(value) > n && strings.EqualFold(value[:n], scheme) && value[n] == ' ' {
@@ -159,7 +164,8 @@ func after(value, prefix string) string {
 	return ""
 }
 
-// query looks into the raw query. Names and values are percent-decoded; a + stays one, as it would be wrong in a token.
+// query looks into the raw query. Names and values are percent-decoded; a + stays a plus,
+// because a token has no space.
 func (t *taking) query(raw string, names []string) string {
 	if raw == "" || len(names) == 0 {
 		return raw
@@ -181,7 +187,7 @@ func (t *taking) query(raw string, names []string) string {
 	return strings.Join(kept, "&")
 }
 
-// unescape decodes percent-encoding; what has a bad escape stays as it is, which is no token.
+// unescape decodes percent-encoding. Text with a bad escape stays unchanged, and is then no token.
 func unescape(s string) string {
 	if plain, err := url.PathUnescape(s); err == nil {
 		return plain
@@ -189,7 +195,8 @@ func unescape(s string) string {
 	return s
 }
 
-// cookies looks into the cookies. An empty one is no token, as it is what a logout leaves behind, but it is still a value that differs.
+// cookies looks into the cookies. An empty one is no token, because it is what a logout leaves,
+// but it is still a value that differs.
 func (t *taking) cookies(names []string) {
 	lines := t.h["Cookie"]
 	if len(names) == 0 || len(lines) == 0 {
@@ -228,7 +235,8 @@ func (t *taking) cookies(names []string) {
 	}
 }
 
-// subprotocols looks into the list of subprotocols, of which the header's lines are one (RFC 6455 §11.3.4).
+// subprotocols looks into the list of subprotocols. All lines of the header are one list (RFC
+// 6455 §11.3.4).
 func (t *taking) subprotocols(names []string) {
 	const header = "Sec-Websocket-Protocol"
 	lines := t.h[header]
@@ -265,7 +273,8 @@ func (t *taking) subprotocols(names []string) {
 	}
 }
 
-// split takes a comma-separated list apart; empty elements do not count (RFC 9110 §5.6.1).
+// split returns the elements of a comma-separated list; empty elements do not count (RFC 9110
+// §5.6.1).
 func split(lines []string) (out []string) {
 	for _, line := range lines {
 		for s := range strings.SplitSeq(line, ",") {

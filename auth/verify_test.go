@@ -45,8 +45,8 @@ func TestForm(t *testing.T) {
 		{"empty signature", parts[0] + "." + parts[1] + ".", outcome.Malformed},
 		{"padding", token + "==", outcome.Malformed},
 		{"space before", " " + token, outcome.Malformed},
-		{"space behind", token + " ", outcome.Malformed},
-		{"line break behind", token + "\n", outcome.Malformed},
+		{"space after it", token + " ", outcome.Malformed},
+		{"line break after it", token + "\n", outcome.Malformed},
 		{"line break inside", parts[0] + "." + parts[1][:4] + "\r\n" + parts[1][4:] + "." + parts[2], outcome.Malformed},
 		{"standard alphabet", parts[0] + "." + parts[1] + "." + parts[2][:8] + "+" + parts[2][9:], outcome.Malformed},
 		{"unused bits", parts[0] + "." + parts[1] + "." + parts[2][:len(parts[2])-1] + "_", outcome.Malformed},
@@ -56,7 +56,7 @@ func TestForm(t *testing.T) {
 		{"header list", header(`["RS256"]`), outcome.Malformed},
 		{"header null", header(`null`), outcome.Malformed},
 		{"header twice alg", header(`{"alg":"RS256","alg":"RS256","kid":"rsa1"}`), outcome.Malformed},
-		{"header data behind", header(`{"alg":"RS256","kid":"rsa1"}{}`), outcome.Malformed},
+		{"data after the header", header(`{"alg":"RS256","kid":"rsa1"}{}`), outcome.Malformed},
 		{"alg missing", header(`{"kid":"rsa1"}`), outcome.Malformed},
 		{"alg null", header(`{"alg":null,"kid":"rsa1"}`), outcome.Malformed},
 		{"alg number", header(`{"alg":256,"kid":"rsa1"}`), outcome.Malformed},
@@ -75,7 +75,7 @@ func TestForm(t *testing.T) {
 		{"twice inside an object", raw(`"a":{"b":1,"b":2}`), outcome.Malformed},
 		{"twice inside a list", raw(`"a":[{"b":1,"b":2}]`), outcome.Malformed},
 		{"the same name at two depths", raw(`"a":{"a":{"sub":1}}`), ""},
-		{"data behind", payload(`{"iss":"https://auth.example.com"} x`), outcome.Malformed},
+		{"data after the payload", payload(`{"iss":"https://auth.example.com"} x`), outcome.Malformed},
 		{"trailing comma", payload(`{"iss":"https://auth.example.com",}`), outcome.Malformed},
 		{"no UTF-8", raw("\"a\":\"\xff\""), outcome.Malformed},
 		{"half a surrogate pair", raw(`"a":"\ud800"`), outcome.Malformed},
@@ -88,7 +88,8 @@ func TestForm(t *testing.T) {
 		{"65 levels", raw(`"a":` + strings.Repeat("[", 64) + strings.Repeat("]", 64)), outcome.Malformed},
 		{"65 levels of objects", raw(`"a":` + strings.Repeat(`{"a":`, 64) + "1" + strings.Repeat("}", 64)), outcome.Malformed},
 		{"1024 members", payload(`{"iss":"https://auth.example.com","aud":"agents","exp":4102444800` + numbered(1021) + `}`), ""},
-		{"1025 members", payload(`{"iss":"https://auth.example.com","aud":"agents","exp":4102444800` + numbered(1022) + `}`), outcome.Malformed},
+		{"1025 members", payload(`{"iss":"https://auth.example.com","aud":"agents","exp":4102444800` + numbered(1022) + `}`),
+			outcome.Malformed},
 		{"a number beyond a double", raw(`"a":1e309`), outcome.Malformed},
 		{"a number of 400 digits", raw(`"a":` + strings.Repeat("9", 400)), outcome.Malformed},
 		{"a long fraction", raw(`"a":0.` + strings.Repeat("9", 400)), ""},
@@ -187,7 +188,8 @@ func TestAlgorithmsAndKeys(t *testing.T) {
 		{"RS256 with an EC key", set(key("ec256", object{"alg": nil})), token("ec256", "RS256", "ec256"), outcome.AlgKeyMismatch},
 		{"RS256 with the kid of an EC key", allKeys(), token("rsa1", "RS256", "ec256"), outcome.AlgKeyMismatch},
 		{"ES384 with a P-256 key", set(key("ec256", object{"alg": nil})), token("ec256", "ES384", "ec256"), outcome.AlgKeyMismatch},
-		{"ES256 with a P-384 key that says ES256", set(key("ec384", object{"alg": "ES256"})), token("ec384", "ES256", "ec384"), outcome.AlgKeyMismatch},
+		{"ES256 with a P-384 key that says ES256", set(key("ec384", object{"alg": "ES256"})), token("ec384", "ES256", "ec384"),
+			outcome.AlgKeyMismatch},
 		{"EdDSA with an EC key", allKeys(), token("ed25519", "EdDSA", "ec256"), outcome.AlgKeyMismatch},
 
 		{"kid of another key", allKeys(), token("rsa2", "RS256", "rsa1"), outcome.BadSignature},
@@ -205,8 +207,10 @@ func TestAlgorithmsAndKeys(t *testing.T) {
 		{"key without kid", set(key("rsa1", object{"kid": nil})), token("rsa1", "RS256", "whatever"), ""},
 		{"key without kid is not the one", set(key("rsa1", object{"kid": nil})), token("rsa2", "RS256", "whatever"), outcome.BadSignature},
 		{"key with an empty kid", set(key("rsa1", object{"kid": ""})), token("rsa1", "RS256", "whatever"), ""},
-		{"two keys of one kid, first", set(key("rsa1", object{"kid": "k"}), key("rsa2", object{"kid": "k"})), token("rsa1", "RS256", "k"), ""},
-		{"two keys of one kid, second", set(key("rsa1", object{"kid": "k"}), key("rsa2", object{"kid": "k"})), token("rsa2", "RS256", "k"), ""},
+		{"two keys of one kid, first", set(key("rsa1", object{"kid": "k"}), key("rsa2", object{"kid": "k"})), token("rsa1", "RS256", "k"),
+			""},
+		{"two keys of one kid, second", set(key("rsa1", object{"kid": "k"}), key("rsa2", object{"kid": "k"})),
+			token("rsa2", "RS256", "k"), ""},
 		{"two types of one kid", set(key("ec256", object{"kid": "k"}), key("rsa2", object{"kid": "k"})), token("rsa2", "RS256", "k"), ""},
 
 		{"use enc", set(key("rsa1", object{"use": "enc"})), token("rsa1", "RS256", "rsa1"), outcome.UnknownKey},
@@ -214,7 +218,8 @@ func TestAlgorithmsAndKeys(t *testing.T) {
 		{"use enc, no kid", set(key("rsa1", object{"use": "enc"}), "rsa2"), token("rsa1", "RS256", "-"), outcome.BadSignature},
 		{"no use", set(key("rsa1", object{"use": nil})), token("rsa1", "RS256", "rsa1"), ""},
 		{"key_ops verify", set(key("rsa1", object{"use": nil, "key_ops": []string{"verify"}})), token("rsa1", "RS256", "rsa1"), ""},
-		{"key_ops encrypt", set(key("rsa1", object{"use": nil, "key_ops": []string{"encrypt"}})), token("rsa1", "RS256", "rsa1"), outcome.UnknownKey},
+		{"key_ops encrypt", set(key("rsa1", object{"use": nil, "key_ops": []string{"encrypt"}})), token("rsa1", "RS256", "rsa1"),
+			outcome.UnknownKey},
 		{"key_ops empty", set(key("rsa1", object{"key_ops": []string{}})), token("rsa1", "RS256", "rsa1"), outcome.UnknownKey},
 		{"1024 bits", set("rsa1024"), token("rsa1024", "RS256", "rsa1024"), outcome.WeakKey},
 		{"1024 bits, no kid", set("rsa1024"), token("rsa1024", "RS256", "-"), outcome.UnknownKey},
@@ -224,7 +229,8 @@ func TestAlgorithmsAndKeys(t *testing.T) {
 		{"DER", allKeys(), der(), outcome.BadSignature},
 		{"ECDSA too long", allKeys(), long(), outcome.BadSignature},
 		{"crit", allKeys(), mint("rsa1", with(rs256, object{"crit": []string{"exp2"}, "exp2": 1}), claims(nil)), outcome.CritUnsupported},
-		{"crit b64", allKeys(), mint("rsa1", with(rs256, object{"crit": []string{"b64"}, "b64": false}), claims(nil)), outcome.CritUnsupported},
+		{"crit b64", allKeys(), mint("rsa1", with(rs256, object{"crit": []string{"b64"}, "b64": false}), claims(nil)),
+			outcome.CritUnsupported},
 		{"crit empty", allKeys(), mint("rsa1", with(rs256, object{"crit": []string{}}), claims(nil)), outcome.CritUnsupported},
 		{"at+jwt", allKeys(), mint("rsa1", with(rs256, object{"typ": "at+jwt"}), claims(nil)), ""},
 	} {
@@ -265,7 +271,7 @@ func TestIssuerAudienceTimeSubject(t *testing.T) {
 		want   outcome.Reason
 	}{
 		{"other issuer", object{"iss": "https://other.example.com"}, nil, outcome.WrongIssuer},
-		{"slash behind", object{"iss": issuerName + "/"}, nil, outcome.WrongIssuer},
+		{"slash after it", object{"iss": issuerName + "/"}, nil, outcome.WrongIssuer},
 		{"other case", object{"iss": "https://AUTH.example.com"}, nil, outcome.WrongIssuer},
 		{"longer", object{"iss": issuerName + ".evil.example"}, nil, outcome.WrongIssuer},
 		{"no issuer", object{"iss": nil}, nil, outcome.WrongIssuer},
@@ -281,10 +287,12 @@ func TestIssuerAudienceTimeSubject(t *testing.T) {
 		{"audience not asked for", object{"aud": "anything"}, func(j *config.JWT) { j.Audiences = nil }, ""},
 		{"audience asked for with slash", object{"aud": "https://api"}, func(j *config.JWT) { j.Audiences = []string{"https://api/"} }, ""},
 		{"audience with slash", object{"aud": "https://api/"}, func(j *config.JWT) { j.Audiences = []string{"https://api"} }, ""},
-		{"audience with two slashes", object{"aud": "https://api//"}, func(j *config.JWT) { j.Audiences = []string{"https://api"} }, outcome.WrongAudience},
+		{"audience with two slashes", object{"aud": "https://api//"}, func(j *config.JWT) { j.Audiences = []string{"https://api"} },
+			outcome.WrongAudience},
 		{"audience without scheme", object{"aud": "api"}, func(j *config.JWT) { j.Audiences = []string{"https://api"} }, ""},
 		{"audience with the other scheme", object{"aud": "http://api"}, func(j *config.JWT) { j.Audiences = []string{"https://api"} }, ""},
-		{"audience with two schemes", object{"aud": "https://http://api"}, func(j *config.JWT) { j.Audiences = []string{"api"} }, outcome.WrongAudience},
+		{"audience with two schemes", object{"aud": "https://http://api"}, func(j *config.JWT) { j.Audiences = []string{"api"} },
+			outcome.WrongAudience},
 		{"audience of a second service", object{"aud": "b"}, func(j *config.JWT) { j.Audiences = []string{"a", "b"} }, ""},
 
 		{"expired within the skew", object{"exp": at(-30)}, nil, ""},
@@ -490,7 +498,7 @@ func TestOneIssuerWithoutKeysFailsForItselfOnly(t *testing.T) {
 		return respond(500, "")
 	})
 	if a.Ready() {
-		t.Error("ready before anybody was asked")
+		t.Error("ready before an issuer was asked")
 	}
 	err := a.Refresh(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "https://partner.example.net") || strings.Contains(err.Error(), issuerName+":") {

@@ -19,7 +19,8 @@ const (
 	tableEnd   = "<!-- end of the table -->\n"
 )
 
-// TestConfigurationTable makes the table from the types: key, variable and default by reflection, the meaning from the fields' comments.
+// TestConfigurationTable makes the table from the types: key, variable and default by
+// reflection, the meaning from the fields' comments.
 func TestConfigurationTable(t *testing.T) {
 	const file = "../docs/configuration.md"
 	raw, err := os.ReadFile(file)
@@ -81,7 +82,7 @@ func table(t *testing.T) string {
 	return b.String()
 }
 
-// hasKeys says whether t is a list whose elements have keys.
+// hasKeys reports whether t is a list whose elements have keys.
 func hasKeys(t reflect.Type) bool {
 	return t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct && t.Elem() != prefixType
 }
@@ -120,7 +121,8 @@ func flow(v reflect.Value) string {
 	return strings.Replace(fmt.Sprint(v), "1m0s", "60s", 1)
 }
 
-// fieldComments are the comments of all fields of config.go as one line each, with the names of fields replaced by those of their keys.
+// fieldComments are the comments of all fields of config.go as one line each, with the names of
+// fields replaced by those of their keys.
 func fieldComments(t *testing.T) map[string]string {
 	file, err := parser.ParseFile(token.NewFileSet(), "config.go", nil, parser.ParseComments)
 	if err != nil {

@@ -10,8 +10,8 @@ import (
 
 // This file knows what operators meant when they wrote something else.
 
-// leftover finds in a text what a template, a shell or an env file should have taken away, and returns what it is and what to do. No token
-// and no request ever has a value like that.
+// leftover finds in a text what a template, a shell or an env file should have taken away, and
+// returns what it is and what to do. No token and no request ever has a value like that.
 func leftover(value string) (what, hint string) {
 	first, last := "", ""
 	if value != "" {
@@ -78,7 +78,8 @@ func under(key, name string) string {
 	return key + "." + name
 }
 
-// homesOf are the blocks that have a key of this name: "" is the file as a whole. Of the blocks in lists only those of routes count.
+// homesOf are the blocks that have a key of this name: "" is the file as a whole. Of the blocks
+// in lists only those of routes count.
 func homesOf(name string) (blocks []string) {
 	plain := func(s string) string { return strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(s)) }
 	var walk func(t reflect.Type, key string)
@@ -100,7 +101,8 @@ func homesOf(name string) (blocks []string) {
 	return blocks
 }
 
-// unknownKey returns the hint for a key that a block does not have, and the full path of the key that was meant, if it can be told.
+// unknownKey returns the hint for a key that a block does not have, and the full path of the key
+// that was meant, if it can be told.
 func unknownKey(key, name string, known []string) (hint, meant string) {
 	near := nearest(name, known)
 	if near != "" && distance(strings.ToLower(name), strings.ToLower(near)) <= 1 {
@@ -127,7 +129,8 @@ func unknownKey(key, name string, known []string) (hint, meant string) {
 	return "known here: " + strings.Join(known, ", "), ""
 }
 
-// unknownVariable returns the hint for a variable that is none, and the key that was meant, if it can be told.
+// unknownVariable returns the hint for a variable that is none, and the key that was meant, if
+// it can be told.
 func unknownVariable(name string) (hint, meant string) {
 	name = strings.TrimPrefix(name, variablePrefix)
 	var names []string
@@ -150,7 +153,8 @@ func unknownVariable(name string) (hint, meant string) {
 // otherWords are what other programs call a variable.
 var otherWords = map[string]string{"PORT": "LISTEN", "ADDR": "LISTEN", "ADDRESS": "LISTEN", "UPSTREAM": "ROUTES", "DEBUG": "LOG_LEVEL"}
 
-// variableLike returns the variable whose key, or whose last words, a name spells out; "" if there is not exactly one.
+// variableLike returns the variable whose key, or whose last words, a name spells out; "" if
+// there is not exactly one.
 func variableLike(name string, names []string, keys map[string]string) string {
 	if near, ok := otherWords[name]; ok {
 		return near
@@ -172,7 +176,8 @@ func variableLike(name string, names []string, keys map[string]string) string {
 
 var wordStart = regexp.MustCompile(`([a-z])([A-Z])`)
 
-// snake is a key as a variable would spell it: authentication.jwt.jwksUri is AUTHENTICATION_JWT_JWKS_URI.
+// snake is a key as a variable would spell it: authentication.jwt.jwksUri is
+// AUTHENTICATION_JWT_JWKS_URI.
 func snake(key string) string {
 	return strings.ToUpper(strings.ReplaceAll(wordStart.ReplaceAllString(key, "${1}_${2}"), ".", "_"))
 }

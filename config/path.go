@@ -17,11 +17,14 @@ var (
 	errPathSlashes  = errors.New("doubled slash in the path")
 )
 
-// CleanPath returns the one spelling of a path, as it is matched, authorised and forwarded: escapes of unreserved characters are decoded,
-// once (RFC 3986 §6.2.2.2), characters that no URL holds and that clients send all the same are escaped (as Envoy and browsers do), all else
-// keeps its bytes. A path on which two servers may disagree is refused instead of resolved: dot segments (plain, encoded, with ;parameters),
-// doubled slashes, encoded slashes and backslashes, raw backslashes, control characters in either form, raw bytes that are not ASCII, broken
-// escapes. The same rule serves requests and the paths of the configuration. Cleaning twice changes nothing. Errors never repeat the path.
+// CleanPath returns the one spelling of a path, as it is matched, authorised and forwarded:
+// escapes of unreserved characters are decoded, once (RFC 3986 §6.2.2.2), characters that no URL
+// holds and that clients send all the same are escaped (as Envoy and browsers do), all else
+// keeps its bytes. A path on which two servers may disagree is refused instead of resolved: dot
+// segments (plain, encoded, with ;parameters), doubled slashes, encoded slashes and backslashes,
+// raw backslashes, control characters in either form, raw bytes that are not ASCII, broken
+// escapes. The same rule serves requests and the paths of the configuration. Cleaning twice
+// changes nothing. Errors never repeat the path.
 func CleanPath(raw string) (string, error) {
 	if !strings.HasPrefix(raw, "/") {
 		return "", errPathRelative
@@ -51,7 +54,8 @@ func CleanPath(raw string) (string, error) {
 	return path, nil
 }
 
-// unwise are characters that RFC 3986 gives no place in a URL, so that servers disagree about them: some escape them, some do not.
+// unwise are characters that RFC 3986 gives no place in a URL, so that servers disagree about
+// them: some escape them, some do not.
 const unwise = "\"<>^`{|}"
 
 // oneSpelling decodes the escapes that mean the same as the character itself, refuses those that could become path syntax later, and escapes

@@ -10,8 +10,8 @@ import (
 // maxValuesBytes bounds a values file, which is long and mostly not for the gateway.
 const maxValuesBytes = 1 << 20
 
-// decodeValues decodes the block authentication of a Helm values file over c, as strictly as that of a configuration file. All other blocks
-// are the chart's.
+// decodeValues decodes the block authentication of a Helm values file over c, as strictly as
+// that of a configuration file. All other blocks are the chart's.
 func (l *loader) decodeValues(text string, c *Config) {
 	root, ok := parseYAML(text, func(line, column int, text, hint string) {
 		l.problem(Place{l.file, line, column}, "", text, hint)

@@ -78,7 +78,8 @@ func TestListsOfLaterValuesReplaceAndNullTakesBack(t *testing.T) {
 // TestOneFileIsReadBeforeTheValues gives routes in a configuration file and the rest in values.
 func TestOneFileIsReadBeforeTheValues(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "gateway.yaml")
-	text := "routes: [{ path: /a, upstream: http://a }]\nauthentication: { jwt: { issuer: https://other.example.com, audiences: [kept] } }\n"
+	text := "routes: [{ path: /a, upstream: http://a }]\nauthentication: { jwt: { issuer: https://other.example.com, audiences: [kept] " +
+		"} }\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -161,12 +162,14 @@ func TestValuesFilesAreStrictAboutAuthentication(t *testing.T) {
 }
 
 func TestAMisspeltBlockOfValuesIsNoted(t *testing.T) {
-	c, err := values(t, []string{"OMNIA_GATEWAY_JWT_ISSUER=https://issuer.example.com"}, "authentification: { enabled: true }\nreplicaCount: 1")
+	c, err := values(t, []string{"OMNIA_GATEWAY_JWT_ISSUER=https://issuer.example.com"},
+		"authentification: { enabled: true }\nreplicaCount: 1")
 	if err != nil {
 		t.Fatal(err)
 	}
 	notes := strings.Join(c.Notes, "\n")
-	for _, want := range []string{`authentification is one of them; did you mean "authentication"?`, "no values file has a block authentication"} {
+	for _, want := range []string{`authentification is one of them; did you mean "authentication"?`,
+		"no values file has a block authentication"} {
 		if !strings.Contains(notes, want) {
 			t.Errorf("no %q in\n%s", want, notes)
 		}
@@ -176,7 +179,8 @@ func TestAMisspeltBlockOfValuesIsNoted(t *testing.T) {
 func TestAValuesFileAsConfigurationFileIsOneProblem(t *testing.T) {
 	_, err := Load(Sources{File: "testdata/values/chart.yaml", Environ: []string{oneRoute}})
 	if err == nil || strings.Count(err.Error(), "\n") != 0 ||
-		!strings.Contains(err.Error(), "replicaCount: a key of the Helm chart (one of 9 that are unknown here); give a values file with --values") {
+		!strings.Contains(err.Error(), "replicaCount: a key of the Helm chart (one of 9 that are unknown here); give a values file with "+
+			"--values") {
 		t.Error(err)
 	}
 }

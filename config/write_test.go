@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// What Changes writes, Read understands: every key of the example, and texts that YAML could take for something else.
+// What Changes writes, Read understands: every key of the example, and texts that YAML could
+// take for something else.
 func TestWrittenConfigurationIsReadAgain(t *testing.T) {
 	c, err := Load(Sources{File: "example.yaml"})
 	if err != nil {

@@ -16,23 +16,27 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// The YAML tree is walked here, not by the library: its decoder forgets where each key stood, and takes a key that is given twice.
+// The YAML tree is walked here, not by the library: its decoder forgets where each key was, and
+// accepts a duplicate key.
 
-// chartKeys are other blocks of Omnia's Helm values: three that may stand in a configuration file and mean nothing to the gateway, and some
-// by which a values file is known that was given as the configuration file.
+// chartKeys are other blocks of Omnia's Helm values: three that may stand in a configuration
+// file and mean nothing to the gateway, and some by which a values file is known that was given
+// as the configuration file.
 var (
 	ignoredChartKeys = []string{"istio", "gateway", "internalGateway"}
 	chartKeys        = []string{
 		"replicaCount", "image", "operator", "dashboard", "facade", "framework", "enterprise", "postgres", "redis", "podDisruptionBudget",
-		"serviceAccount", "global", "nameOverride", "fullnameOverride", "imagePullSecrets", "workspaces", "workspaceServices", "prometheus", "grafana",
+		"serviceAccount", "global", "nameOverride", "fullnameOverride", "imagePullSecrets", "workspaces", "workspaceServices",
+		"prometheus", "grafana",
 	}
 )
 
-// notYet are top-level keys that are designed but not built. To ignore them would promise what is not kept.
+// notYet are top-level keys that are designed but not built. Ignoring them would be a false
+// promise.
 var notYet = []string{"cluster"}
 
-// parseYAML returns the root of the one document in text, nil if there is none. It reports where the first mistake is, and what. Its time
-// is linear in the length of text.
+// parseYAML returns the root of the one document in text, nil if there is none. It reports where
+// the first mistake is, and what. Its time is linear in the length of text.
 func parseYAML(text string, report func(line, column int, text, hint string)) (root *yaml.Node, ok bool) {
 	if i := plainText(text); i >= 0 {
 		before := text[:i]
@@ -63,7 +67,8 @@ func parseYAML(text string, report func(line, column int, text, hint string)) (r
 
 var librarysWords = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)`)
 
-// syntaxError returns the line that the library complains about, and its complaint fit for a terminal: it may hold a character of the file.
+// syntaxError returns the line that the library complains about, and its complaint fit for a
+// terminal: it may hold a character of the file.
 func syntaxError(err error) (line int, message string) {
 	message = "not readable"
 	line = 1 // the library leaves the first line out
@@ -93,7 +98,7 @@ func (l *loader) at(n *yaml.Node) Place {
 	return Place{Name: l.file, Line: n.Line, Column: n.Column}
 }
 
-// decodeFile decodes the text of the file over c.
+// decodeFile decodes the text of the file into c, over what is there.
 func (l *loader) decodeFile(text string, c *Config) {
 	root, ok := parseYAML(text, func(line, column int, text, hint string) {
 		l.problem(Place{l.file, line, column}, "", text, hint)
@@ -103,7 +108,8 @@ func (l *loader) decodeFile(text string, c *Config) {
 	}
 }
 
-// decode puts a node into v, the value of key, and reports whether it could. It goes on after a mistake, so that all of them are found.
+// decode puts a node into v, the value of key, and reports whether it could. It goes on after a
+// mistake, so that all of them are found.
 func (l *loader) decode(n *yaml.Node, at Place, v reflect.Value, key string) bool {
 	if l.variable == "" && key != "" {
 		l.places[key] = at
@@ -120,7 +126,7 @@ func (l *loader) decode(n *yaml.Node, at Place, v reflect.Value, key string) boo
 	case v.Kind() == reflect.Slice:
 		return l.decodeList(n, at, v, key)
 	case isNull(n):
-		return true // a block of which nothing is said
+		return true // a block without a value
 	case n.Kind != yaml.MappingNode:
 		l.problem(at, key, called(n)+" where keys with values belong", `write "key: value" lines`)
 		return false
@@ -206,7 +212,8 @@ func (l *loader) decodeStruct(n *yaml.Node, v reflect.Value, key string) bool {
 	return good && keysGood
 }
 
-// gatherChartKeys makes one problem of all unknown keys, if they show that the file is a values file of the chart.
+// gatherChartKeys makes one problem of all unknown keys, if they show that the file is a values
+// file of the chart.
 func gatherChartKeys(unknown Problems) Problems {
 	i := slices.IndexFunc(unknown, func(p Problem) bool { return slices.Contains(chartKeys, p.Key) })
 	if i < 0 {
@@ -218,7 +225,8 @@ func gatherChartKeys(unknown Problems) Problems {
 	return Problems{p}
 }
 
-// restore gives the value of key back its default: in a values file null takes back what was said before.
+// restore gives the value of key back its default: in a values file null takes back what was
+// said before.
 func (l *loader) restore(v reflect.Value, key string) {
 	l.forget(key)
 	if at := reflect.ValueOf(Default()); !strings.Contains(key, "[") { // the elements of lists have their defaults already
@@ -271,7 +279,7 @@ func (l *loader) decodeList(n *yaml.Node, at Place, v reflect.Value, key string)
 	return good
 }
 
-// blank is an element of a list of which nothing was said.
+// blank returns an element of a list with its defaults.
 func blank(t reflect.Type) reflect.Value {
 	v := reflect.New(t)
 	switch p := v.Interface().(type) {
@@ -300,8 +308,9 @@ func (l *loader) decodeScalar(n *yaml.Node, at Place, v reflect.Value, key strin
 	return true
 }
 
-// scalarText is the text of a scalar node if YAML took it for something from which a t may be made: no quoted booleans, no bare numbers as
-// text (1.20 would lose its 0 on the way through other programs).
+// scalarText is the text of a scalar node if YAML took it for something from which a t may be
+// made: no quoted booleans, no bare numbers as text (1.20 would lose its 0 on the way through
+// other programs).
 func scalarText(n *yaml.Node, t reflect.Type) (string, bool) {
 	if n.Kind != yaml.ScalarNode {
 		return "", false
@@ -363,7 +372,7 @@ func parseScalar(v reflect.Value, text string) bool {
 	return true
 }
 
-// parseNetwork reads address/bits, or an address alone, which is a network of one.
+// parseNetwork reads address/bits, or an address alone, which is a network of one address.
 func parseNetwork(text string) (netip.Prefix, bool) {
 	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
 		return netip.PrefixFrom(addr, addr.BitLen()), true
@@ -372,7 +381,7 @@ func parseNetwork(text string) (netip.Prefix, bool) {
 	return p, err == nil
 }
 
-// wanted names a type to the operator.
+// wanted returns the name of a type for the operator.
 func wanted(t reflect.Type) string {
 	switch t {
 	case durationType:
@@ -391,7 +400,7 @@ func wanted(t reflect.Type) string {
 	return "a whole number"
 }
 
-// exampleOf is the hint for a scalar that could not be read.
+// exampleOf returns the hint for a scalar that could not be read.
 func exampleOf(t reflect.Type) string {
 	switch t {
 	case durationType:
@@ -410,7 +419,7 @@ func exampleOf(t reflect.Type) string {
 	return "write decimal digits, without unit or quotes, such as 16777216"
 }
 
-// called names what stands in the file.
+// called names what is in the file.
 func called(n *yaml.Node) string {
 	switch {
 	case n.Kind == yaml.MappingNode:
@@ -431,7 +440,8 @@ func called(n *yaml.Node) string {
 	return "text"
 }
 
-// join puts a name behind the path of the keys around it. A name that is no plain word is quoted, as it ends up in somebody's terminal.
+// join appends a name to the path of the keys around it. A name that is not a plain word is
+// quoted, because it is printed to a terminal.
 func join(key, name string) string {
 	plain := name != "" && len(name) <= 64
 	for i := range len(name) {
@@ -449,7 +459,7 @@ func join(key, name string) string {
 	return key + "." + name
 }
 
-// nearest is the word of which s may be a misspelling, or "" if none is near.
+// nearest returns the word that s may be a misspelling of, or "" if none is near.
 func nearest(s string, words []string) string {
 	best, limit := "", max(1, len(s)/3)
 	if len(s) > 64 {
@@ -463,7 +473,8 @@ func nearest(s string, words []string) string {
 	return best
 }
 
-// distance is Levenshtein's: how many letters must be put in, taken out or replaced.
+// distance returns the Levenshtein distance: how many letters must be inserted, removed or
+// replaced.
 func distance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

@@ -16,8 +16,9 @@ import (
 	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// readPair makes a certificate of the texts of its two files. Errors name the key of the configuration and the file, and what to do:
-// crypto/tls knows neither, and says "tls: failed to find any PEM data" of a file in another form.
+// readPair makes a certificate of the texts of its two files. Errors name the key of the
+// configuration and the file, and what to do: crypto/tls knows neither, and says "tls: failed to
+// find any PEM data" of a file in another form.
 func readPair(c config.TLS, cert, key []byte) (tls.Certificate, error) {
 	inCert, inKey := fmt.Sprintf("tls.certFile: %s", c.CertFile), fmt.Sprintf("tls.keyFile: %s", c.KeyFile)
 	chain, err := readChain(cert)
@@ -35,7 +36,8 @@ func readPair(c config.TLS, cert, key []byte) (tls.Certificate, error) {
 	for i, other := range chain[1:] {
 		text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: other.Raw})
 		if _, err := tls.X509KeyPair(text, key); err == nil {
-			return tls.Certificate{}, fmt.Errorf("%s: the chain is in the wrong order: the key belongs to certificate %d of %d; put that one first, "+
+			return tls.Certificate{}, fmt.Errorf("%s: the chain is in the wrong order: the key belongs to certificate %d of %d; put "+
+				"that one first, "+
 				"then each certificate's issuer", inCert, i+2, len(chain))
 		}
 	}
@@ -43,7 +45,8 @@ func readPair(c config.TLS, cert, key []byte) (tls.Certificate, error) {
 		return tls.Certificate{}, fmt.Errorf("%s: its key is of a kind that TLS does not know; use RSA, ECDSA or Ed25519", inCert)
 	}
 	if strings.Contains(err.Error(), "does not match") {
-		return tls.Certificate{}, fmt.Errorf("%s: the key does not belong to the certificate in %s; take both files from the same place", inKey, c.CertFile)
+		return tls.Certificate{}, fmt.Errorf("%s: the key does not belong to the certificate in %s; take both files from the same place",
+			inKey, c.CertFile)
 	}
 	return tls.Certificate{}, fmt.Errorf("%s: the key cannot be read: %w; write it anew with openssl pkey", inKey, err)
 }
@@ -77,7 +80,8 @@ func readableKey(text []byte) error {
 	types, blocks := blocksOf(text)
 	for _, b := range blocks {
 		if b.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(b.Headers["Proc-Type"], "ENCRYPTED") {
-			return errors.New("the key is encrypted, and the gateway asks for no password; decrypt it: openssl pkey -in key.pem -out plain.pem")
+			return errors.New("the key is encrypted, and the gateway asks for no password; decrypt it: openssl pkey -in key.pem -out " +
+				"plain.pem")
 		}
 	}
 	switch {
@@ -132,22 +136,24 @@ func publicKind(c *x509.Certificate) string {
 	return ""
 }
 
-// fault returns what keeps clients from trusting the current certificate at a time, whatever they trust: it has expired, or is not valid
-// yet. A gateway serves with it all the same, as a clock may be wrong and some clients do not look.
+// fault returns what keeps clients from trusting the current certificate at a time, whatever
+// they trust: it has expired, or is not valid yet. A gateway serves with it all the same, as a
+// clock may be wrong and some clients do not look.
 func (t *certificates) fault(now time.Time) error {
 	leaf := t.leaf()
 	switch {
 	case now.After(leaf.NotAfter):
-		return fmt.Errorf("tls.certFile: %s: the certificate has expired on %s; renew it", t.config.CertFile, leaf.NotAfter.UTC().Format(time.RFC3339))
+		return fmt.Errorf("tls.certFile: %s: the certificate has expired on %s; renew it", t.config.CertFile,
+			leaf.NotAfter.UTC().Format(time.RFC3339))
 	case now.Before(leaf.NotBefore):
-		return fmt.Errorf("tls.certFile: %s: the certificate is not valid before %s; look at this machine's clock, or use another certificate",
-			t.config.CertFile, leaf.NotBefore.UTC().Format(time.RFC3339))
+		return fmt.Errorf("tls.certFile: %s: the certificate is not valid before %s; look at this machine's clock, or use another "+
+			"certificate", t.config.CertFile, leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
 	return nil
 }
 
-// remarks are what an operator should know of the current certificate: hosts of routes that it does not cover, and an order of the chain
-// that not every client puts right.
+// remarks are what an operator should know of the current certificate: hosts of routes that it
+// does not cover, and an order of the chain that not every client puts right.
 func (t *certificates) remarks(routes config.Routes) (notes []string) {
 	leaf := t.leaf()
 	for i, r := range routes {
@@ -165,7 +171,8 @@ func (t *certificates) remarks(routes config.Routes) (notes []string) {
 		cert, err := x509.ParseCertificate(chain[i])
 		issuer, ierr := x509.ParseCertificate(chain[i+1])
 		if err == nil && ierr == nil && string(cert.RawIssuer) != string(issuer.RawSubject) {
-			notes = append(notes, fmt.Sprintf("tls.certFile: %s: the chain is in the wrong order: certificate %d is not issued by the next one; "+
+			notes = append(notes, fmt.Sprintf("tls.certFile: %s: the chain is in the wrong order: certificate %d is not issued by the "+
+				"next one; "+
 				"not every client puts that right", t.config.CertFile, i+1))
 			break
 		}

@@ -32,8 +32,8 @@ func issue(t *testing.T, name string, issuer *entity, change func(*x509.Certific
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		BasicConstraintsValid: true, IsCA: issuer == nil,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour),
+		NotAfter: time.Now().Add(time.Hour), BasicConstraintsValid: true, IsCA: issuer == nil,
 	}
 	if change != nil {
 		change(template)
@@ -87,19 +87,25 @@ func TestErrorsOfCertificatesSayWhatToDo(t *testing.T) {
 	}{
 		{"in order", good, key, ""},
 		{"text around", append([]byte("subject=leaf\n"), good...), key, ""},
-		{"wrong order", certs(root, leaf), key, "tls.certFile: CERT: the chain is in the wrong order: the key belongs to certificate 2 of 2; put that one first"},
+		{"wrong order", certs(root, leaf), key,
+			"tls.certFile: CERT: the chain is in the wrong order: the key belongs to certificate 2 of 2; put that one first"},
 		{"another's key", good, other.private(t), "tls.keyFile: KEY: the key does not belong to the certificate in CERT; "},
 		{"swapped", key, good, "tls.certFile: CERT: it holds a private key and no certificate: are certFile and keyFile swapped?"},
 		{"certificate twice", good, good, "tls.keyFile: KEY: it holds a certificate and no private key: are certFile and keyFile swapped?"},
-		{"PKCS #8 with a password", good, block("ENCRYPTED PRIVATE KEY", nil), "tls.keyFile: KEY: the key is encrypted, and the gateway asks for no password; decrypt it: openssl pkey"},
-		{"PKCS #1 with a password", good, block("RSA PRIVATE KEY", map[string]string{"Proc-Type": "4,ENCRYPTED"}), "tls.keyFile: KEY: the key is encrypted"},
+		{"PKCS #8 with a password", good, block("ENCRYPTED PRIVATE KEY", nil),
+			"tls.keyFile: KEY: the key is encrypted, and the gateway asks for no password; decrypt it: openssl pkey"},
+		{"PKCS #1 with a password", good, block("RSA PRIVATE KEY", map[string]string{"Proc-Type": "4,ENCRYPTED"}),
+			"tls.keyFile: KEY: the key is encrypted"},
 		{"public key", good, block("PUBLIC KEY", nil), "tls.keyFile: KEY: it holds a public key; the private one is needed"},
-		{"key of SSH", good, block("OPENSSH PRIVATE KEY", nil), "tls.keyFile: KEY: it holds no private key in PEM form: it is a key of SSH; convert it"},
+		{"key of SSH", good, block("OPENSSH PRIVATE KEY", nil),
+			"tls.keyFile: KEY: it holds no private key in PEM form: it is a key of SSH; convert it"},
 		{"broken key", good, block("PRIVATE KEY", nil), "tls.keyFile: KEY: the key cannot be read: "},
 		{"request", block("CERTIFICATE REQUEST", nil), key, "tls.certFile: CERT: it holds a request for a certificate; "},
 		{"broken certificate", block("CERTIFICATE", nil), key, "tls.certFile: CERT: certificate 1 cannot be read: "},
-		{"DER", leaf.cert.Raw, key, "tls.certFile: CERT: it holds no certificate in PEM form: it seems to be DER or PKCS #12; convert it with openssl x509 -inform der"},
-		{"DER key", good, []byte("0x"), "tls.keyFile: KEY: it holds no private key in PEM form: it seems to be DER or PKCS #12; convert it with openssl pkey -inform der"},
+		{"DER", leaf.cert.Raw, key, "tls.certFile: CERT: it holds no certificate in PEM form: it seems to be DER or PKCS #12; convert " +
+			"it with openssl x509 -inform der"},
+		{"DER key", good, []byte("0x"), "tls.keyFile: KEY: it holds no private key in PEM form: it seems to be DER or PKCS #12; convert " +
+			"it with openssl pkey -inform der"},
 		{"empty", nil, key, "tls.certFile: CERT: it holds no certificate in PEM form: it is empty"},
 		{"text", []byte("hello"), key, `tls.certFile: CERT: it holds no certificate in PEM form: PEM begins with "-----BEGIN"`},
 	} {
@@ -137,7 +143,8 @@ func TestCertificateOutOfItsTimeIsAFault(t *testing.T) {
 		want string
 	}{{0, ""}, {2 * time.Hour, "the certificate has expired on "}, {-2 * time.Hour, "the certificate is not valid before "}} {
 		err := c.fault(time.Now().Add(test.at))
-		if (err == nil) != (test.want == "") || err != nil && (!strings.Contains(err.Error(), test.want) || !strings.HasPrefix(err.Error(), "tls.certFile: /")) {
+		if (err == nil) != (test.want == "") || err != nil &&
+			(!strings.Contains(err.Error(), test.want) || !strings.HasPrefix(err.Error(), "tls.certFile: /")) {
 			t.Errorf("%v: %v", test.at, err)
 		}
 	}
@@ -166,7 +173,8 @@ func TestRemarksOnACertificate(t *testing.T) {
 			"does not cover *.example.com, the host of routes[2]", "does not cover b.example.com, the host of routes[3]",
 		}},
 		{"no names", []*entity{bare}, routes("c.example.com"), []string{"it is for no name at all; its common name does not count"}},
-		{"chain", []*entity{leaf, root, middle}, nil, []string{"the chain is in the wrong order: certificate 1 is not issued by the next one"}},
+		{"chain", []*entity{leaf, root, middle}, nil,
+			[]string{"the chain is in the wrong order: certificate 1 is not issued by the next one"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			notes := certificatesOf(t, test.chain...).remarks(test.routes)

@@ -22,11 +22,12 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// bodyStall is how long either side of a plain HTTP exchange may take no byte, or give none of a body it has begun.
+// bodyStall is how long either side of a plain HTTP exchange may take no byte, or give none of a
+// body it has begun.
 const bodyStall = 60 * time.Second
 
-// newTransport carries plain HTTP to agents over connections that connect makes. One serves the whole
-// gateway: idle connections are shared and reused.
+// newTransport carries plain HTTP to agents over connections that connect makes. One serves the
+// whole gateway: idle connections are shared and reused.
 func newTransport(d *dialer, connect func(ctx context.Context, network, address string) (net.Conn, error)) *http.Transport {
 	return &http.Transport{
 		Proxy: nil, // an HTTP_PROXY in the environment must not see identities
@@ -67,8 +68,8 @@ type ended struct{ *outcome.Ending }
 // Error is for the context.
 func (e ended) Error() string { return string(e.Reason) }
 
-// End cancels the exchange. A drain ends only streams: any other answer may come to its own end while
-// the drain lasts.
+// End cancels the exchange. A drain ends only streams: any other answer may come to its own end
+// while the drain lasts.
 func (t *transfer) End(e *outcome.Ending) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -96,8 +97,8 @@ func (t *transfer) streams() {
 	}
 }
 
-// forward lets plain HTTP through, for as long as the caller's right to it lasts: a stream of events
-// is a connection too.
+// forward lets plain HTTP through, for as long as the caller's right to it lasts: a stream of
+// events is a connection too.
 func (g *Gateway) forward(x *exchange) {
 	s, refusal := g.register(x, session.HTTP)
 	if refusal != nil {
@@ -139,8 +140,8 @@ func (g *Gateway) forward(x *exchange) {
 	detail = ""
 }
 
-// roundTrip lets plain HTTP through to the agent and leaves the status of its answer in x. The error
-// is why there was none: an *outcome.Refusal that is still to be answered.
+// roundTrip lets plain HTTP through to the agent and leaves the status of its answer in x. The
+// error is why there was none: an *outcome.Refusal that is still to be answered.
 func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 	r, p := x.r, x.pass
 	w := &countingWriter{ResponseWriter: x.w, n: &t.out}
@@ -160,7 +161,8 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 	proxy.ModifyResponse = func(resp *http.Response) error {
 		if resp.StatusCode < 200 { // 101, or a number that is no status
 			resp.Body.Close()
-			return outcome.Refuse(outcome.UpstreamBadHandshake, fmt.Sprintf("status %d to a request that asked for no upgrade", resp.StatusCode))
+			return outcome.Refuse(outcome.UpstreamBadHandshake,
+				fmt.Sprintf("status %d to a request that asked for no upgrade", resp.StatusCode))
 		}
 		resp.Header.Set("X-Gateway-Session", x.session)
 		if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media == "text/event-stream" {
@@ -209,9 +211,9 @@ func (w *countingWriter) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController reach Flush.
 func (w *countingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// stallWriter gives each write its own deadline: a client that takes nothing must not hold an answer
-// for ever. Every answer has one, because the deadline of an earlier one on the same connection would
-// still count.
+// stallWriter gives each write its own deadline: a client that takes nothing must not hold an
+// answer for ever. Every answer has one, because the deadline of an earlier one on the same
+// connection would still count.
 type stallWriter struct {
 	http.ResponseWriter
 	rc   *http.ResponseController
@@ -257,8 +259,8 @@ func (r *stallReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// stallConn does it for the agent: while it takes no byte of a body, the gateway would not notice that
-// the client has gone.
+// stallConn does it for the agent: while it takes no byte of a body, the gateway would not
+// notice that the client has gone.
 type stallConn struct{ net.Conn }
 
 func (c stallConn) Write(b []byte) (int, error) {

@@ -6,17 +6,21 @@ import (
 )
 
 const (
-	// quietFor is how long nobody must have come or fallen silent for a rush to be over. A rush of connections is one of silences a second later.
+	// quietFor is how long no session may have started or become quiet before a rush counts as
+	// over. After a rush of connections, their sessions become quiet a second later.
 	quietFor = time.Second / 2
-	// rush is how often that must have happened: less leaves too little behind to be worth a collection.
+	// rush is how often that must have happened: fewer sessions leave too little memory for a
+	// collection to pay.
 	rush = 256
 )
 
-// giveBack calls free, which returns memory to the system, at the first tick at which a rush is over; until ctx ends. stir says how often
-// somebody has come, or has fallen silent, so far, and how many are there. A handshake leaves several times the memory behind that its
-// session needs, and a message two goroutines; and by itself Go keeps as much garbage as there is of what lives: with sessions that are
-// quiet, for as long as they last. A collection costs what all sessions hold, so the more there are, the more must have stirred for the next
-// one; and a steady trickle, which is never over, pays nothing.
+// giveBack calls free, which returns memory to the system, at the first tick after a rush is
+// over; until ctx ends. stir returns how often a session has started or become quiet so far, and
+// how many sessions there are. A handshake leaves several times the memory that its session
+// needs, and a message two goroutines. By itself Go keeps as much garbage as there is live data:
+// with quiet sessions, for as long as they last. A collection costs as much as all sessions
+// hold, so the more sessions there are, the more of them must have stirred before the next one.
+// A steady trickle of sessions is never over and causes no collection.
 func giveBack(ctx context.Context, ticks <-chan time.Time, stir func() (times, live uint64), free func()) {
 	var before, given uint64 // times: at the last tick, and when memory was last given back
 	for {

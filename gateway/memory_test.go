@@ -19,7 +19,7 @@ func TestMemoryIsGivenBackOnceARushIsOver(t *testing.T) {
 		}{
 			{0, 0},
 			{rush - 1, 0}, {0, 0}, // too few
-			{1, 0}, {0, 1}, // enough, and nobody since the last tick
+			{1, 0}, {0, 1}, // enough, and no session since the last tick
 			{0, 1}, {rush, 1}, {rush, 1}, {1, 1}, {0, 2}, // not while they keep coming
 			{10 * rush, 2}, {0, 3},
 			{rush, 3}, {0, 3}, // too few for so many that are there

@@ -21,7 +21,8 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// Bounds of an agent's answer: the bytes of its head, and how many interim answers (RFC 9110 §15.2) may come before it.
+// Bounds of an agent's answer: the bytes of its head, and how many interim answers (RFC 9110
+// §15.2) may come before it.
 const (
 	maxAnswerHead = 64 << 10
 	maxInterim    = 32
@@ -29,8 +30,8 @@ const (
 
 var errInterim = errors.New("too many interim answers")
 
-// dialer makes connections to agents. There is no proxy from the environment, no redirect and no retry: what the configuration names is
-// asked, once.
+// dialer makes connections to agents. It uses no proxy from the environment, follows no redirect
+// and does not retry: it asks the configured address once.
 type dialer struct {
 	net     net.Dialer
 	tls     *tls.Config
@@ -71,16 +72,16 @@ func (d *dialer) dial(ctx context.Context, scheme, host string) (net.Conn, error
 	return t, nil
 }
 
-// answer is what an agent says to a handshake. Of a 101 that was found correct, rest are the bytes that came right behind it; any other
-// answer has its body. conn is the caller's to close.
+// answer is an agent's answer to a handshake. Of a 101 that was found correct, rest are the
+// bytes that followed it; any other answer has its body. conn is the caller's to close.
 type answer struct {
 	*http.Response
 	conn net.Conn
 	rest []byte
 }
 
-// handshake asks the agent of p for a WebSocket with the client's own key, and checks its 101 (RFC 6455 §4.1). The error is an
-// *auth.Refusal. It is bounded by the dialer's timeout and ctx.
+// handshake asks the agent of p for a WebSocket with the client's own key, and checks its 101
+// (RFC 6455 §4.1). The error is an *auth.Refusal. It is bounded by the dialer's timeout and ctx.
 func (d *dialer) handshake(ctx context.Context, p *policy.Pass, r *http.Request) (_ *answer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
@@ -150,7 +151,8 @@ func readAnswer(br *bufio.Reader, req *http.Request) (*http.Response, error) {
 	return nil, errInterim
 }
 
-// refusedBy puts a failure to reach the agent into a word: the client went away, time ran out, or else.
+// refusedBy returns the word for a failure to reach the agent: the client went away, time ran
+// out, or another cause.
 func refusedBy(ctx context.Context, err error, reason outcome.Reason) *outcome.Refusal {
 	var timeout interface{ Timeout() bool }
 	switch {

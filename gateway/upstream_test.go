@@ -68,7 +68,8 @@ func offer(host string, h http.Header) *policy.Pass {
 func client() *http.Request { return &http.Request{Host: "public.example.com", Header: http.Header{}} }
 
 func TestAgents101IsChecked(t *testing.T) {
-	const good = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
+	const good = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " +
+		"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
 	offered := http.Header{
 		"Sec-Websocket-Protocol":   {"chat, superchat", "v2"},
 		"Sec-Websocket-Extensions": {"permessage-deflate; client_max_window_bits, x-other"},
@@ -80,7 +81,8 @@ func TestAgents101IsChecked(t *testing.T) {
 		detail string
 	}{
 		{"good", good, 101, ""},
-		{"good, in other words", "HTTP/1.1 101 \r\nconnection: keep-alive, UPGRADE\r\nupgrade: WebSocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n", 101, ""},
+		{"good, in other words", "HTTP/1.1 101 \r\nconnection: keep-alive, UPGRADE\r\nupgrade: WebSocket\r\nsec-websocket-accept: " +
+			"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n", 101, ""},
 		{"interim answers before it", strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", maxInterim-1) + good, 101, ""},
 		{"too many of them", strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", maxInterim) + good, 0, "too many interim answers"},
 		{"a protocol that was offered", good + "Sec-WebSocket-Protocol: v2\r\n", 101, ""},
@@ -102,7 +104,7 @@ func TestAgents101IsChecked(t *testing.T) {
 		{"a status that is none", "HTTP/1.1 042 What\r\n", 0, "no status"},
 		{"a head without an end", good + "X: " + strings.Repeat("x", maxAnswerHead), 0, "EOF"},
 		{"a refusal", "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n", 403, ""},
-		{"a redirect, which nobody follows", "HTTP/1.1 302 Found\r\nLocation: http://elsewhere/\r\nContent-Length: 2\r\n", 302, ""},
+		{"a redirect, which is not followed", "HTTP/1.1 302 Found\r\nLocation: http://elsewhere/\r\nContent-Length: 2\r\n", 302, ""},
 		{"200", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", 200, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -126,7 +128,7 @@ func TestAgents101IsChecked(t *testing.T) {
 				rest, err = io.ReadAll(a.Body)
 			}
 			if err != nil || string(rest) != "hi" {
-				t.Errorf("behind the head: %q, %v", rest, err)
+				t.Errorf("after the head: %q, %v", rest, err)
 			}
 		})
 	}
@@ -143,7 +145,8 @@ func TestHandshakeAsTheAgentSeesIt(t *testing.T) {
 		p := offer(host, h)
 		newDialer(wstest.Patience).handshake(t.Context(), p, client())
 		r := <-got
-		if r.Method != "GET" || r.RequestURI != "/ws?a=1" || r.Host != "public.example.com" || r.Proto != "HTTP/1.1" || r.ContentLength != 0 {
+		if r.Method != "GET" || r.RequestURI != "/ws?a=1" || r.Host != "public.example.com" || r.Proto != "HTTP/1.1" ||
+			r.ContentLength != 0 {
 			t.Errorf("%s %s %s, host %s, length %d", r.Method, r.RequestURI, r.Proto, r.Host, r.ContentLength)
 		}
 		want := http.Header{
@@ -190,7 +193,7 @@ func TestAgentThatCannotBeReached(t *testing.T) {
 		host   string
 		want   outcome.Reason
 	}{
-		{"nobody listens", t.Context(), newDialer(wstest.Patience), "http", closed, outcome.UpstreamUnreachable},
+		{"nothing listens", t.Context(), newDialer(wstest.Patience), "http", closed, outcome.UpstreamUnreachable},
 		{"a name that does not exist", t.Context(), newDialer(wstest.Patience), "http", "agent.invalid:80", outcome.UpstreamUnreachable},
 		{"it never answers", t.Context(), short, "http", silent, outcome.UpstreamTimeout},
 		{"it never answers the TLS handshake", t.Context(), short, "https", silent, outcome.UpstreamTimeout},

@@ -138,7 +138,7 @@ func print(w io.Writer, e policy.Explanation) {
 // printPassed prints a check that let the request through.
 func printPassed(w io.Writer, check, detail string) { fmt.Fprintf(w, "✓ %-10s %s\n", check, detail) }
 
-// printFailed prints the one that did not, under the name it has when it does.
+// printFailed prints the check that refused it, under the name it has when it passes.
 func printFailed(w io.Writer, r outcome.Reason, detail string) {
 	fmt.Fprintf(w, "✗ %-10s %s (%s)\n", r.Check(), detail, r)
 }

@@ -65,7 +65,8 @@ func newHealth() *cobra.Command {
 	return c
 }
 
-// reachable is where a listener of this machine is asked: one that is bound to every address, on loopback.
+// reachable returns the address at which to ask a listener of this machine: loopback, if it is
+// bound to every address.
 func reachable(listen string) (string, error) {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {

@@ -80,7 +80,8 @@ func newIstioExport() *cobra.Command {
 	return c
 }
 
-// loadPolicy loads a configuration that may have no routes: where requests go is not for Istio's resources to say.
+// loadPolicy loads a configuration that may have no routes, because Istio's resources do not
+// contain them.
 func loadPolicy(from config.Sources) (*config.Config, error) {
 	c, err := load(from)
 	problems, ok := errors.AsType[config.Problems](err)
@@ -95,7 +96,8 @@ func loadPolicy(from config.Sources) (*config.Config, error) {
 	return c, nil
 }
 
-// compareDiscovery asks the issuers without jwksUri where their keys are, and notes where Istio would ask another address.
+// compareDiscovery asks the issuers without jwksUri where their keys are, and notes each issuer
+// for which Istio would ask another address.
 func compareDiscovery(c *cobra.Command, cfg *config.Config) error {
 	keys := auth.NewKeys(auth.Options{})
 	v, err := auth.New(cfg.Authentication, keys)

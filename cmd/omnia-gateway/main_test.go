@@ -37,7 +37,8 @@ func TestTranscripts(t *testing.T) {
 	})
 }
 
-// start runs a program until the script ends, and waits for the line of its output that matches; the groups become variables:
+// start runs a program until the script ends, and waits for the line of its output that matches;
+// the groups become variables:
 //
 //	start 'issuer (?P<ISSUER>\S+) on' omnia-gateway dev issuer --listen 127.0.0.1:0
 //
@@ -98,7 +99,8 @@ func keep(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
 }
 
-// token asks $ISSUER for a token and keeps it as TOKEN: token [field=value…], the fields of the development issuer.
+// token asks $ISSUER for a token and keeps it as TOKEN: token [field=value…], the fields of the
+// development issuer.
 func token(ts *testscript.TestScript, _ bool, args []string) {
 	form := url.Values{}
 	for _, field := range args {

@@ -87,7 +87,7 @@ func newMint() *cobra.Command {
 	return c
 }
 
-// claimValue is JSON if it can be, else text.
+// claimValue returns a value as JSON if it is JSON, else as text.
 func claimValue(s string) any {
 	d := json.NewDecoder(strings.NewReader(s))
 	d.UseNumber()
@@ -104,7 +104,8 @@ func newJTI() string {
 	return hex.EncodeToString(b[:])
 }
 
-// signerIn is the key in a PEM file, or a new one which is then put there; file "" is a new one that is kept nowhere.
+// signerIn returns the key in a PEM file. If there is no file, it writes a new key there; with
+// file "" the new key is not written.
 func signerIn(file string) (*auth.Signer, error) {
 	if file == "" {
 		return auth.GenerateSigner("ES256")
@@ -150,7 +151,8 @@ func newInspect() *cobra.Command {
 	return c
 }
 
-// tokenFrom is the token that an argument means: itself, or for "-" the first line of standard input, so that it is in no list of processes.
+// tokenFrom returns the token that an argument means: the argument itself, or for "-" the first
+// line of standard input, which keeps it out of the list of processes.
 func tokenFrom(arg string, stdin io.Reader) (string, error) {
 	if arg != "-" {
 		return arg, nil
@@ -162,7 +164,7 @@ func tokenFrom(arg string, stdin io.Reader) (string, error) {
 	return strings.TrimSpace(line), nil
 }
 
-// inspect prints what a token says, and with a configuration what the gateway thinks of it.
+// inspect prints a token, and with a configuration how the gateway judges it.
 func inspect(c *cobra.Command, token string, from config.Sources) error {
 	out := c.OutOrStdout()
 	header, claims, err := auth.Inspect(token)
@@ -216,7 +218,7 @@ func inspect(c *cobra.Command, token string, from config.Sources) error {
 	return nil
 }
 
-// fromNow says how far away a time is.
+// fromNow returns how far away a time is, in words.
 func fromNow(t time.Time) string {
 	d := time.Until(t).Round(time.Second)
 	if d < 0 {

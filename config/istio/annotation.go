@@ -8,9 +8,10 @@ import (
 	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// keep adds to c, which is what the documents say, what the annotation says and the documents cannot. A key of the annotation counts if an
-// export of it would say what the documents say: a format beside a mapping, an empty jwksUri, another spelling. A document that was edited
-// since then wins.
+// keep adds to c, which is what the documents say, what the annotation says and the documents
+// cannot. A key of the annotation counts if an export of it would say what the documents say: a
+// format beside a mapping, an empty jwksUri, another spelling. A document that was edited since
+// then wins.
 func (i *importer) keep(c *config.Config) {
 	said := *c
 	kept := said
@@ -57,7 +58,8 @@ func (e *exporter) kept() (string, error) {
 			for n, q := range p.Value.(config.Mapping) {
 				if q.Key == "jwt" { // the issuer whose keys these are
 					jwt := q.Value.(config.Mapping)
-					p.Value.(config.Mapping)[n].Value = slices.Insert(jwt, 0, config.Pair{Key: "issuer", Value: e.c.Authentication.JWT.Issuer})
+					p.Value.(config.Mapping)[n].Value = slices.Insert(jwt, 0,
+						config.Pair{Key: "issuer", Value: e.c.Authentication.JWT.Issuer})
 				}
 			}
 		}

@@ -8,8 +8,9 @@ import (
 	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// TestWhatTheGatewayCannotDoIsAnError changes one thing in resources that can be imported. Each change makes them mean something that the
-// configuration cannot say, and the error names the place.
+// TestWhatTheGatewayCannotDoIsAnError changes one thing in resources that can be imported. Each
+// change makes them mean something that the configuration cannot say, and the error names the
+// place.
 func TestWhatTheGatewayCannotDoIsAnError(t *testing.T) {
 	good, err := os.ReadFile("testdata/import/chart/in.yaml")
 	if err != nil {
@@ -17,36 +18,52 @@ func TestWhatTheGatewayCannotDoIsAnError(t *testing.T) {
 	}
 	for _, test := range []struct{ name, old, new, want string }{
 		{"no RequestAuthentication", "kind: RequestAuthentication", "kind: PeerAuthentication", "in.yaml: no RequestAuthentication; "},
-		{"no policy", "kind: AuthorizationPolicy", "kind: Sidecar", "in.yaml: no AuthorizationPolicy, so that Istio lets requests without a token in; "},
-		{"no rule for a principal", `            requestPrincipals: ["*"]` + "\n", `            requestPrincipals: ["https://other/x"]` + "\n",
-			"in.yaml:27:33: spec.rules[1].from[0].source.requestPrincipals[0]: a principal that is not ISSUER/SUBJECT"},
-		{"a namespace in from", "            requestPrincipals: [\"*\"]\n", "            requestPrincipals: [\"*\"]\n            namespaces: [a]\n",
-			"in.yaml:28:25: spec.rules[1].from[0].source.namespaces: the gateway has nothing that does the same; known here: requestPrincipals"},
+		{"no policy", "kind: AuthorizationPolicy", "kind: Sidecar",
+			"in.yaml: no AuthorizationPolicy, so that Istio lets requests without a token in; "},
+		{"no rule for a principal", `            requestPrincipals: ["*"]` + "\n", `            requestPrincipals: ["https://other/x"]` +
+			"\n", "in.yaml:27:33: spec.rules[1].from[0].source.requestPrincipals[0]: a principal that is not ISSUER/SUBJECT"},
+		{"a namespace in from", "            requestPrincipals: [\"*\"]\n",
+			"            requestPrincipals: [\"*\"]\n            namespaces: [a]\n",
+			"in.yaml:28:25: spec.rules[1].from[0].source.namespaces: the gateway has nothing that does the same; known here: " +
+				"requestPrincipals"},
 		{"methods", "            paths:\n", "            methods: [GET]\n            paths:\n",
 			"in.yaml:20:22: spec.rules[0].to[0].operation.methods: the gateway has nothing that does the same; known here: paths"},
-		{"notValues", "          values:\n            - admin", "          notValues:\n            - admin", "spec.rules[1].when[1].notValues: the gateway has nothing that does the same"},
-		{"another condition", "request.auth.claims[scope]", "request.headers[x]", "in.yaml:29:16: spec.rules[1].when[0].key: a condition that is not on a claim"},
-		{"a star in the middle of a value", "agents:access", "a*b", "in.yaml:31:15: spec.rules[1].when[0].values[0]: Istio takes all but one * literally"},
+		{"notValues", "          values:\n            - admin", "          notValues:\n            - admin",
+			"spec.rules[1].when[1].notValues: the gateway has nothing that does the same"},
+		{"another condition", "request.auth.claims[scope]", "request.headers[x]",
+			"in.yaml:29:16: spec.rules[1].when[0].key: a condition that is not on a claim"},
+		{"a star in the middle of a value", "agents:access", "a*b",
+			"in.yaml:31:15: spec.rules[1].when[0].values[0]: Istio takes all but one * literally"},
 		{"CUSTOM", "action: ALLOW", "action: CUSTOM", "in.yaml:15:11: spec.action: action CUSTOM; the gateway knows ALLOW and DENY"},
-		{"dry run", "  labels:\n", "  annotations: {istio.io/dry-run: \"true\"}\n  labels:\n", "metadata.annotations.istio.io/dry-run: a dry run, which Istio does not enforce"},
-		{"targetRefs", "  selector:\n", "  targetRefs: [{kind: Gateway, name: x}]\n  selector:\n", "spec.targetRefs: a policy for a gateway or a waypoint"},
-		{"another selector", "kind: EnvoyFilter\nmetadata:\n  name: omnia-agent-strip-edge-trust-headers\n  namespace: agents", "kind: EnvoyFilter\nmetadata:\n  namespace: other",
+		{"dry run", "  labels:\n", "  annotations: {istio.io/dry-run: \"true\"}\n  labels:\n",
+			"metadata.annotations.istio.io/dry-run: a dry run, which Istio does not enforce"},
+		{"targetRefs", "  selector:\n", "  targetRefs: [{kind: Gateway, name: x}]\n  selector:\n",
+			"spec.targetRefs: a policy for a gateway or a waypoint"},
+		{"another selector", "kind: EnvoyFilter\nmetadata:\n  name: omnia-agent-strip-edge-trust-headers\n  namespace: agents",
+			"kind: EnvoyFilter\nmetadata:\n  namespace: other",
 			"spec.workloadSelector.labels: another namespace or selector than in in.yaml:3:1; these are several gateways"},
-		{"another program", "headers:remove(name)", "headers:add(name, name)", "no filter that only removes a list of headers before the token is verified"},
-		{"a filter after the token", "INSERT_BEFORE", "INSERT_AFTER", "no filter that only removes a list of headers before the token is verified"},
+		{"another program", "headers:remove(name)", "headers:add(name, name)",
+			"no filter that only removes a list of headers before the token is verified"},
+		{"a filter after the token", "INSERT_BEFORE", "INSERT_AFTER",
+			"no filter that only removes a list of headers before the token is verified"},
 		{"no issuer", `issuer: "https://login.example.org/"`, `issuer: ""`, "spec.jwtRules[0]: no issuer"},
 		{"an unknown field of a rule", "      forwardOriginalToken: true\n", "      forwardOriginalToken: true\n      colour: red\n",
 			"spec.jwtRules[0].colour: the gateway has nothing that does the same"},
-		{"a quoted boolean", "forwardOriginalToken: true", `forwardOriginalToken: "true"`, "spec.jwtRules[0].forwardOriginalToken: neither true nor false"},
-		{"a DENY for other reasons", `notRequestPrincipals: ["*"]`, `notRequestPrincipals: ["a"]`, "spec.rules[0].from[0]: a DENY rule that is not about a missing principal"},
-		{"a DENY that overlaps", "            notPaths:\n              - /healthz\n              - /docs/*", "            notPaths:\n              - /healthz\n              - /docs/a*",
+		{"a quoted boolean", "forwardOriginalToken: true", `forwardOriginalToken: "true"`,
+			"spec.jwtRules[0].forwardOriginalToken: neither true nor false"},
+		{"a DENY for other reasons", `notRequestPrincipals: ["*"]`, `notRequestPrincipals: ["a"]`,
+			"spec.rules[0].from[0]: a DENY rule that is not about a missing principal"},
+		{"a DENY that overlaps", "            notPaths:\n              - /healthz\n              - /docs/*",
+			"            notPaths:\n              - /healthz\n              - /docs/a*",
 			`spec.rules[0]: notPaths overlaps with the path "/docs/*" that an ALLOW policy opens`},
 		{"a prefix of two stars", "- /docs/*", "- /docs/**", "Istio takes only the last * as one: it is the prefix /docs/*"},
 		{"a star in the middle of a path", "- /docs/*", "- /a/*/b", "Istio takes a * in the middle literally"},
 		{"two stars around", "'*.css'", "'*a*'", "Istio takes only the first * as one: it is the suffix a*"},
 		{"a path without slash", "- /healthz", "- healthz", "it never matches"},
-		{"a path that is not clean", "- /healthz", "- /a//b", "in.yaml:21:17: authentication.authorization.excludePaths[0]: doubled slash in the path"},
-		{"a header that must not be set", "header: X-Tenant", "header: Host", "authentication.jwt.outputClaimToHeaders[1].header: reserved"},
+		{"a path that is not clean", "- /healthz", "- /a//b",
+			"in.yaml:21:17: authentication.authorization.excludePaths[0]: doubled slash in the path"},
+		{"a header that must not be set", "header: X-Tenant", "header: Host",
+			"authentication.jwt.outputClaimToHeaders[1].header: reserved"},
 		{"an anchor", "  namespace: agents", "  namespace: &ns agents", "metadata.namespace: anchors and aliases are not read"},
 		{"no YAML", "kind: EnvoyFilter", "kind: [", "in.yaml: not YAML: "},
 	} {
@@ -63,12 +80,14 @@ func TestWhatTheGatewayCannotDoIsAnError(t *testing.T) {
 	}
 }
 
-// A second rule with a principal would be ORed with the first: neither list of claims alone says it.
+// A second rule with a principal would be ORed with the first: neither list of claims alone says
+// it.
 func TestSecondPrincipalRuleIsAnError(t *testing.T) {
 	good, _ := os.ReadFile("testdata/import/chart/in.yaml")
 	rule := "    - from:\n        - source:\n            requestPrincipals: [\"*\"]\n"
 	text := strings.Replace(string(good), rule, rule+rule, 1)
-	if _, _, err := Import([]File{{Name: "in.yaml", Text: text}}); err == nil || !strings.Contains(err.Error(), "a second rule that asks for a principal") {
+	if _, _, err := Import([]File{{Name: "in.yaml", Text: text}}); err == nil ||
+		!strings.Contains(err.Error(), "a second rule that asks for a principal") {
 		t.Error(err)
 	}
 }
@@ -77,7 +96,8 @@ func TestSecondPrincipalRuleIsAnError(t *testing.T) {
 func TestEditedDocumentWins(t *testing.T) {
 	c := config.Default()
 	c.Authentication.JWT.Issuer = "https://a.example.com"
-	c.Authentication.JWT.OutputClaimToHeaders = config.ClaimHeaders{{Header: "x-roles", Claim: "roles", Format: "json"}, {Header: "x-user-id", Claim: "sub"}}
+	c.Authentication.JWT.OutputClaimToHeaders = config.ClaimHeaders{{Header: "x-roles", Claim: "roles", Format: "json"},
+		{Header: "x-user-id", Claim: "sub"}}
 	c.Authentication.Authorization.RequiredClaims = config.RequiredClaims{{Claim: "a.b", Values: []string{"x"}}}
 	c.Session.PingInterval = 7
 	text, _, err := Export(&c, options(t))
@@ -93,7 +113,8 @@ func TestEditedDocumentWins(t *testing.T) {
 	if a := got.Authentication; a.Authorization.RequiredClaims[0].Claim != "a][c" || a.JWT.JWKSURI != "https://a.example.com/k" {
 		t.Errorf("the annotation wins over the documents: %+v", a)
 	}
-	if got.Session.PingInterval != 7 || !got.Authentication.JWT.RequireExpiration || got.Authentication.JWT.OutputClaimToHeaders[0].Format != "json" {
+	if got.Session.PingInterval != 7 || !got.Authentication.JWT.RequireExpiration ||
+		got.Authentication.JWT.OutputClaimToHeaders[0].Format != "json" {
 		t.Errorf("lost what only the annotation says: %+v", got)
 	}
 }

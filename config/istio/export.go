@@ -9,8 +9,9 @@ import (
 	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// Export writes a valid configuration as Istio's resources: four documents of YAML, three if no header is stripped, none if authentication
-// is off. The remarks are what an operator should know. The error says what has no form in Istio that is as strict.
+// Export writes a valid configuration as Istio's resources: four documents of YAML, three if no
+// header is stripped, none if authentication is off. The remarks are what an operator should
+// know. The error says what has no form in Istio that is as strict.
 func Export(c *config.Config, o Options) (string, []Remark, error) {
 	own := *c
 	if own.Listen == own.TLS.DefaultListen() {
@@ -47,7 +48,8 @@ func (e *exporter) documents() []config.Mapping {
 	if e.c.Authentication.EdgeTrust.StripInboundClaimHeaders {
 		documents = append(documents, e.envoyFilter())
 	} else {
-		e.note("authentication.edgeTrust.stripInboundClaimHeaders", "is false: no EnvoyFilter is written; the gateway still removes the headers of claims")
+		e.note("authentication.edgeTrust.stripInboundClaimHeaders",
+			"is false: no EnvoyFilter is written; the gateway still removes the headers of claims")
 	}
 	return documents
 }
@@ -120,7 +122,8 @@ func (e *exporter) jwtRule(key string, j config.JWT) config.Mapping {
 		add("jwksUri", j.JWKSURI)
 	default:
 		add("jwksUri", ChartAddress(j.Issuer))
-		e.note(key+".jwksUri", "is empty: Istio gets %s, as from the Omnia chart; if the issuer's discovery document names another address, set it "+
+		e.note(key+".jwksUri", "is empty: Istio gets %s, as from the Omnia chart; if the issuer's discovery document names "+
+			"another address, set it "+
 			"(--online asks)", ChartAddress(j.Issuer))
 	}
 	if len(j.Audiences) > 0 {
@@ -154,7 +157,8 @@ func (e *exporter) claimHeaders(key string, mappings config.ClaimHeaders) (out [
 	return out
 }
 
-// places are where a token may sit. Any list switches off the defaults of all three in Istio, so it is all of them or none.
+// places are where a token may sit. Any list switches off the defaults of all three in Istio, so
+// it is all of them or none.
 func (e *exporter) places(key string, j config.JWT, add func(string, any)) {
 	if len(j.FromSubprotocols) > 0 {
 		e.lost(key+".fromSubprotocols", "Istio takes no token from Sec-WebSocket-Protocol")
@@ -167,7 +171,8 @@ func (e *exporter) places(key string, j config.JWT, add func(string, any)) {
 	switch {
 	case standard(j):
 	case len(j.FromHeaders)+len(j.FromParams)+len(j.FromCookies) == 0:
-		e.refuse(key, "fromHeaders, fromParams and fromCookies are all empty, which Istio cannot be told: it would look into its default places; name one")
+		e.refuse(key, "fromHeaders, fromParams and fromCookies are all empty, which Istio cannot be told: it would look into its "+
+			"default places; name one")
 	default:
 		var headers []any
 		for _, s := range j.FromHeaders {
@@ -212,7 +217,8 @@ func (e *exporter) allow() config.Mapping {
 	if len(a.ExcludePaths) > 0 {
 		for i, pattern := range a.ExcludePaths {
 			if strings.Contains(pattern, "{") && strings.ContainsAny(pattern, "[]") {
-				e.refuse(fmt.Sprintf("authentication.authorization.excludePaths[%d]", i), "[ and ] beside {*}, which Istio does not take; write %%5B and %%5D")
+				e.refuse(fmt.Sprintf("authentication.authorization.excludePaths[%d]", i),
+					"[ and ] beside {*}, which Istio does not take; write %%5B and %%5D")
 			}
 		}
 		rules = append(rules, config.Mapping{{Key: "to", Value: operation("paths", a.ExcludePaths)}})
@@ -225,7 +231,8 @@ func (e *exporter) allow() config.Mapping {
 			e.note(fmt.Sprintf("authentication.authorization.requiredClaims[%d].claim", i),
 				"becomes the path claims[%s]; a claim that has this name literally, dots included, counts for the gateway alone", name)
 		}
-		when = append(when, config.Mapping{{Key: "key", Value: "request.auth.claims[" + name + "]"}, {Key: "values", Value: list(claim.Values)}})
+		when = append(when, config.Mapping{{Key: "key", Value: "request.auth.claims[" + name + "]"},
+			{Key: "values", Value: list(claim.Values)}})
 	}
 	if when != nil {
 		principal = append(principal, config.Pair{Key: "when", Value: when})
@@ -235,7 +242,8 @@ func (e *exporter) allow() config.Mapping {
 		config.Mapping{e.selector(), {Key: "action", Value: "ALLOW"}, {Key: "rules", Value: rules}})
 }
 
-// probes are what the Omnia chart spares from its DENY policy when no path is excluded; its ALLOW policy refuses them all the same.
+// probes are what the Omnia chart spares from its DENY policy when no path is excluded; its
+// ALLOW policy refuses them all the same.
 func probes() []string { return []string{"/healthz", "/readyz"} }
 
 // deny is the policy of the chart that refuses what has no principal. The ALLOW policy implies it.
@@ -279,12 +287,14 @@ func (e *exporter) envoyFilter() config.Mapping {
 				"subFilter", m("name", "envoy.filters.http.jwt_authn"))))),
 		"patch", m("operation", "INSERT_BEFORE",
 			"value", m("name", "envoy.filters.http.lua",
-				"typed_config", m("@type", "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua", "inline_code", luaOf(e.stripped())))))
+				"typed_config", m("@type", "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua", "inline_code",
+					luaOf(e.stripped())))))
 	return e.document("networking.istio.io/v1alpha3", "EnvoyFilter", e.o.Names.EnvoyFilter,
 		m("workloadSelector", m("labels", e.o.Selector.mapping()), "configPatches", []any{patch}))
 }
 
-// stripped are the names that the filter removes, in lower case and in every spelling that the gateway takes for the same name, sorted.
+// stripped are the names that the filter removes, in lower case and in every spelling that the
+// gateway takes for the same name, sorted.
 func (e *exporter) stripped() (names []string) {
 	edge := e.c.Authentication.EdgeTrust
 	named := slices.Concat(edge.DefaultStripHeaders, edge.AdditionalStripHeaders)
@@ -308,7 +318,8 @@ func fold(name string) string {
 // maxSpellings bounds the list for a name with many dashes; Envoy walks it for every request.
 const maxSpellings = 81
 
-// spellings are all names that fold to one: each of its dashes may be an underscore or a dot. Of a fifth dash they keep the dash.
+// spellings are all names that fold to one: each of its dashes may be an underscore or a dot. Of
+// a fifth dash they keep the dash.
 func spellings(folded string) []string {
 	out := []string{""}
 	for i := range len(folded) {
@@ -335,11 +346,13 @@ func luaOf(names []string) string {
 	for _, name := range names {
 		fmt.Fprintf(&b, "    %q,\n", name)
 	}
-	b.WriteString("  }\n  local headers = request_handle:headers()\n  for _, name in ipairs(headers_to_strip) do\n    headers:remove(name)\n  end\nend\n")
+	b.WriteString("  }\n  local headers = request_handle:headers()\n  for _, name in ipairs(headers_to_strip) do\n    " +
+		"headers:remove(name)\n  end\nend\n")
 	return b.String()
 }
 
-// otherKeys remarks on what is outside of authentication: what a request is asked there, Istio does not ask.
+// otherKeys remarks on what is outside of authentication: what a request is asked there, Istio
+// does not ask.
 func (e *exporter) otherKeys() {
 	for i, r := range e.c.Routes {
 		key := fmt.Sprintf("routes[%d]", i)

@@ -12,9 +12,10 @@ import (
 	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// Import reads Istio's resources as a configuration that makes the same decisions, but for what docs/istio.md lists. It has no routes
-// unless the annotation of an Export does. The notes are one line each. The error is of type config.Problems: what the configuration
-// cannot say is never left out, as the gateway would then let in what Istio refuses, or the other way round.
+// Import reads Istio's resources as a configuration that makes the same decisions, but for what
+// docs/istio.md lists. It has no routes unless the annotation of an Export does. The notes are
+// one line each. The error is of type config.Problems: what the configuration cannot say is
+// never left out, as the gateway would then let in what Istio refuses, or the other way round.
 func Import(files []File) (*config.Config, []string, error) {
 	i := importer{reader: &reader{}, places: map[string]node{}}
 	c := i.read(files)
@@ -26,7 +27,8 @@ func Import(files []File) (*config.Config, []string, error) {
 	}
 	if len(i.problems) > 0 {
 		slices.SortStableFunc(i.problems, func(p, q config.Problem) int {
-			return cmp.Or(cmp.Compare(p.Place.Name, q.Place.Name), cmp.Compare(p.Place.Line, q.Place.Line), cmp.Compare(p.Place.Column, q.Place.Column))
+			return cmp.Or(cmp.Compare(p.Place.Name, q.Place.Name), cmp.Compare(p.Place.Line, q.Place.Line),
+				cmp.Compare(p.Place.Column, q.Place.Column))
 		})
 		return nil, nil, slices.Compact(i.problems) // a field that is looked at twice is wrong twice
 	}
@@ -60,10 +62,11 @@ func (i *importer) read(files []File) *config.Config {
 	case len(i.problems) > 0:
 		return nil
 	case len(i.authentications) == 0:
-		i.missing("no RequestAuthentication", "it names the issuers; a gateway that lets everybody in is authentication.enabled: false")
+		i.missing("no RequestAuthentication", "it names the issuers; a gateway without authentication is authentication.enabled: false")
 		return nil
 	case len(i.allows)+len(i.denies) == 0:
-		i.missing("no AuthorizationPolicy, so that Istio lets requests without a token in", "the gateway has no such mode; add the policy that asks for a principal")
+		i.missing("no AuthorizationPolicy, so that Istio lets requests without a token in",
+			"the gateway has no such mode; add the policy that asks for a principal")
 		return nil
 	}
 	c := config.Default()
@@ -128,7 +131,8 @@ func (i *importer) sort(d node) {
 	i.share(d, d.get("spec").get("selector").get("matchLabels"))
 	for _, field := range []string{"targetRef", "targetRefs"} {
 		if n := d.get("spec").get(field); n.there() {
-			n.problem("a policy for a gateway or a waypoint", "the gateway stands for the sidecars of one workload: import policies with one selector")
+			n.problem("a policy for a gateway or a waypoint",
+				"the gateway stands for the sidecars of one workload: import policies with one selector")
 		}
 	}
 }
@@ -169,13 +173,15 @@ func (i *importer) share(d, labels node) {
 		if !at.there() {
 			at = d
 		}
-		at.problem("another namespace or selector than in "+i.first.place().String(), "these are several gateways: import the resources of one workload at a time")
+		at.problem("another namespace or selector than in "+i.first.place().String(),
+			"these are several gateways: import the resources of one workload at a time")
 	}
 }
 
 // jwtRule reads one issuer. What a rule is silent about has Istio's meaning, not the gateway's.
 func (i *importer) jwtRule(key string, rule node) config.JWT {
-	f := rule.only("issuer", "audiences", "jwksUri", "fromHeaders", "fromParams", "fromCookies", "forwardOriginalToken", "outputClaimToHeaders", "timeout")
+	f := rule.only("issuer", "audiences", "jwksUri", "fromHeaders", "fromParams", "fromCookies", "forwardOriginalToken",
+		"outputClaimToHeaders", "timeout")
 	for name, n := range f {
 		i.places[key+"."+name] = n
 	}
@@ -187,7 +193,8 @@ func (i *importer) jwtRule(key string, rule node) config.JWT {
 		rule.problem("no issuer", "name it exactly as in the claim iss")
 	}
 	if j.JWKSURI == "" {
-		rule.note("no jwksUri: the gateway asks for the issuer's discovery document, whose issuer must be the same text, and then for %s", ChartAddress(j.Issuer))
+		rule.note("no jwksUri: the gateway asks for the issuer's discovery document, whose issuer must be the same text, and then for %s",
+			ChartAddress(j.Issuer))
 	}
 	for _, address := range []string{j.Issuer, j.JWKSURI} {
 		if u, err := url.Parse(address); err == nil && u.Scheme == "http" && !config.IsLoopback(u) && !j.InsecureHTTP {
@@ -204,7 +211,8 @@ func (i *importer) jwtRule(key string, rule node) config.JWT {
 		j.OutputClaimToHeaders = append(j.OutputClaimToHeaders, config.ClaimHeader{Header: m["header"].text(), Claim: m["claim"].text()})
 	}
 	if len(j.OutputClaimToHeaders) > 0 {
-		f["outputClaimToHeaders"].note("lists become comma-joined text and numbers exact; format: base64json is what Envoy sends for a list")
+		f["outputClaimToHeaders"].note("lists become comma-joined text and numbers exact; format: base64json is what Envoy sends for a " +
+			"list")
 	}
 	if !f["fromHeaders"].there() && !f["fromParams"].there() && !f["fromCookies"].there() {
 		j.FromHeaders = config.HeaderSources{{Name: bearerHeader, Prefix: bearerPrefix}}
@@ -224,7 +232,8 @@ func (i *importer) jwtRule(key string, rule node) config.JWT {
 	return j
 }
 
-// allow reads the ALLOW policies: rules of paths alone, and one rule that asks for a principal and its claims.
+// allow reads the ALLOW policies: rules of paths alone, and one rule that asks for a principal
+// and its claims.
 func (i *importer) allow() {
 	var principal node
 	for _, d := range i.allows {
@@ -236,7 +245,8 @@ func (i *importer) allow() {
 			f := rule.only("from", "to", "when")
 			switch {
 			case !f["from"].there() && !f["to"].there() && !f["when"].there():
-				rule.problem("a rule without conditions lets in what has no token", "the gateway has no such mode; ask for requestPrincipals")
+				rule.problem("a rule without conditions lets in what has no token",
+					"the gateway has no such mode; ask for requestPrincipals")
 			case !f["from"].there() && !f["when"].there():
 				i.excluded(f["to"])
 			case f["to"].there():
@@ -244,7 +254,8 @@ func (i *importer) allow() {
 			case !f["from"].there():
 				rule.problem("claims without requestPrincipals", "ask for a principal in from, as the claims come from its token")
 			case principal.there():
-				rule.problem("a second rule that asks for a principal", "the gateway has one list of claims; the first is in "+principal.place().String())
+				rule.problem("a second rule that asks for a principal",
+					"the gateway has one list of claims; the first is in "+principal.place().String())
 			default:
 				principal = rule
 				i.principals(f["from"])
@@ -313,7 +324,8 @@ func (i *importer) principals(from node) {
 	for _, n := range asked {
 		issuer, subject, ok := i.splitPrincipal(n.text())
 		if !ok {
-			n.problem("a principal that is not ISSUER/SUBJECT of an issuer in jwtRules", "write *, or the issuer as in jwtRules, a slash, and a subject with at most one *")
+			n.problem("a principal that is not ISSUER/SUBJECT of an issuer in jwtRules",
+				"write *, or the issuer as in jwtRules, a slash, and a subject with at most one *")
 			continue
 		}
 		subjects[issuer] = append(subjects[issuer], subject)
@@ -374,7 +386,8 @@ func (i *importer) when(n node) {
 		i.principalIs(f["key"], values)
 		return
 	default:
-		f["key"].problem("a condition that is not on a claim", "the gateway knows request.auth.claims[…], audiences, presenter and principal")
+		f["key"].problem("a condition that is not on a claim",
+			"the gateway knows request.auth.claims[…], audiences, presenter and principal")
 	}
 	i.places[fmt.Sprintf("authentication.authorization.requiredClaims[%d]", len(i.claims))] = n
 	i.claims = append(i.claims, claim)
@@ -389,7 +402,8 @@ func (i *importer) principalIs(key, values node) {
 		}
 		issuer, subject, ok := i.splitPrincipal(v.text())
 		if !ok {
-			v.problem("a principal that is not ISSUER/SUBJECT of an issuer in jwtRules", "write the issuer as in jwtRules, a slash, and a subject with at most one *")
+			v.problem("a principal that is not ISSUER/SUBJECT of an issuer in jwtRules",
+				"write the issuer as in jwtRules, a slash, and a subject with at most one *")
 			return
 		}
 		issuers, subjects = append(issuers, issuer), append(subjects, subject)
@@ -398,10 +412,12 @@ func (i *importer) principalIs(key, values node) {
 		key.problem("principals of several issuers", "the gateway has one list of claims for all issuers")
 		return
 	}
-	i.claims = append(i.claims, config.RequiredClaim{Claim: "iss", Values: issuers[:1]}, config.RequiredClaim{Claim: "sub", Values: subjects})
+	i.claims = append(i.claims, config.RequiredClaim{Claim: "iss", Values: issuers[:1]},
+		config.RequiredClaim{Claim: "sub", Values: subjects})
 }
 
-// deny reads the DENY policies and gives the paths that need no token: those of ALLOW that no DENY takes back.
+// deny reads the DENY policies and gives the paths that need no token: those of ALLOW that no
+// DENY takes back.
 func (i *importer) deny() []string {
 	open, fields := i.allowed, i.allowedFields
 	for n, d := range i.denies {
@@ -418,8 +434,8 @@ func (i *importer) deny() []string {
 				case slices.ContainsFunc(spared, func(s string) bool { return covers(s, path) }):
 					left, leftFields = append(left, path), append(leftFields, fields[k])
 				case slices.ContainsFunc(spared, func(s string) bool { return overlap(s, path) }):
-					rule.problem(fmt.Sprintf("notPaths overlaps with the path %q that an ALLOW policy opens, and neither holds the other", path),
-						"list the same paths in both policies")
+					rule.problem(fmt.Sprintf("notPaths overlaps with the path %q that an ALLOW policy opens, and neither holds the other",
+						path), "list the same paths in both policies")
 				}
 			}
 			open, fields = left, leftFields
@@ -434,12 +450,14 @@ func (i *importer) deny() []string {
 	return open
 }
 
-// spared are the paths that a DENY rule leaves alone. The rule must refuse what has no principal, and nothing else.
+// spared are the paths that a DENY rule leaves alone. The rule must refuse what has no
+// principal, and nothing else.
 func (i *importer) spared(rule node) (paths []string) {
 	f := rule.only("from", "to")
 	from := f["from"].items()
 	if len(from) != 1 {
-		rule.problem("a DENY rule that is not about a missing principal", "the gateway knows notRequestPrincipals: [\"*\"] and refuses by the ALLOW policy")
+		rule.problem("a DENY rule that is not about a missing principal",
+			"the gateway knows notRequestPrincipals: [\"*\"] and refuses by the ALLOW policy")
 		return nil
 	}
 	principals := from[0].only("source")["source"].only("notRequestPrincipals")["notRequestPrincipals"]
@@ -459,7 +477,8 @@ func (i *importer) spared(rule node) (paths []string) {
 	return paths
 }
 
-// covers reports whether every path that inner matches is matched by outer. It may say no where the answer is yes.
+// covers reports whether every path that inner matches is matched by outer. It may say no where
+// the answer is yes.
 func covers(outer, inner string) bool {
 	prefix, isPrefix := strings.CutSuffix(outer, "*")
 	suffix, isSuffix := strings.CutPrefix(outer, "*")
@@ -476,7 +495,8 @@ func covers(outer, inner string) bool {
 	return false
 }
 
-// overlap reports whether some path could be matched by both. It may say yes where the answer is no.
+// overlap reports whether some path could be matched by both. It may say yes where the answer is
+// no.
 func overlap(a, b string) bool {
 	isPlain := func(s string) bool { return !strings.ContainsAny(s, "*{") }
 	if isPlain(a) && isPlain(b) {
@@ -495,7 +515,8 @@ func overlap(a, b string) bool {
 	return !(isPlain(a) && strings.HasPrefix(b, "*") || isPlain(b) && strings.HasPrefix(a, "*"))
 }
 
-// luaTable is the program that takes a list of headers away, with comments and spaces removed; the names are its third group.
+// luaTable is the program that takes a list of headers away, with comments and spaces removed;
+// the names are its third group.
 var luaTable = regexp.MustCompile(`^functionenvoy_on_request\((\w+)\)local(\w+)=\{((?:"[^"\\]*",?)*)\}local(\w+)=(\w+):headers\(\)` +
 	`for_,(\w+)inipairs\((\w+)\)do(\w+):remove\((\w+)\)endend$`)
 
@@ -567,12 +588,14 @@ func (i *importer) patch(patch node) []string {
 	operation := patch.get("patch").get("operation").text()
 	if !ok || patch.get("applyTo").text() != "HTTP_FILTER" || patch.get("match").get("context").text() != "SIDECAR_INBOUND" ||
 		operation != "INSERT_BEFORE" && operation != "INSERT_FIRST" {
-		code.problem("no filter that only removes a list of headers before the token is verified", "the gateway knows the one of the Omnia chart and of istio export")
+		code.problem("no filter that only removes a list of headers before the token is verified",
+			"the gateway knows the one of the Omnia chart and of istio export")
 	}
 	return names
 }
 
-// validate holds the configuration against the checks of every other one. Where requests go is not for Istio's resources to say.
+// validate holds the configuration against the checks of every other one. Where requests go is
+// not for Istio's resources to say.
 func (i *importer) validate(c *config.Config) {
 	for _, p := range c.Validate() {
 		if p.Key == "routes" && len(c.Routes) == 0 {

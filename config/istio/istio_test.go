@@ -21,7 +21,8 @@ func options(t testing.TB) Options {
 	return Options{Names: names, Namespace: "omnia-system", Selector: AgentLabels()}
 }
 
-// TestRoundTrip exports generated configurations and imports them again: nothing may be lost or made up.
+// TestRoundTrip exports generated configurations and imports them again: nothing may be lost or
+// made up.
 func TestRoundTrip(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
@@ -91,7 +92,8 @@ func generate(r *rand.Rand) *config.Config {
 			c.Routes[0].AllowedOrigins = []string{config.AnyOrigin}
 		}
 	}
-	claims := []string{"scope", "role", "realm_access.roles", "realm_access][roles", "https://example.com/roles", "a]", "with space", "a..b", "on"}
+	claims := []string{"scope", "role", "realm_access.roles", "realm_access][roles", "https://example.com/roles", "a]", "with space",
+		"a..b", "on"}
 	for range r.IntN(4) {
 		a.Authorization.RequiredClaims = append(a.Authorization.RequiredClaims, config.RequiredClaim{
 			Claim: pick(r, claims...), Values: append(some(r, 2, "agents:*", "*:write", "*", "a b"), pick(r, "admin", `"`, "1", "yes"))})
@@ -115,8 +117,10 @@ func generateIssuer(r *rand.Rand, n int) config.JWT {
 	j.Audiences = some(r, 2, "agents", "https://agents.example.com/", "a: b")
 	j.ForwardOriginalToken = r.IntN(2) == 0
 	j.OutputClaimToHeaders = some(r, 4,
-		config.ClaimHeader{Header: "x-user-id", Claim: "sub"}, config.ClaimHeader{Header: "X-Roles", Claim: "realm_access.roles", Format: "json"},
-		config.ClaimHeader{Header: "x_tenant", Claim: "https://example.com/tenant"}, config.ClaimHeader{Header: "x-groups", Claim: "groups", Format: "base64json"},
+		config.ClaimHeader{Header: "x-user-id", Claim: "sub"},
+		config.ClaimHeader{Header: "X-Roles", Claim: "realm_access.roles", Format: "json"},
+		config.ClaimHeader{Header: "x_tenant", Claim: "https://example.com/tenant"},
+		config.ClaimHeader{Header: "x-groups", Claim: "groups", Format: "base64json"},
 		config.ClaimHeader{Header: "x-first", Claim: "roles", Format: "first"})
 	if r.IntN(2) == 0 {
 		j.FromHeaders = some(r, 2, config.HeaderSource{Name: "Authorization", Prefix: "Bearer "}, config.HeaderSource{Name: "X-Token"},
@@ -130,7 +134,8 @@ func generateIssuer(r *rand.Rand, n int) config.JWT {
 	return j
 }
 
-// TestImports reads each folder of testdata: *.yaml is imported, want.yaml is what comes out, notes.txt the notes, and error.txt the problems.
+// TestImports reads each folder of testdata: *.yaml is imported, want.yaml is what comes out,
+// notes.txt the notes, and error.txt the problems.
 func TestImports(t *testing.T) {
 	folders, err := filepath.Glob("testdata/import/*")
 	if err != nil || len(folders) == 0 {

@@ -21,7 +21,8 @@ type reader struct {
 	notes    []string
 }
 
-// node is a value in a file, with the field in which it stands. The zero value is a field that is not there.
+// node is a value in a file, with the field in which it stands. The zero value is a field that
+// is not there.
 type node struct {
 	r     *reader
 	file  string
@@ -38,8 +39,8 @@ func (r *reader) documents(f File) (out []node) {
 			return out
 		}
 		if err != nil {
-			r.problems = append(r.problems, config.Problem{Place: config.Place{Name: f.Name}, Text: "not YAML: " + strings.TrimPrefix(err.Error(), "yaml: "),
-				Hint: "give what kubectl apply takes"})
+			r.problems = append(r.problems, config.Problem{Place: config.Place{Name: f.Name}, Text: "not YAML: " +
+				strings.TrimPrefix(err.Error(), "yaml: "), Hint: "give what kubectl apply takes"})
 			return nil
 		}
 		if n := (node{r, f.Name, "", doc.Content[0]}); n.said() {
@@ -85,7 +86,8 @@ func (n node) of(kind yaml.Kind, text, hint string) bool {
 	return true
 }
 
-// fields are the pairs of a mapping in their order; none for null. A name that is there twice is a problem.
+// fields are the pairs of a mapping in their order; none for null. A name that is there twice is
+// a problem.
 func (n node) fields() (names []string, values map[string]node) {
 	values = map[string]node{}
 	if !n.of(yaml.MappingNode, "no mapping", "write name: value lines") {

@@ -1,9 +1,11 @@
-// Package istio says the block authentication of a configuration in Istio's words, and reads it back: a RequestAuthentication, an ALLOW
-// and a DENY AuthorizationPolicy, and the EnvoyFilter that removes identity headers, in the form in which the Omnia chart renders them.
+// Package istio says the block authentication of a configuration in Istio's words, and reads it
+// back: a RequestAuthentication, an ALLOW and a DENY AuthorizationPolicy, and the EnvoyFilter
+// that removes identity headers, in the form in which the Omnia chart renders them.
 //
-// Export writes what is in force, defaults included, and Import writes down what Istio does where its resources are silent, because the
-// two programs have different defaults. What one side cannot say is a Remark or an error and never silently left out. What Istio cannot
-// say stays in an annotation, so that Import of an Export is the same configuration.
+// Export writes what is in force, defaults included, and Import writes down what Istio does
+// where its resources are silent, because the two programs have different defaults. What one
+// side cannot say is a Remark or an error and never silently left out. What Istio cannot say
+// stays in an annotation, so that Import of an Export is the same configuration.
 package istio
 
 import (
@@ -15,21 +17,23 @@ import (
 	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// Annotation is where Export keeps what Istio's resources cannot say: keys of the configuration file, as YAML. It is on the
-// RequestAuthentication. Import lets a key of it count only as long as the documents themselves do not say otherwise.
+// Annotation is where Export keeps what Istio's resources cannot say: keys of the configuration
+// file, as YAML. It is on the RequestAuthentication. Import lets a key of it count only as long
+// as the documents themselves do not say otherwise.
 const Annotation = "omnia-gateway/config"
 
 // Names are the names of the four resources.
 type Names struct{ RequestAuthentication, Allow, Deny, EnvoyFilter string }
 
-// NamesOf returns the names that a chart gives to the resources: seed (omnia-jwt-auth, omnia-require-jwt, …) or chart, the ones of
-// today's Omnia chart for a release called omnia.
+// NamesOf returns the names that a chart gives to the resources: seed (omnia-jwt-auth,
+// omnia-require-jwt, …) or chart, the ones of today's Omnia chart for a release called omnia.
 func NamesOf(scheme string) (Names, error) {
 	switch scheme {
 	case "seed":
 		return Names{"omnia-jwt-auth", "omnia-require-jwt", "omnia-deny-unauthenticated", "omnia-strip-headers"}, nil
 	case "chart":
-		return Names{"omnia-agent-jwt", "omnia-agent-require-jwt", "omnia-agent-deny-unauthenticated", "omnia-agent-strip-edge-trust-headers"}, nil
+		return Names{"omnia-agent-jwt", "omnia-agent-require-jwt", "omnia-agent-deny-unauthenticated",
+			"omnia-agent-strip-edge-trust-headers"}, nil
 	}
 	return Names{}, fmt.Errorf("unknown names %q: seed or chart", scheme)
 }
@@ -76,7 +80,8 @@ func (l Labels) mapping() (m config.Mapping) {
 	return m
 }
 
-// Remark is one line about what an export could not carry over, or about what is different on the other side.
+// Remark is one line about what an export could not carry over, or about what is different on
+// the other side.
 type Remark struct {
 	// Key is that of the configuration; empty when the remark is about all of it.
 	Key string
@@ -105,11 +110,12 @@ const (
 	tokenParam   = "access_token"
 )
 
-// ChartAddress is where the Omnia chart looks for keys when no address is given. Nothing is trimmed.
+// ChartAddress is where the Omnia chart looks for keys when no address is given. Nothing is
+// trimmed.
 func ChartAddress(issuer string) string { return issuer + "/.well-known/jwks.json" }
 
-// dotted is a claim's name as a path of Istio: realm_access.roles is claims[realm_access][roles] there. A name that is a URL has dots and is
-// one name all the same.
+// dotted is a claim's name as a path of Istio: realm_access.roles is claims[realm_access][roles]
+// there. A name that is a URL has dots and is one name all the same.
 func dotted(claim string) (path string, changed bool) {
 	if !strings.Contains(claim, ".") || strings.Contains(claim, "://") || strings.ContainsAny(claim, "[]") {
 		return claim, false

@@ -1,9 +1,9 @@
 // Package handshake holds every rule of the WebSocket opening handshake (RFC 6455 §4), of both
-// sides: what a client must send, what an agent must answer, which subprotocol the client gets, and
-// which reserved bits the negotiated extensions use.
+// sides: what a client must send, what an agent must answer, which subprotocol the client gets,
+// and which reserved bits the negotiated extensions use.
 //
-// It is pure: it looks at requests and headers and does no I/O. The policy asks it about the client,
-// the gateway about the agent.
+// It is pure: it looks at requests and headers and does no I/O. The policy asks it about the
+// client, the gateway about the agent.
 package handshake
 
 import (
@@ -17,8 +17,8 @@ import (
 // Wanted reports whether a request asks for a tunnel, in a right or a wrong way.
 func Wanted(r *http.Request) bool { return len(r.Header["Upgrade"]) > 0 }
 
-// Fault returns what is wrong with a client's handshake (RFC 6455 §4.2.1), or "". Every Upgrade that
-// is no WebSocket is wrong: a tunnel for another protocol (h2c) would go around every rule.
+// Fault returns what is wrong with a client's handshake (RFC 6455 §4.2.1), or "". Every Upgrade
+// that is no WebSocket is wrong: a tunnel for another protocol (h2c) would go around every rule.
 func Fault(r *http.Request) string {
 	switch {
 	case !strings.EqualFold(one(r.Header, "Upgrade"), "websocket"):
@@ -69,8 +69,9 @@ func AnswerFault(answer, asked http.Header) string {
 	return ""
 }
 
-// ReservedBits returns the reserved bits of a frame's first byte that the extensions of an agent's
-// answer use: RSV1 for permessage-deflate (RFC 7692 §6), all three for one the gateway does not know.
+// ReservedBits returns the reserved bits of a frame's first byte that the extensions of an
+// agent's answer use: RSV1 for permessage-deflate (RFC 7692 §6), all three for one the gateway
+// does not know.
 func ReservedBits(answer http.Header) (bits byte) {
 	const rsv1, all = 0x40, 0x70
 	for _, e := range List(answer["Sec-Websocket-Extensions"]) {

@@ -59,7 +59,8 @@ func admission(t testing.TB, i *wstest.Issuer, change func(*config.Config)) *Pol
 	return p
 }
 
-// TestOrderOfTheRules breaks every rule of a list at once, then one less each time: the first that is left decides.
+// TestOrderOfTheRules breaks every rule of a list at once, then one less each time: the first
+// that is left decides.
 func TestOrderOfTheRules(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	g := admission(t, i, nil)
@@ -75,12 +76,14 @@ func TestOrderOfTheRules(t *testing.T) {
 		{"/my-agent/x?access_token=a", []string{bad, "Upgrade: h2c"}, outcome.MultipleCredentials},
 		{"/my-agent/x", []string{bad, "Upgrade: h2c"}, outcome.Expired},
 		{"/my-agent/x", []string{"Upgrade: h2c"}, outcome.NoToken},
-		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token("sub", "", "roles", nil, "email", "a\nb"), "Upgrade: h2c"}, outcome.NoPrincipal},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token("sub", "", "roles", nil, "email", "a\nb"), "Upgrade: h2c"},
+			outcome.NoPrincipal},
 		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token("roles", nil, "email", "a\nb"), "Upgrade: h2c"}, outcome.ClaimMismatch},
 		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token("email", "a\nb"), "Upgrade: h2c"}, outcome.ClaimNotRepresentable},
 		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token(), "Upgrade: h2c"}, outcome.BadUpgrade},
 		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token()}, outcome.OK},
-		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token(), "Connection: close, Authorization"}, outcome.NoToken}, // for this hop alone
+		// for this hop alone
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token(), "Connection: close, Authorization"}, outcome.NoToken},
 
 		// On excluded paths and public routes 7, 9, 10 and 11 of the order are not asked.
 		{"/my-agent/info", []string{bad}, outcome.Expired},
@@ -102,7 +105,7 @@ func TestOrderOfTheRules(t *testing.T) {
 
 		{"/healthz", nil, outcome.Probe},
 		{"/readyz", []string{bad, "Origin: null"}, outcome.Probe},
-		{"/info", nil, outcome.NoRoute}, // excluded, but nobody's
+		{"/info", nil, outcome.NoRoute}, // excluded, but no route takes it
 		{"/metrics", nil, outcome.NoRoute},
 		{"/.gateway/renew", nil, outcome.NoRoute},
 	} {
@@ -137,8 +140,10 @@ func TestProbesAreNobodysWhereTheyAreNotExcluded(t *testing.T) {
 func TestAuthenticationOffLetsEverybodyInAndStripsAllTheSame(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	g := admission(t, i, func(c *config.Config) { c.Authentication.Enabled = false })
-	p, err := g.Admit(t.Context(), asking("/my-agent/ws?access_token=a&x=1", "Authorization: Bearer b", "X-User-Id: root", "x_user_roles: admin"))
-	if err != nil || p.Reason != outcome.AuthDisabled || p.Target != "/ws?access_token=a&x=1" || p.Header.Get("Authorization") != "Bearer b" {
+	p, err := g.Admit(t.Context(), asking("/my-agent/ws?access_token=a&x=1", "Authorization: Bearer b", "X-User-Id: root",
+		"x_user_roles: admin"))
+	if err != nil || p.Reason != outcome.AuthDisabled || p.Target != "/ws?access_token=a&x=1" ||
+		p.Header.Get("Authorization") != "Bearer b" {
 		t.Errorf("%+v, %v", p, err)
 	}
 	for name := range p.Header {
@@ -153,7 +158,8 @@ func TestWhatTheAgentIsTold(t *testing.T) {
 	g := admission(t, i, nil)
 	token := i.Token("email", "alice@example.com", "agents", "use:cat")
 	k8s := "base64url.bearer.authorization.k8s.io." + base64.RawURLEncoding.EncodeToString([]byte(token))
-	identity := http.Header{"X-User-Id": {"alice"}, "X-User-Email": {"alice@example.com"}, "X-User-Roles": {"user,admin"}, "Authorization": {"Bearer " + token}}
+	identity := http.Header{"X-User-Id": {"alice"}, "X-User-Email": {"alice@example.com"}, "X-User-Roles": {"user,admin"},
+		"Authorization": {"Bearer " + token}}
 	for _, tt := range []struct {
 		name    string
 		target  string
@@ -163,23 +169,30 @@ func TestWhatTheAgentIsTold(t *testing.T) {
 		offered []string
 		answer  string // to the client, if the agent chooses none
 	}{
-		{"header", "/agents/cat/ws?a=1&agent=dog&namespace=x", append([]string{"authorization: bEARER " + token}, upgrade...), "/ws?a=1&agent=cat", nil, nil, ""},
+		{"header", "/agents/cat/ws?a=1&agent=dog&namespace=x", append([]string{"authorization: bEARER " + token}, upgrade...),
+			"/ws?a=1&agent=cat", nil, nil, ""},
 		{"query", "/agents/cat/ws?a=%20&access_token=" + token + "&b", upgrade, "/ws?a=%20&b&agent=cat", nil, nil, ""},
 		{"subprotocol", "/agents/cat/ws", append([]string{"Sec-WebSocket-Protocol: bearer, " + token + ", chat"}, upgrade...),
 			"/ws?agent=cat", http.Header{"Sec-Websocket-Protocol": {"chat"}}, []string{"chat"}, "chat"},
-		{"subprotocol alone", "/agents/cat/ws", append([]string{"Sec-WebSocket-Protocol: bearer", "Sec-WebSocket-Protocol: " + token}, upgrade...),
+		{"subprotocol alone", "/agents/cat/ws",
+			append([]string{"Sec-WebSocket-Protocol: bearer", "Sec-WebSocket-Protocol: " + token}, upgrade...),
 			"/ws?agent=cat", nil, nil, "bearer"},
 		{"form of Kubernetes", "/agents/cat/ws", append([]string{"Sec-WebSocket-Protocol: chat, " + k8s + ", v2"}, upgrade...),
 			"/ws?agent=cat", http.Header{"Sec-Websocket-Protocol": {"chat, v2"}}, []string{"chat", "v2"}, "chat"},
-		{"form of Kubernetes alone", "/agents/cat/ws", append([]string{"Sec-WebSocket-Protocol: " + k8s}, upgrade...), "/ws?agent=cat", nil, nil, ""},
-		{"no token among them", "/agents/cat/ws", append([]string{"Authorization: Bearer " + token, "Sec-WebSocket-Protocol: chat"}, upgrade...),
+		{"form of Kubernetes alone", "/agents/cat/ws", append([]string{"Sec-WebSocket-Protocol: " + k8s}, upgrade...), "/ws?agent=cat",
+			nil, nil, ""},
+		{"no token among them", "/agents/cat/ws",
+			append([]string{"Authorization: Bearer " + token, "Sec-WebSocket-Protocol: chat"}, upgrade...),
 			"/ws?agent=cat", http.Header{"Sec-Websocket-Protocol": {"chat"}}, []string{"chat"}, ""},
 		{"forged identity", "/agents/cat/ws", append([]string{
-			"Authorization: Bearer " + token, "X-User-Id: root", "x_user_id: root", "X.User.Id: root", "X-User-Roles: admin", "X-Forwarded-For: 127.0.0.1", "Forwarded: for=::1",
+			"Authorization: Bearer " + token, "X-User-Id: root", "x_user_id: root", "X.User.Id: root", "X-User-Roles: admin",
+			"X-Forwarded-For: 127.0.0.1", "Forwarded: for=::1",
 		}, upgrade...), "/ws?agent=cat", nil, nil, ""},
-		{"Connection names identity", "/agents/cat/ws", append([]string{"Authorization: Bearer " + token, "Connection: X-User-Id, X-User-Roles, X-Forwarded-For"}, upgrade...),
+		{"Connection names identity", "/agents/cat/ws",
+			append([]string{"Authorization: Bearer " + token, "Connection: X-User-Id, X-User-Roles, X-Forwarded-For"}, upgrade...),
 			"/ws?agent=cat", nil, nil, ""},
-		{"Connection names the key", "/agents/cat/ws", append([]string{"Authorization: Bearer " + token, "Connection: Sec-WebSocket-Key"}, upgrade...),
+		{"Connection names the key", "/agents/cat/ws",
+			append([]string{"Authorization: Bearer " + token, "Connection: Sec-WebSocket-Key"}, upgrade...),
 			"/ws?agent=cat", nil, nil, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -198,7 +211,8 @@ func TestWhatTheAgentIsTold(t *testing.T) {
 			if !maps.EqualFunc(p.Header, want, slices.Equal) {
 				t.Errorf("headers: got %v, want %v", p.Header, want)
 			}
-			if p.Target != tt.want || p.Scheme != "http" || p.Addr != "cat.agents:8080" || !p.Upgrade || p.Reason != outcome.OK || p.Client.String() != "192.0.2.1" {
+			if p.Target != tt.want || p.Scheme != "http" || p.Addr != "cat.agents:8080" || !p.Upgrade || p.Reason != outcome.OK ||
+				p.Client.String() != "192.0.2.1" {
 				t.Errorf("%+v", p)
 			}
 			if !slices.Equal(p.Protocols.Offered, tt.offered) || p.Protocols.Answer("") != tt.answer {
@@ -249,7 +263,8 @@ func TestExplainShowsTheStepsOfServing(t *testing.T) {
 	}
 	token := i.Token("agents", "use:cat")
 	e := g.Explain(t.Context(), asking("/agents/cat/ws?agent=dog", append([]string{"Authorization: Bearer " + token}, upgrade...)...))
-	if !e.Admitted || e.Reason != outcome.OK || e.Upstream != "http://cat.agents:8080/ws?agent=cat" || e.Header.Get("X-User-Id") != "alice" {
+	if !e.Admitted || e.Reason != outcome.OK || e.Upstream != "http://cat.agents:8080/ws?agent=cat" ||
+		e.Header.Get("X-User-Id") != "alice" {
 		t.Errorf("%+v", e)
 	}
 	if got := names(e); !strings.HasPrefix(got, "path route token ") || !strings.HasSuffix(got, " rule header upstream") {
@@ -261,7 +276,8 @@ func TestExplainShowsTheStepsOfServing(t *testing.T) {
 		}
 	}
 	e = g.Explain(t.Context(), asking("/agents/dog/ws", "Authorization: Bearer "+token))
-	if e.Admitted || e.Reason != outcome.ClaimMismatch || e.Status != 403 || e.Upstream != "" || e.Header != nil || !strings.HasSuffix(names(e), " claim-mismatch") {
+	if e.Admitted || e.Reason != outcome.ClaimMismatch || e.Status != 403 || e.Upstream != "" || e.Header != nil ||
+		!strings.HasSuffix(names(e), " claim-mismatch") {
 		t.Errorf("%+v", e)
 	}
 	if e = g.Explain(t.Context(), asking("/healthz")); !e.Admitted || e.Reason != outcome.Probe || e.Upstream != "" {
@@ -269,12 +285,14 @@ func TestExplainShowsTheStepsOfServing(t *testing.T) {
 	}
 }
 
-// BenchmarkAdmit is what one handshake costs before the agent is dialled, with a token that was verified before.
+// BenchmarkAdmit is what one handshake costs before the agent is dialled, with a token that was
+// verified before.
 func BenchmarkAdmit(b *testing.B) {
 	i := wstest.NewIssuer(b)
 	g := admission(b, i, nil)
 	r := asking("/agents/cat/ws?session=1", append([]string{
-		"Authorization: Bearer " + i.Token("agents", "use:cat"), "User-Agent: benchmark", "Origin: https://app.example.com", "Accept-Encoding: gzip",
+		"Authorization: Bearer " + i.Token("agents", "use:cat"), "User-Agent: benchmark", "Origin: https://app.example.com",
+		"Accept-Encoding: gzip",
 	}, upgrade...)...)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -8,9 +8,9 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// target takes the request target apart, as it came over the wire: the path in its one spelling, and
-// the query untouched. Everything after this room matches, authorises and forwards the same text.
-// Nothing is resolved: an ambiguous path is refused.
+// target takes the request target apart, as it came over the wire: the path in its one spelling,
+// and the query untouched. Everything after this room matches, authorises and forwards the same
+// text. Nothing is resolved: an ambiguous path is refused.
 func target(r *http.Request) (path, query string, _ error) {
 	bad := func(why string) error { return outcome.Refuse(outcome.BadPath, why) }
 	if r.Method == http.MethodConnect || !strings.HasPrefix(r.RequestURI, "/") {
