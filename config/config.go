@@ -112,7 +112,8 @@ type Route struct {
 type Query struct {
 	// Set replaces every copy of a parameter by this value; {agent} stands for the label of the path.
 	Set map[string]string `yaml:"set"`
-	// Drop removes every copy of a parameter.
+	// Drop removes every copy of a parameter. The default are those that Omnia's agents believe; an empty list removes none. The variable is for all
+	// routes.
 	Drop []string `yaml:"drop"`
 }
 
@@ -203,12 +204,15 @@ type RequiredClaim struct {
 
 // EdgeTrust says which request headers are removed because agents believe them. Headers of OutputClaimToHeaders are removed in any case.
 type EdgeTrust struct {
-	// StripInboundClaimHeaders false keeps the headers of the two lists below. Default true.
+	// StripInboundClaimHeaders false keeps the headers of the three lists below. Default true.
 	StripInboundClaimHeaders bool `yaml:"stripInboundClaimHeaders" env:"STRIP_INBOUND_CLAIM_HEADERS"`
 	// AdditionalStripHeaders are removed beside the default ones.
 	AdditionalStripHeaders []string `yaml:"additionalStripHeaders" env:"ADDITIONAL_STRIP_HEADERS"`
 	// DefaultStripHeaders are x-user-id, x-user-roles and x-user-email.
 	DefaultStripHeaders []string `yaml:"defaultStripHeaders" env:"DEFAULT_STRIP_HEADERS"`
+	// StripFamilies are further names, and beginnings of names that end in *. Omnia's agents believe headers of these families. The list is not
+	// the chart's, so that a values file that repeats the chart's lists cannot forget it. An empty list removes none.
+	StripFamilies []string `yaml:"stripFamilies" env:"STRIP_FAMILIES"`
 }
 
 // Session says how long a connection lives.
@@ -309,6 +313,7 @@ func DefaultAuthentication() Authentication {
 		EdgeTrust: EdgeTrust{
 			StripInboundClaimHeaders: true,
 			DefaultStripHeaders:      []string{"x-user-id", "x-user-roles", "x-user-email"},
+			StripFamilies:            []string{"x-user-*", "x-omnia-*", "x-end-user-id"},
 		},
 	}
 }
@@ -332,4 +337,6 @@ func DefaultJWT() JWT {
 }
 
 // DefaultRoute is a route of which nothing was said.
-func DefaultRoute() Route { return Route{StripPrefix: true} }
+func DefaultRoute() Route {
+	return Route{StripPrefix: true, Query: Query{Drop: []string{"agent", "namespace", "workspace", "device_id"}}}
+}

@@ -18,8 +18,13 @@ const variablePrefix = "OMNIA_GATEWAY_"
 // variable is one environment variable and the key that it replaces.
 type variable struct{ name, key string }
 
-// variables are all there are, in the order of the types.
-func variables() []variable { return variablesOf(reflect.TypeFor[Config](), variablePrefix, "") }
+// everyDrop is the key of the one variable that is for all routes: a container without a file has no other place for it.
+const everyDrop = "routes[].query.drop"
+
+// variables are all there are, in the order of the types; the one for all routes comes after that of the routes.
+func variables() []variable {
+	return append(variablesOf(reflect.TypeFor[Config](), variablePrefix, ""), variable{variablePrefix + "QUERY_DROP", everyDrop})
+}
 
 func variablesOf(t reflect.Type, prefix, key string) (all []variable) {
 	for f := range t.Fields() {
@@ -78,6 +83,10 @@ func (l *loader) readEnvironment(c *Config, environ []string) {
 			l.problem(Place{Name: v.name}, v.key, "empty", "unset it, or write [] for an empty list")
 			continue
 		}
+		if v.key == everyDrop {
+			l.dropOnEveryRoute(c, value)
+			continue
+		}
 		l.forget(v.key)
 		l.places[v.key] = Place{Name: v.name}
 		before := len(l.problems)
@@ -91,6 +100,20 @@ func (l *loader) readEnvironment(c *Config, environ []string) {
 		}
 	}
 	l.reportUnknown(given)
+}
+
+// dropOnEveryRoute reads the list of parameters that all routes drop.
+func (l *loader) dropOnEveryRoute(c *Config, value string) {
+	var drop []string
+	if !l.decodeVariable(strings.TrimSpace(value), reflect.ValueOf(&drop).Elem(), everyDrop) {
+		return
+	}
+	for i := range c.Routes {
+		c.Routes[i].Query.Drop = slices.Clone(drop)
+		key := index("routes", i) + ".query.drop"
+		l.forget(key)
+		l.places[key] = Place{Name: l.variable}
+	}
 }
 
 // reportUnknown reports variables with our prefix that mean nothing: the one that was meant would be missing, and with it perhaps a rule.

@@ -162,6 +162,60 @@ func TestValuesThatNeverMatchAreNoted(t *testing.T) {
 	}
 }
 
+func TestQueryDropOfTheEnvironmentIsForAllRoutes(t *testing.T) {
+	const text = "routes: [{ path: /a, upstream: http://a }, { path: /b, upstream: http://b, query: { drop: [x] } }]\n"
+	drops := func(environ ...string) (all []string) {
+		c, err := load(t, issuerOnly+text, environ...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range c.Routes {
+			all = append(all, strings.Join(r.Query.Drop, ","))
+		}
+		return all
+	}
+	if got := drops(); got[0] != "agent,namespace,workspace,device_id" || got[1] != "x" {
+		t.Errorf("from the file: %q", got)
+	}
+	if got := drops("OMNIA_GATEWAY_QUERY_DROP=y, z"); got[0] != "y,z" || got[1] != "y,z" {
+		t.Errorf("from the variable: %q", got)
+	}
+	if got := drops("OMNIA_GATEWAY_QUERY_DROP=[]"); got[0] != "" || got[1] != "" {
+		t.Errorf("an empty list: %q", got)
+	}
+	c, err := Load(Sources{Environ: []string{oneRoute, "OMNIA_GATEWAY_JWT_ISSUER=https://i.example.com", "OMNIA_GATEWAY_QUERY_DROP=q"}})
+	if err != nil || len(c.Routes[0].Query.Drop) != 1 {
+		t.Errorf("without a file: %v, %v", c, err)
+	}
+	got := problems(t, issuerOnly+text, "OMNIA_GATEWAY_QUERY_DROP=a,,b")
+	if !strings.HasPrefix(got, "OMNIA_GATEWAY_QUERY_DROP: routes[].query.drop[1]: not readable") || strings.Contains(got, "\n") {
+		t.Error(got)
+	}
+}
+
+func TestFamiliesOfHeaders(t *testing.T) {
+	for families, want := range map[string]string{
+		"[x-team-*, X_Own, x-user*]": "", "[]": "",
+		`["*"]`:       "authentication.edgeTrust.stripFamilies[0]: would remove every header; name a beginning, such as x-user-*",
+		`["-*"]`:      "authentication.edgeTrust.stripFamilies[0]: would remove every header",
+		`["x-*a"]`:    "authentication.edgeTrust.stripFamilies[0]: not a header name",
+		`["x-*", ""]`: "authentication.edgeTrust.stripFamilies[1]: missing",
+	} {
+		got := problems(t, routesOnly+"authentication: { jwt: { issuer: https://i.example.com }, edgeTrust: { stripFamilies: "+families+" } }")
+		if !strings.HasPrefix(got, want) || (got == "") != (want == "") || strings.Contains(got, "\n") {
+			t.Errorf("%s: got %q, want %q", families, got, want)
+		}
+	}
+	for text, want := range map[string]string{
+		"stripFamilies: []": "stripFamilies is empty", "stripInboundClaimHeaders: false": "stripInboundClaimHeaders is false",
+	} {
+		c := mustLoad(t, "authentication: { edgeTrust: { "+text+" } }")
+		if notes := strings.Join(c.Notes, "\n"); !strings.Contains(notes, want) {
+			t.Errorf("%s: %s", text, notes)
+		}
+	}
+}
+
 func TestUpstreamsOfWebSocketsAreHTTP(t *testing.T) {
 	c := mustLoad(t, "", "OMNIA_GATEWAY_ROUTES=/a=ws://a:8080;/b=WSS://b;/c=http://c")
 	for i, want := range []string{"http://a:8080", "https://b", "http://c"} {

@@ -284,6 +284,14 @@ func (k *checker) authentication(a Authentication) {
 	for i, name := range a.EdgeTrust.AdditionalStripHeaders {
 		k.headerName(index(key+".edgeTrust.additionalStripHeaders", i), name)
 	}
+	for i, name := range a.EdgeTrust.StripFamilies {
+		at := index(key+".edgeTrust.stripFamilies", i)
+		if start, isFamily := strings.CutSuffix(name, "*"); isFamily && (start == "" || strings.Trim(start, "-_") == "") {
+			k.add(at, "would remove every header", "name a beginning, such as x-user-*")
+		} else {
+			k.headerName(at, start)
+		}
+	}
 	for i, name := range a.EdgeTrust.DefaultStripHeaders {
 		k.headerName(index(key+".edgeTrust.defaultStripHeaders", i), name)
 	}
@@ -587,6 +595,12 @@ func (c *Config) remarks() (notes []string) {
 		notes = append(notes, "tls is not configured: the public listener speaks plain HTTP")
 	}
 	a := c.Authentication
+	switch e := a.EdgeTrust; {
+	case !e.StripInboundClaimHeaders:
+		notes = append(notes, "authentication.edgeTrust.stripInboundClaimHeaders is false: clients can send headers that agents believe, those of stripFamilies too")
+	case len(e.StripFamilies) == 0:
+		notes = append(notes, "authentication.edgeTrust.stripFamilies is empty: clients can send headers that Omnia's agents believe, such as x-user-groups")
+	}
 	if !a.Enabled {
 		return append(notes, "authentication.enabled is false: everybody is let in")
 	}

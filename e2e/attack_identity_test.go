@@ -57,6 +57,53 @@ func TestC01IdentityHeadersComeFromTheTokenAlone(t *testing.T) {
 	told(t, a.request(t))
 }
 
+// TestC08WhatAgentsBelieveIsRemovedUnlessAllowed sends what an Omnia agent takes for the user's
+// groups and for its own workspace, with a configuration that repeats the chart's lists.
+func TestC08WhatAgentsBelieveIsRemovedUnlessAllowed(t *testing.T) {
+	i, a := newIssuer(t), newAgent(t, nil)
+	s := plain(i, a.URL).with("authentication.edgeTrust", settings{
+		"stripInboundClaimHeaders": true, "additionalStripHeaders": []string{},
+		"defaultStripHeaders": []string{"x-user-id", "x-user-roles", "x-user-email"},
+	})
+	lines := []string{
+		i.bearer(t), "X-User-Groups: admins", "x_user_groups: admins", "X-Omnia-Claims: {}", "X-End-User-Id: root", "X-Users: pass",
+	}
+	const target = "/my-agent/ws?workspace=other&namespace=kube-system&x=1&agent=other&device%5Fid=7"
+	g := start(t, s)
+	for range 2 {
+		g.connect(t, target, lines...).Close()
+		r := a.request(t)
+		if r.RequestURI != "/ws?x=1" || r.Header.Get("X-Users") != "pass" {
+			t.Errorf("the agent was asked for %s with %v", r.RequestURI, r.Header)
+		}
+		for _, name := range []string{"X-User-Groups", "X_user_groups", "X-Omnia-Claims", "X-End-User-Id"} {
+			if r.Header[name] != nil {
+				t.Errorf("%s reached the agent", name)
+			}
+		}
+	}
+	// The first of each kind is logged, with the key that allows it.
+	for kind, key := range map[string]string{"header": "authentication.edgeTrust.stripFamilies", "parameter": "routes[].query.drop"} {
+		if found := g.log.with("msg", "removed", "route", "/my-agent", "kind", kind); len(found) != 1 || found[0]["key"] != key {
+			t.Errorf("%s: %v", kind, found)
+		}
+	}
+
+	own := route("/my-agent", a.URL)
+	own["query"] = settings{"drop": []string{}}
+	g = start(t, s.with("authentication.edgeTrust.stripFamilies", []string{"x-end-user-id"}).with("routes", []any{own}))
+	g.connect(t, target, lines...).Close()
+	r := a.request(t)
+	if r.RequestURI != target[len("/my-agent"):] || r.Header.Get("X-User-Groups") != "admins" || r.Header["X-End-User-Id"] != nil {
+		t.Errorf("the agent was asked for %s with %v", r.RequestURI, r.Header)
+	}
+	g = start(t, s.with("authentication.edgeTrust.stripInboundClaimHeaders", false))
+	g.connect(t, target, lines...).Close()
+	if r := a.request(t); r.RequestURI != "/ws?x=1" || r.Header.Get("X-End-User-Id") != "root" {
+		t.Errorf("the agent was asked for %s with %v", r.RequestURI, r.Header)
+	}
+}
+
 func TestC02ConnectionHeaderCannotRemoveTheVerifiedUser(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
 	g := start(t, trusting(i, a.URL))

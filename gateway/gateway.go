@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,6 +44,7 @@ type Gateway struct {
 	proxy    *httputil.ReverseProxy
 	sessions *session.Registry
 	metrics  *metrics
+	noted    sync.Map // of route and kind: that something was removed has been logged
 
 	public, admin net.Listener // set by Listen
 	measures      net.Listener // likewise; nil: there is none
@@ -95,6 +97,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer g.abort(x)
 	var err error
 	x.pass, err = g.policy.Load().Admit(r.Context(), r)
+	if err == nil {
+		g.noteRemoved(x.pass)
+	}
 	switch {
 	case err != nil:
 		g.refuse(x, outcome.RefusalOf(err))
@@ -104,6 +109,19 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.connect(x)
 	default:
 		g.forward(x)
+	}
+}
+
+// noteRemoved logs the first header and the first parameter that a route's agent does not get, and
+// the key of the configuration that allows it: an agent that needs it is mended in a minute.
+func (g *Gateway) noteRemoved(pass *policy.Pass) {
+	for _, r := range pass.Removed {
+		if !r.Allowed() {
+			continue
+		}
+		if _, known := g.noted.LoadOrStore([2]string{pass.Route, r.Kind}, true); !known {
+			g.log.Info("removed", "route", pass.Route, "kind", r.Kind, "name", outcome.Clip(r.Name), "key", r.Key)
+		}
 	}
 }
 

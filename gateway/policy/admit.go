@@ -54,7 +54,7 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 		return pass, err
 	}
 	pass.Protocols.Token, pass.Protocols.Fallback = credential.FromSubprotocol, credential.Subprotocol
-	pass.Header = p.headers.outgoing(in, fromProxy)
+	pass.Header, pass.Removed = p.headers.outgoing(in, fromProxy)
 	forward(pass.Header, r)
 	if err := p.authorize(ctx, pass, route, credential, rest, t); err != nil {
 		return pass, err
@@ -70,10 +70,15 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	pass.Protocols.Offered = handshake.List(pass.Header["Sec-Websocket-Protocol"])
 	pass.Scheme, pass.Addr = route.address(pass.Agent)
 	pass.Target = route.path(path, rest)
-	if q := route.query(query, pass.Agent); q != "" {
-		pass.Target += "?" + q
+	query, removed := route.query(query, pass.Agent)
+	if query != "" {
+		pass.Target += "?" + query
 	} else if strings.HasSuffix(r.RequestURI, "?") {
 		pass.Target += "?" // to an agent that compares targets, /x? is not /x
+	}
+	pass.Removed = append(pass.Removed, removed...)
+	for _, gone := range pass.Removed {
+		t.ok("removed", "%s %s of the client: %s", gone.Kind, outcome.Clip(gone.Name), gone.Key)
 	}
 	t.ok("upstream", "%s://%s%s", pass.Scheme, pass.Addr, pass.Target)
 	return pass, nil

@@ -1,9 +1,11 @@
 package policy
 
 import (
+	"cmp"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/altairalabs/omnia-gateway/config"
@@ -12,26 +14,55 @@ import (
 
 // headerRules say which of the client's headers an agent may see.
 type headerRules struct {
-	strip   map[string]bool // identity headers, folded
-	trusted []netip.Prefix  // proxies whose forwarding headers are believed
+	strip    map[string]string // identity headers, folded → the key of the configuration that names them
+	families []string          // beginnings of further ones, folded
+	trusted  []netip.Prefix    // proxies whose forwarding headers are believed
 }
 
 func newHeaderRules(c *config.Config) headerRules {
-	h := headerRules{strip: map[string]bool{}, trusted: c.TrustedProxies}
-	for _, issuer := range c.Authentication.Issuers() {
-		for _, m := range issuer.OutputClaimToHeaders {
-			h.strip[config.FoldHeader(m.Header)] = true // whichever issuer the token is from, and with no token at all
-		}
-	}
+	h := headerRules{strip: map[string]string{}, trusted: c.TrustedProxies}
+	const edge = "authentication.edgeTrust."
 	if e := c.Authentication.EdgeTrust; e.StripInboundClaimHeaders {
 		for _, name := range e.DefaultStripHeaders {
-			h.strip[config.FoldHeader(name)] = true
+			h.strip[config.FoldHeader(name)] = edge + "defaultStripHeaders"
 		}
 		for _, name := range e.AdditionalStripHeaders {
-			h.strip[config.FoldHeader(name)] = true
+			h.strip[config.FoldHeader(name)] = edge + "additionalStripHeaders"
+		}
+		for _, name := range e.StripFamilies {
+			if start, ok := strings.CutSuffix(config.FoldHeader(name), "*"); ok {
+				h.families = append(h.families, start)
+			} else {
+				h.strip[start] = stripFamilies
+			}
+		}
+	}
+	for _, issuer := range c.Authentication.Issuers() {
+		for _, m := range issuer.OutputClaimToHeaders {
+			h.strip[config.FoldHeader(m.Header)] = claimHeaders // whichever issuer the token is from, and with no token at all
 		}
 	}
 	return h
+}
+
+// Keys because of which headers are removed.
+const (
+	stripFamilies = "authentication.edgeTrust.stripFamilies"
+	claimHeaders  = "outputClaimToHeaders"
+)
+
+// strips returns the key of the configuration because of which the client's header of a folded name is
+// removed, "" if it is not.
+func (h headerRules) strips(folded string) (key string) {
+	if key = h.strip[folded]; key != "" {
+		return key
+	}
+	for _, start := range h.families {
+		if strings.HasPrefix(folded, start) {
+			return stripFamilies
+		}
+	}
+	return ""
 }
 
 // passes reports whether a name has only characters that mean the same to every server.
@@ -84,20 +115,25 @@ func withoutNominated(h http.Header) {
 
 // outgoing returns the client's headers as far as an agent may see them: no hop-by-hop header, no
 // identity header in any spelling, no name that servers read differently, and no forwarding header
-// unless it comes from a trusted proxy.
-func (h headerRules) outgoing(in http.Header, fromProxy bool) http.Header {
+// unless it comes from a trusted proxy. It also returns the identity headers that are gone, in order.
+func (h headerRules) outgoing(in http.Header, fromProxy bool) (out http.Header, removed []Removed) {
 	hop := nominated(in)
-	out := make(http.Header, len(in)+4)
+	out = make(http.Header, len(in)+4)
 	for name, values := range in {
 		f := config.FoldHeader(name)
+		if key := h.strips(f); key != "" {
+			removed = append(removed, Removed{Header, name, key})
+			continue
+		}
 		switch {
-		case !passes(name), h.strip[f], hopByHop[f], hop[f], f == "x-forwarded-client-cert":
+		case !passes(name), hopByHop[f], hop[f], f == "x-forwarded-client-cert":
 		case isForwarding(f) && !fromProxy:
 		default:
 			out[name] = values
 		}
 	}
-	return out
+	slices.SortFunc(removed, func(a, b Removed) int { return cmp.Compare(a.Name, b.Name) })
+	return out, removed
 }
 
 // client returns the address that limits and X-Forwarded-For see: the peer's, or the last one in

@@ -27,9 +27,10 @@ func TestIdentityHeadersAreStrippedInEverySpelling(t *testing.T) {
 	for _, name := range []string{
 		"X-User-Id", "x-user-id", "X-USER-ID", "x_user_id", "X_User-Id", "X-User_Id", "x.user.id", "X.User-Id", "X-User-Email", "x_user_roles",
 		"X-Tenant", "x_tenant", "X.TENANT", "X-Internal", "x_internal",
+		"X-User-Groups", "x_user_groups", "X.User.Anything", "X-User-", "X-Omnia-User", "x_omnia_agent", "X-End-User-Id", "x_end_user_id",
 	} {
 		for _, fromProxy := range []bool{false, true} {
-			if out := rules.outgoing(http.Header{name: {"a", "b"}}, fromProxy); len(out) != 0 {
+			if out, _ := rules.outgoing(http.Header{name: {"a", "b"}}, fromProxy); len(out) != 0 {
 				t.Errorf("%s, from a proxy %v: %v", name, fromProxy, out)
 			}
 		}
@@ -41,16 +42,42 @@ func TestListedHeadersStayIfSoConfiguredAndMappedOnesNever(t *testing.T) {
 	c.Authentication.EdgeTrust.StripInboundClaimHeaders = false
 	c.Authentication.EdgeTrust.DefaultStripHeaders = []string{"x-user-id", "x-listed"}
 	c.Authentication.EdgeTrust.AdditionalStripHeaders = []string{"x-added"}
-	out := newHeaderRules(&c).outgoing(http.Header{"X-Listed": {"1"}, "X-Added": {"2"}, "X-User-Id": {"3"}}, false)
+	out, _ := newHeaderRules(&c).outgoing(http.Header{"X-Listed": {"1"}, "X-Added": {"2"}, "X-User-Id": {"3"}}, false)
 	if names := slices.Sorted(maps.Keys(out)); !slices.Equal(names, []string{"X-Added", "X-Listed"}) {
 		t.Errorf("got %q", names)
+	}
+}
+
+func TestFamiliesAreTheConfigurations(t *testing.T) {
+	in := http.Header{"X-User-Groups": {"1"}, "X-Omnia-Agent": {"2"}, "X-Own-A": {"3"}, "X-Own": {"4"}, "X-User-Id": {"5"}, "X-Team": {"6"}}
+	for _, test := range []struct {
+		families []string
+		strip    bool
+		want     []Removed
+	}{
+		{config.DefaultAuthentication().EdgeTrust.StripFamilies, true, []Removed{
+			{Header, "X-Omnia-Agent", stripFamilies}, {Header, "X-Team", "authentication.edgeTrust.additionalStripHeaders"},
+			{Header, "X-User-Groups", stripFamilies}, {Header, "X-User-Id", "outputClaimToHeaders"},
+		}},
+		{[]string{"X_Own-*"}, true, []Removed{
+			{Header, "X-Own-A", stripFamilies}, {Header, "X-Team", "authentication.edgeTrust.additionalStripHeaders"}, {Header, "X-User-Id", "outputClaimToHeaders"},
+		}},
+		{config.DefaultAuthentication().EdgeTrust.StripFamilies, false, []Removed{{Header, "X-User-Id", "outputClaimToHeaders"}}},
+	} {
+		c := config.Default()
+		c.Authentication.EdgeTrust.StripInboundClaimHeaders, c.Authentication.EdgeTrust.StripFamilies = test.strip, test.families
+		c.Authentication.EdgeTrust.AdditionalStripHeaders = []string{"x-team"}
+		out, removed := newHeaderRules(&c).outgoing(in, false)
+		if !slices.Equal(removed, test.want) || len(out)+len(removed) != len(in) {
+			t.Errorf("%v, %v: removed %v, left %v", test.families, test.strip, removed, out)
+		}
 	}
 }
 
 func TestWhichHeadersTheAgentSees(t *testing.T) {
 	rules, _ := stripping()
 	always := []string{
-		"Origin", "Traceparent", "Tracestate", "Baggage", "Authorization", "Cookie", "User-Agent", "X-User-Identity", "X-User-Id-2", "Xuser-Id", "X-Request-Id",
+		"Origin", "Traceparent", "Tracestate", "Baggage", "Authorization", "Cookie", "User-Agent", "Xuser-Id", "X-Users", "X-User", "X-Omnia", "X-End-User-Ids", "X-Request-Id",
 		"Sec-Websocket-Key", "Sec-Websocket-Version", "Sec-Websocket-Protocol", "Sec-Websocket-Extensions", "Content-Type", "Accept-Encoding",
 	}
 	fromProxies := []string{
@@ -66,7 +93,7 @@ func TestWhichHeadersTheAgentSees(t *testing.T) {
 		in[name] = []string{"value"}
 	}
 	for fromProxy, want := range map[bool][]string{false: always, true: slices.Concat(always, fromProxies)} {
-		out := rules.outgoing(in, fromProxy)
+		out, _ := rules.outgoing(in, fromProxy)
 		if got := slices.Sorted(maps.Keys(out)); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
 			t.Errorf("from a proxy %v: got %q", fromProxy, got)
 		}
@@ -79,7 +106,7 @@ func TestConnectionHeaderTakesAwayWhatItNames(t *testing.T) {
 		"Connection": {"Upgrade, X-Hop", "x-other-hop,,sec-websocket-key, ORIGIN"},
 		"X-Hop":      {"1"}, "X-Other-Hop": {"2"}, "X-End-To-End": {"3"}, "Sec-Websocket-Key": {"4"}, "Origin": {"5"},
 	}
-	out := rules.outgoing(in, false)
+	out, _ := rules.outgoing(in, false)
 	if got := slices.Sorted(maps.Keys(out)); !slices.Equal(got, []string{"Sec-Websocket-Key", "X-End-To-End"}) {
 		t.Errorf("got %q", got)
 	}
@@ -98,7 +125,8 @@ func FuzzOutgoing(f *testing.F) {
 	loose := strings.NewReplacer("_", "-", ".", "-", " ", "-", "\t", "-", "~", "-", "+", "-", "\u017f", "s", "\u212a", "k")
 	f.Fuzz(func(t *testing.T, name, connection string) {
 		for _, fromProxy := range []bool{false, true} {
-			for got := range rules.outgoing(http.Header{name: {"v"}, "Connection": {connection}}, fromProxy) {
+			out, _ := rules.outgoing(http.Header{name: {"v"}, "Connection": {connection}}, fromProxy)
+			for got := range out {
 				if got != name || strings.Trim(got, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-") != "" {
 					t.Fatalf("%q went out as %q", name, got)
 				}

@@ -90,9 +90,28 @@ type Pass struct {
 	Target string
 	// Header are the headers for the agent, without those of the handshake.
 	Header http.Header
+	// Removed is what the agent does not get of the client's headers and query.
+	Removed []Removed
 	// Protocols is what is needed to answer the client's subprotocols.
 	Protocols handshake.Protocols
 }
+
+// The kinds of what is Removed.
+const (
+	Header    = "header"
+	Parameter = "parameter"
+)
+
+// Removed is something of the client's that the agent does not get, because agents believe it.
+type Removed struct {
+	// Kind is Header or Parameter, and Name what the client called it.
+	Kind, Name string
+	// Key is the key of the configuration because of which it is removed.
+	Key string
+}
+
+// Allowed reports whether its key can allow it. A header that claims are put into never passes.
+func (r Removed) Allowed() bool { return r.Key != claimHeaders }
 
 // Ready reports whether tokens can be judged: see auth.Verifier.Ready.
 func (p *Policy) Ready() bool { return p.verifier.Ready() }

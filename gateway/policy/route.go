@@ -19,7 +19,7 @@ type route struct {
 	upstream *url.URL
 	strip    bool
 	public   bool
-	drop     map[string]bool
+	drop     map[string]bool // parameters whose every copy goes: true if because of query.drop, false for those of set
 	set      [][2]string
 	rules    auth.Rules // global and its own
 	origins  []string
@@ -51,7 +51,7 @@ func newRoutes(c *config.Config) ([]*route, error) {
 			r.drop[name] = true
 		}
 		for name, value := range rc.Query.Set {
-			r.drop[name] = true // every copy of the client's
+			r.drop[name] = false // every copy of the client's
 			r.set = append(r.set, [2]string{name, value})
 		}
 		slices.SortFunc(r.set, func(a, b [2]string) int { return cmp.Compare(a[0], b[0]) })
@@ -166,16 +166,24 @@ func (r *route) path(public, rest string) string {
 }
 
 // query returns the query the agent gets: every copy of a dropped or set parameter is gone, the rest
-// keeps its bytes and order, and the set ones follow.
-func (r *route) query(raw, agent string) string {
+// keeps its bytes and order, and the set ones follow. It also returns the parameters that query.drop
+// removed, each once.
+func (r *route) query(raw, agent string) (query string, removed []Removed) {
 	var kept []string
+	gone := func(name string, err error) bool {
+		listed, ok := r.drop[name]
+		if err != nil || !ok {
+			return false
+		}
+		if p := (Removed{Parameter, name, "routes[].query.drop"}); listed && !slices.Contains(removed, p) {
+			removed = append(removed, p)
+		}
+		return true
+	}
 	if raw != "" {
 		for pair := range strings.SplitSeq(raw, "&") {
 			name, _, _ := strings.Cut(pair, "=")
-			if plain, err := url.PathUnescape(name); err == nil && r.drop[plain] {
-				continue
-			}
-			if spaced, err := url.QueryUnescape(name); err == nil && r.drop[spaced] { // an agent may read + as a space
+			if gone(url.PathUnescape(name)) || gone(url.QueryUnescape(name)) { // an agent may read + as a space
 				continue
 			}
 			kept = append(kept, pair)
@@ -184,7 +192,7 @@ func (r *route) query(raw, agent string) string {
 	for _, p := range r.set {
 		kept = append(kept, escape(p[0])+"="+escape(strings.ReplaceAll(p[1], config.AgentLabel, agent)))
 	}
-	return strings.Join(kept, "&")
+	return strings.Join(kept, "&"), removed
 }
 
 // escape percent-encodes for a query, spaces too: a + would be read as one only by some.
