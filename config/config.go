@@ -106,6 +106,23 @@ type Route struct {
 	// AllowedOrigins are the exact origins (scheme://host[:port]) from which a browser may come. Empty: any. ["*"] says the same, and is needed
 	// where fromCookies is set.
 	AllowedOrigins []string `yaml:"allowedOrigins"`
+	// ProtectedResource tells OAuth clients, such as those of MCP, where to get a token for the route (RFC 9728). One of its keys switches it on.
+	ProtectedResource ProtectedResource `yaml:"protectedResource"`
+}
+
+// ProtectedResource is what OAuth clients are told of a route.
+type ProtectedResource struct {
+	// Scopes are what a client should ask the issuer for; {agent} stands for the label of the path.
+	Scopes []string `yaml:"scopes"`
+	// Name is what the agent is called where a person is asked for consent.
+	Name string `yaml:"name"`
+	// Documentation is the address of a page for those who write clients.
+	Documentation string `yaml:"documentation"`
+}
+
+// Enabled reports whether clients are told anything.
+func (p ProtectedResource) Enabled() bool {
+	return len(p.Scopes) > 0 || p.Name != "" || p.Documentation != ""
 }
 
 // Query says what of the query string the client may not choose.

@@ -150,6 +150,7 @@ func (k *checker) routes(routes Routes) {
 				k.agentIn(index(index(key+".requiredClaims", j)+".values", n), value, hasAgent)
 			}
 		}
+		k.protectedResource(key, r, hasAgent)
 		for j, origin := range r.AllowedOrigins {
 			switch at := index(key+".allowedOrigins", j); {
 			case origin != AnyOrigin:
@@ -158,6 +159,27 @@ func (k *checker) routes(routes Routes) {
 				k.add(at, "beside other origins", "* stands for every origin: write it alone, or remove it")
 			}
 		}
+	}
+}
+
+func (k *checker) protectedResource(key string, r Route, hasAgent bool) {
+	p := r.ProtectedResource
+	key, public := key+".protectedResource", key+".public"
+	if p.Enabled() && r.Public {
+		k.add(key, "never asked for, as the route is public", "remove it, or public: true", public)
+	}
+	for i, scope := range p.Scopes {
+		at := index(key+".scopes", i)
+		if scope == "" || strings.ContainsFunc(scope, func(c rune) bool { return c <= ' ' || c >= 0x7f || c == '"' || c == '\\' }) {
+			k.add(at, "not a scope", `write one word without spaces and quotes, such as agents:access; more of them are more elements`)
+		}
+		k.agentIn(at, scope, hasAgent)
+	}
+	if strings.ContainsFunc(p.Name, func(c rune) bool { return c < ' ' || c == 0x7f }) {
+		k.add(key+".name", "a control character", "write it on one line")
+	}
+	if p.Documentation != "" && !IsURL(p.Documentation) {
+		k.add(key+".documentation", "not an http:// or https:// URL", "write the whole address, such as https://docs.example.com/agents")
 	}
 }
 
@@ -676,6 +698,12 @@ func isURLHost(u *url.URL) bool {
 	}
 	_, err := netip.ParseAddr(u.Hostname())
 	return err == nil || isHostName(strings.ToLower(u.Hostname()))
+}
+
+// IsURL reports whether s is an http or https URL with a host.
+func IsURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
 }
 
 // IsLoopback says whether a URL's host is this machine by its very name: localhost, or a loopback address (RFC 6761 §6.3, RFC 1122 §3.2.1.3).

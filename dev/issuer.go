@@ -25,6 +25,8 @@ import (
 )
 
 const (
+	// defaultAudience is for whom a token is if no other is asked for.
+	defaultAudience = "agents"
 	// maxLifetime bounds what may be asked for, both ways.
 	maxLifetime = 10 * 365 * 24 * time.Hour
 	// maxForm bounds the body of a token request.
@@ -53,7 +55,10 @@ var faults = []Fault{BrokenSignature, BrokenExpiry, BrokenAudience, BrokenIssuer
 // any claims, good or broken. It is an http.Handler, safe for concurrent use.
 //
 //   - GET /.well-known/openid-configuration is its discovery document (OpenID Connect Discovery
-//     1.0 §3), GET /keys its key set.
+//     1.0 §3), the same as /.well-known/oauth-authorization-server (RFC 8414 §3), GET /keys its
+//     key set.
+//   - GET /authorize gives a code for a token, without a login, and POST /register an id to a
+//     client (oauth.go).
 //   - POST /token answers with a token as OAuth does, GET /token with the token alone, for a
 //     shell (see formClaims for the fields).
 //   - GET / is the page, GET /healthz is 200.
@@ -63,6 +68,7 @@ type Issuer struct {
 	lifetime time.Duration
 	signer   *auth.Signer
 	stranger func() (*auth.Signer, error) // a key of the same kind that is not published
+	codes    codes
 	mux      *http.ServeMux
 }
 
@@ -85,13 +91,17 @@ func NewIssuer(issuer string, signer *auth.Signer, lifetime time.Duration) (*Iss
 		lifetime: lifetime,
 		signer:   signer,
 		stranger: sync.OnceValues(func() (*auth.Signer, error) { return auth.GenerateSigner(signer.Algorithm()) }),
+		codes:    codes{waiting: map[string]grant{}},
 		mux:      http.NewServeMux(),
 	}
 	discovery := newDiscovery(issuer, signer.Algorithm())
 	i.mux.Handle("GET /{$}", page)
-	i.mux.HandleFunc("GET /.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, http.StatusOK, discovery)
-	})
+	for _, name := range []string{"openid-configuration", "oauth-authorization-server"} {
+		i.mux.HandleFunc("GET /.well-known/"+name, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Access-Control-Allow-Origin", "*") // nothing in it is secret
+			writeJSON(w, http.StatusOK, discovery)
+		})
+	}
 	i.mux.HandleFunc("GET /keys", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
@@ -99,6 +109,11 @@ func NewIssuer(issuer string, signer *auth.Signer, lifetime time.Duration) (*Iss
 	})
 	i.mux.HandleFunc("POST /token", i.guard(i.serveToken))
 	i.mux.HandleFunc("GET /token", i.guard(i.servePlainToken))
+	i.mux.HandleFunc("GET /authorize", i.guard(i.serveAuthorize))
+	i.mux.HandleFunc("POST /register", i.guard(i.serveRegister))
+	for _, path := range []string{"/token", "/register"} {
+		i.mux.HandleFunc("OPTIONS "+path, i.guard(servePreflight))
+	}
 	i.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
 	return i, nil
 }
@@ -118,7 +133,7 @@ func (i *Issuer) Claims() map[string]any {
 		"sub":   "dev-user",
 		"email": emailOf("dev-user"),
 		"roles": []string{"user"},
-		"aud":   "agents",
+		"aud":   defaultAudience,
 		"scope": "agents:access",
 		"iat":   now.Unix(),
 		"exp":   now.Add(i.lifetime).Unix(),
@@ -177,7 +192,9 @@ func (i *Issuer) mint(claims map[string]any, fault Fault) (string, map[string]an
 type discovery struct {
 	Issuer         string   `json:"issuer"`
 	KeysURL        string   `json:"jwks_uri"`
+	AuthorizeURL   string   `json:"authorization_endpoint"`
 	TokenURL       string   `json:"token_endpoint"`
+	RegisterURL    string   `json:"registration_endpoint"`
 	GrantTypes     []string `json:"grant_types_supported"`
 	ResponseTypes  []string `json:"response_types_supported"`
 	SubjectTypes   []string `json:"subject_types_supported"`
@@ -185,6 +202,8 @@ type discovery struct {
 	Authentication []string `json:"token_endpoint_auth_methods_supported"`
 	Scopes         []string `json:"scopes_supported"`
 	Claims         []string `json:"claims_supported"`
+	Challenges     []string `json:"code_challenge_methods_supported"`
+	NamesItself    bool     `json:"authorization_response_iss_parameter_supported"`
 }
 
 func newDiscovery(issuer, alg string) discovery {
@@ -192,18 +211,22 @@ func newDiscovery(issuer, alg string) discovery {
 	return discovery{
 		Issuer:         issuer,
 		KeysURL:        base + "/keys",
+		AuthorizeURL:   base + "/authorize",
 		TokenURL:       base + "/token",
-		GrantTypes:     []string{clientCredentials},
-		ResponseTypes:  []string{"token"},
+		RegisterURL:    base + "/register",
+		GrantTypes:     []string{authorizationCode, clientCredentials},
+		ResponseTypes:  []string{"code"},
 		SubjectTypes:   []string{"public"},
 		Algorithms:     []string{alg},
 		Authentication: []string{"none"},
 		Scopes:         []string{"agents:access"},
 		Claims:         []string{"iss", "sub", "email", "roles", "aud", "scope", "iat", "exp"},
+		Challenges:     []string{"S256"},
+		NamesItself:    true,
 	}
 }
 
-// clientCredentials is the one grant there is (RFC 6749 §4.4).
+// clientCredentials is the grant of programs (RFC 6749 §4.4), and of requests that name none.
 const clientCredentials = "client_credentials"
 
 // refusal is an error answer of the token endpoint (RFC 6749 §5.2).
@@ -270,12 +293,19 @@ func (i *Issuer) serveToken(w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, http.StatusBadRequest, invalid("the body is not a form (%s) of at most %d bytes", formType, maxForm))
 		return
 	}
-	claims, refused := i.formClaims(r.PostForm)
+	form, refused := r.PostForm, (*refusal)(nil)
+	if form.Get("grant_type") == authorizationCode {
+		form, refused = i.redeem(form)
+	}
+	claims := map[string]any(nil)
+	if refused == nil {
+		claims, refused = i.formClaims(form)
+	}
 	if refused != nil {
 		writeJSON(w, http.StatusBadRequest, refused)
 		return
 	}
-	token, claims, err := i.mint(claims, Fault(r.PostForm.Get("broken")))
+	token, claims, err := i.mint(claims, Fault(form.Get("broken")))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
@@ -297,11 +327,13 @@ func (i *Issuer) serveToken(w http.ResponseWriter, r *http.Request) {
 // formClaims reads a token request. All fields may be left out, and one without a value counts
 // as left out (RFC 6749 §3.2):
 //
-//	grant_type  client_credentials; there is no other
+//	grant_type  client_credentials; with authorization_code the fields come from the code
+//	            instead (see redeem)
 //	sub         the claim of that name; the email follows it
 //	email       the claim of that name
 //	roles       a list, separated by spaces or commas, or as JSON: ["admin"]
 //	aud         one, or a list in the same way
+//	resource    an address for which the token is as well (RFC 8707), any number of them
 //	scope       as it is
 //	lifetime    seconds; negative for a token that has ended already
 //	claim       name=JSON, any number of them; replaces the others. Without the JSON the claim is
@@ -311,12 +343,12 @@ func (i *Issuer) serveToken(w http.ResponseWriter, r *http.Request) {
 // Any client_id and client_secret are accepted and ignored.
 func (i *Issuer) formClaims(form url.Values) (map[string]any, *refusal) {
 	for name, values := range form {
-		if name != "claim" && len(values) > 1 {
+		if name != "claim" && name != "resource" && len(values) > 1 {
 			return nil, invalid("%.40q is there more than once", name)
 		}
 	}
 	if grant := form.Get("grant_type"); grant != "" && grant != clientCredentials {
-		return nil, &refusal{"unsupported_grant_type", "the one grant_type is " + clientCredentials}
+		return nil, &refusal{"unsupported_grant_type", "the grant_types are " + clientCredentials + " and " + authorizationCode}
 	}
 	if fault := Fault(form.Get("broken")); fault != "" && !slices.Contains(faults, fault) {
 		return nil, invalid("broken is none of %v", faults)
@@ -340,6 +372,17 @@ func (i *Issuer) formClaims(form url.Values) (map[string]any, *refusal) {
 	aud, err := list(form.Get("aud"))
 	if err != nil {
 		return nil, invalid("aud: %v", err)
+	}
+	for _, resource := range form["resource"] {
+		if u, err := url.Parse(resource); err != nil || !u.IsAbs() || u.Fragment != "" {
+			return nil, &refusal{"invalid_target", "resource is not an absolute URL without fragment"}
+		}
+		if aud == nil {
+			aud = []string{defaultAudience}
+		}
+		if !slices.Contains(aud, resource) {
+			aud = append(aud, resource)
+		}
 	}
 	if len(aud) == 1 {
 		claims["aud"] = aud[0]

@@ -57,7 +57,7 @@ func (g *Gateway) answerRefusal(x *exchange, reason outcome.Reason) {
 	code := reason.Status()
 	h := x.w.Header()
 	if c := reason.Challenge(); c != "" {
-		h.Set("WWW-Authenticate", c)
+		h.Set("WWW-Authenticate", c+x.pass.Hint)
 	}
 	if s := reason.RetryAfter(); s != "" {
 		h.Set("Retry-After", s)
@@ -109,6 +109,23 @@ func (g *Gateway) answerProbe(x *exchange) {
 	x.w.WriteHeader(code)
 	io.WriteString(x.w, text)
 	g.metrics.request(outcome.Probe)
+}
+
+// answerMetadata tells an OAuth client where to get a token (RFC 9728 §3). It is for every page, too.
+func (g *Gateway) answerMetadata(x *exchange) {
+	h := x.w.Header()
+	h.Set("Access-Control-Allow-Origin", "*")
+	h.Set("Cache-Control", "no-store") // it repeats the Host
+	if x.r.Method == http.MethodOptions {
+		h.Set("Access-Control-Allow-Methods", "GET, HEAD")
+		h.Set("Access-Control-Allow-Headers", "*")
+		h.Set("Access-Control-Max-Age", "86400")
+		x.w.WriteHeader(http.StatusNoContent)
+	} else {
+		h.Set("Content-Type", "application/json")
+		x.w.Write(append(x.pass.Metadata, '\n'))
+	}
+	g.metrics.request(x.pass.Reason)
 }
 
 // report writes the one log line of a request that became no WebSocket session, and counts it.

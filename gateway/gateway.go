@@ -105,6 +105,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.refuse(x, outcome.RefusalOf(err))
 	case x.pass.Probe != "":
 		g.answerProbe(x)
+	case x.pass.Metadata != nil:
+		g.answerMetadata(x)
 	case x.pass.Upgrade:
 		g.connect(x)
 	default:

@@ -7,6 +7,8 @@ const (
 	PublicRoute  Reason = "public-route"
 	AuthDisabled Reason = "auth-disabled"
 	Probe        Reason = "probe" // /healthz or /readyz, answered by the gateway itself
+
+	ResourceMetadata Reason = "resource-metadata" // of RFC 9728, answered by the gateway itself
 )
 
 // What refuses a request for its form or its address.
@@ -113,6 +115,7 @@ var table = [...]row{
 	{reason: PublicRoute, through: true},
 	{reason: AuthDisabled, through: true},
 	{reason: Probe, through: true},
+	{reason: ResourceMetadata, through: true},
 
 	{reason: BadPath, status: 400, check: "path"},
 	{reason: BadMethod, status: 405, check: "method"},

@@ -157,7 +157,9 @@ tls: { certFile: {{.Cert}}, keyFile: {{.Key}} }
 {{- end}}
 admin: { listen: "127.0.0.1:0" }
 routes:
-  - { path: {{.Path}}, upstream: "{{.Agent}}" }
+  - path: {{.Path}}
+    upstream: "{{.Agent}}"
+    protectedResource: { scopes: ["agents:access"] } # MCP clients find the issuer, and log in
   - { path: /dev, upstream: "{{.Issuer}}", public: true } # the page, same-origin with the gateway
 authentication:
   jwt:

@@ -29,6 +29,9 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 		return pass, outcome.Refuse(outcome.BadMethod, "method "+outcome.Clip(r.Method))
 	}
 	t.ok("path", "%s", path)
+	if p.describe(pass, r) {
+		return pass, nil
+	}
 
 	route, rest, err := p.find(pass, r.Method)
 	if err != nil || pass.Probe != "" {
@@ -39,6 +42,7 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	} else {
 		t.ok("route", "%s", route.name)
 	}
+	pass.Hint = p.hint(r, route, pass.Agent)
 	if !route.allowsOrigin(pass.Origins) {
 		return pass, outcome.Refuse(outcome.BadOrigin, outcome.Clip(strings.Join(pass.Origins, ", "))+" is not among the origins of the route")
 	}

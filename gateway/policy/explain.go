@@ -29,7 +29,7 @@ type Explanation struct {
 	Reason   outcome.Reason
 	Status   int
 	// Upstream is the URL that the agent would be asked for, and Header what it would be told. Both
-	// are set only if Admitted, and not for a probe, which the gateway answers itself.
+	// are set only if Admitted, and not for a request that the gateway answers itself.
 	Upstream string
 	Header   http.Header
 }
@@ -47,7 +47,7 @@ func (p *Policy) Explain(ctx context.Context, r *http.Request) Explanation {
 		}
 	}
 	e := Explanation{Steps: t.steps, Admitted: true, Reason: pass.Reason}
-	if pass.Probe == "" {
+	if pass.Probe == "" && pass.Metadata == nil {
 		e.Upstream, e.Header = pass.Scheme+"://"+pass.Addr+pass.Target, pass.Header
 	}
 	return e

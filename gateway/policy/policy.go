@@ -77,6 +77,10 @@ type Pass struct {
 	Reason outcome.Reason
 	// Probe is "/healthz" or "/readyz" when the gateway itself must answer, else "".
 	Probe string
+	// Metadata is the document of RFC 9728, when the gateway must answer with that, else nil.
+	Metadata []byte
+	// Hint is what a challenge adds to its error: parameters, each after ", ". It may be empty.
+	Hint string
 	// Upgrade reports whether the request is a WebSocket handshake.
 	Upgrade bool
 	// Client is the client's address, as limits see it.

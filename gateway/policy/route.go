@@ -23,6 +23,7 @@ type route struct {
 	set      [][2]string
 	rules    auth.Rules // global and its own
 	origins  []string
+	resource *resource // nil: clients are told nothing
 }
 
 // newRoutes compiles the routes and puts them in the order in which they are tried: the first that
@@ -43,6 +44,7 @@ func newRoutes(c *config.Config) ([]*route, error) {
 			drop:     map[string]bool{},
 			rules:    auth.NewRules(c.Authentication.Authorization.RequiredClaims, rc.RequiredClaims),
 			origins:  rc.AllowedOrigins,
+			resource: newResource(c, rc),
 		}
 		if p := strings.Trim(rc.Path, "/"); p != "" {
 			r.segments = strings.Split(p, "/")
