@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"encoding/json"
 	"go/ast"
 	"go/token"
+	"log/slog"
 	"maps"
 	"os"
 	"os/exec"
@@ -218,6 +220,28 @@ func TestLogKeysOfTheDocsAreThoseOfTheCode(t *testing.T) {
 		}
 	}
 	same(t, "log key", code, docs)
+
+	lines := 0
+	for _, block := range fence.FindAllStringSubmatch(read(t, "../docs/operating.md"), -1) {
+		if block[1] != "json" {
+			continue
+		}
+		for line := range strings.Lines(block[2]) {
+			lines++
+			var example map[string]any
+			if err := json.Unmarshal([]byte(line), &example); err != nil {
+				t.Errorf("the line of the log %q: %v", line, err)
+			}
+			for key := range example {
+				if !docs[key] && key != slog.TimeKey && key != slog.LevelKey && key != slog.MessageKey {
+					t.Errorf("%s of a line of the log is not in the table", key)
+				}
+			}
+		}
+	}
+	if lines == 0 {
+		t.Error("docs/operating.md shows no line of the log")
+	}
 }
 
 // logKeys are the keys in one call: of a slog.Attr, or between the arguments of a logger's method.
