@@ -34,6 +34,8 @@ type Config struct {
 	Session Session `yaml:"session" envPrefix:"SESSION_"`
 	// Limits bound what a client may use.
 	Limits Limits `yaml:"limits" envPrefix:"LIMITS_"`
+	// Upstream says how agents are reached.
+	Upstream Upstream `yaml:"upstream" envPrefix:"UPSTREAM_"`
 	// Log says what is written to standard error, and how.
 	Log Log `yaml:"log" envPrefix:"LOG_"`
 
@@ -273,6 +275,13 @@ type Limits struct {
 	HandshakeTimeout time.Duration `yaml:"handshakeTimeout" env:"HANDSHAKE_TIMEOUT"`
 	// MaxHeaderBytes bounds the request head. Default 32768; at least 4096, as tokens are long.
 	MaxHeaderBytes int `yaml:"maxHeaderBytes" env:"MAX_HEADER_BYTES"`
+}
+
+// Upstream says how agents are reached.
+type Upstream struct {
+	// AllowLoopback lets an {agent} in a route's upstream lead to this machine: to localhost, or to a
+	// name that resolves to a loopback, link-local or unspecified address. Default false.
+	AllowLoopback bool `yaml:"allowLoopback" env:"ALLOW_LOOPBACK"`
 }
 
 // Log says what is written to standard error, and how.

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"net"
+	"os"
 	"strings"
 	"testing"
 
@@ -154,7 +156,8 @@ func TestE10HostIsOneAndPicksNoAgent(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
 	upstream := strings.Replace(a.URL, "127.0.0.1", "{agent}", 1)
 	named := route("/agents/{agent}", upstream)
-	g := start(t, plain(i, a.URL).with("routes", []any{named, route("/my-agent", a.URL)}))
+	s := plain(i, a.URL).with("routes", []any{named, route("/my-agent", a.URL)})
+	g := start(t, s.with("upstream.allowLoopback", true))
 	bearer := i.bearer(t)
 	for _, label := range []string{
 		"a.b", "127.0.0.1", "a@b", "a:80", "A", "-a", "a-", "a_b", "*", "%40", "%3a", "a%2eb", "a%20", "\u00e4", strings.Repeat("a", 64),
@@ -210,5 +213,90 @@ func TestE11ParametersThatARouteSetsAreNotTheClients(t *testing.T) {
 	g.connect(t, "/my-agent/ws?agent=evil&access_token="+i.token(t)+"&device_id=1").Close()
 	if r := a.request(t); r.RequestURI != "/ws?a%20b=%26%3D&agent=mine" {
 		t.Errorf("the agent was asked for %s", r.RequestURI)
+	}
+}
+
+// A name in the path chooses the host of a template. It must not choose this machine.
+func TestE12NameInThePathReachesNothingOfThisMachine(t *testing.T) {
+	i, a := newIssuer(t), newAgent(t, nil)
+	named := route("/agents/{agent}", strings.Replace(a.URL, "127.0.0.1", "{agent}", 1))
+	g := start(t, plain(i, a.URL).with("routes", []any{named}))
+	bearer := i.bearer(t)
+	host, err := os.Hostname() // in a container often a name of this machine
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, label := range []string{"localhost", strings.ToLower(host)} {
+		target := "/agents/" + label + "/ws"
+		for _, request := range []string{rawws.Request("gateway.test", target, bearer), plainRequest("GET", target, bearer)} {
+			s := g.dial(t)
+			s.say(request)
+			if resp := s.answer(); resp.StatusCode != 502 && resp.StatusCode != 404 {
+				t.Errorf("%s: %s", label, resp.Status)
+			}
+		}
+	}
+	a.untouched(t)
+}
+
+// A gateway that is its own agent would send one request around for ever.
+func TestE13LoopThroughTheGatewayIsCut(t *testing.T) {
+	i, a := newIssuer(t), newAgent(t, nil)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := l.Addr().String() // free again in a moment
+	l.Close()
+	g := start(t, plain(i, a.URL).with("listen", own).with("routes", []any{route("/my-agent", "http://"+own+"/my-agent")}))
+	bearer := i.bearer(t)
+	g.rejected(t, 508, "upstream-loop", plainRequest("GET", "/my-agent/x", bearer))
+	g.rejected(t, 508, "upstream-loop", rawws.Request("gateway.test", "/my-agent/ws", bearer))
+	if n := len(g.log.with("reason", "upstream-loop")); n != 2 {
+		t.Errorf("%d loops in the log", n)
+	}
+}
+
+// A template takes one label of the path for an agent's name, and must not take the gateway's own
+// paths for one, nor a path that is excluded as it stands.
+func TestE14TemplateTakesNoPathOfTheGatewayAndOpensNoLabel(t *testing.T) {
+	i, a := newIssuer(t), newAgent(t, nil)
+	template := route("/{agent}", strings.Replace(a.URL, "127.0.0.1", "{agent}", 1))
+	s := plain(i, a.URL).with("routes", []any{template}).
+		with("upstream.allowLoopback", true).
+		with("authentication.authorization.excludePaths",
+			[]string{"/healthz", "/readyz", "/metrics", "/localhost", "/localhost/info", "/info"})
+	g := start(t, s)
+	for _, path := range []string{"/healthz", "/readyz"} {
+		if a := g.one(t, 200, plainRequest("GET", path)); a.body != "ok\n" {
+			t.Errorf("%s: %q", path, a.body)
+		}
+	}
+	for _, path := range []string{"/metrics", "/localhost", "/localhost/info/x"} {
+		g.rejected(t, 401, "no-token", plainRequest("GET", path))
+	}
+	a.untouched(t)
+	g.dial(t).say(plainRequest("GET", "/localhost/info")) // /info, as the agent sees it, is excluded
+	if r := a.request(t); r.RequestURI != "/info" {
+		t.Errorf("the agent was asked for %s", r.RequestURI)
+	}
+	without := start(t, s.with("authentication.authorization.excludePaths", []string{}))
+	without.rejected(t, 404, "no-route", plainRequest("GET", "/healthz"))
+	literal := start(t, s.with("routes", []any{route("/", a.URL)}))
+	literal.dial(t).say(plainRequest("GET", "/healthz"))
+	if r := a.request(t); r.RequestURI != "/healthz" {
+		t.Errorf("the agent was asked for %s", r.RequestURI)
+	}
+}
+
+func TestE15EmptyHostIsRefused(t *testing.T) {
+	i, a := newIssuer(t), newAgent(t, nil)
+	g := start(t, plain(i, a.URL))
+	g.rejected(t, 400, "bad-host", "GET /my-agent/x HTTP/1.1\r\nHost:\r\nConnection: close\r\n"+i.bearer(t)+"\r\n\r\n")
+	a.untouched(t)
+	s := g.dial(t)
+	s.say("GET /healthz HTTP/1.0\r\n\r\n")
+	if resp := s.answer(); resp.StatusCode != 200 {
+		t.Errorf("a probe in HTTP/1.0: %s", resp.Status)
 	}
 }

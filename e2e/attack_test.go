@@ -104,6 +104,11 @@ func told(t *testing.T, r *http.Request, pairs ...string) {
 		want["Connection"], want["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
 		want["Sec-Websocket-Version"], want["Sec-Websocket-Key"] = []string{"13"}, []string{rawws.Key}
 	}
+	if via := r.Header["Via"]; len(via) != 1 || !strings.HasPrefix(via[0], "1.1 omnia-gateway-") {
+		t.Errorf("the agent was told Via: %q", via)
+	} else {
+		want["Via"] = via
+	}
 	if id := r.Header["X-Gateway-Session"]; len(id) != 1 || len(id[0]) != 32 {
 		t.Errorf("the agent was told the session %q", id)
 	} else {

@@ -17,7 +17,8 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -40,8 +41,9 @@ type Gateway struct {
 	policy   atomic.Pointer[policy.Policy] // loaded once a request
 	relays   relay.Rules
 	certs    *certificates // nil without TLS
-	dialer   *dialer
-	proxy    *httputil.ReverseProxy
+	fixed    agents        // of upstreams that the configuration names
+	chosen   agents        // of upstreams that a client's path has chosen, by a template
+	via      string        // this process, in the header Via
 	sessions *session.Registry
 	metrics  *metrics
 	noted    sync.Map // of route and kind: that something was removed has been logged
@@ -73,7 +75,9 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 			MaxMessage: c.Limits.MaxMessageBytes, PingInterval: c.Session.PingInterval, StallTimeout: c.Session.StallTimeout,
 			IdleTimeout: c.Session.IdleTimeout,
 		},
-		dialer:   newDialer(c.Limits.HandshakeTimeout),
+		fixed:    newAgents(c.Limits.HandshakeTimeout, nil, log),
+		chosen:   newAgents(c.Limits.HandshakeTimeout, notThisMachine, log),
+		via:      "omnia-gateway-" + session.NewID()[:16],
 		sessions: session.New(),
 	}
 	p, err := policy.New(c, g.keys)
@@ -86,7 +90,9 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 			return nil, err
 		}
 	}
-	g.proxy = newProxy(newTransport(g.dialer, g.dialer.net.DialContext), quiet(log))
+	if c.Upstream.AllowLoopback {
+		g.chosen = g.fixed
+	}
 	g.metrics = newMetrics(g, o.LogDropped)
 	return g, nil
 }
@@ -142,7 +148,7 @@ func (g *Gateway) connect(x *exchange) {
 		}
 	}()
 	dialled := time.Now()
-	a, err := g.dialer.handshake(x.r.Context(), x.pass, x.r)
+	a, err := g.agents(x.pass).dialer.handshake(x.r.Context(), x.pass, x.r)
 	g.metrics.dialled(time.Since(dialled), err)
 	if err != nil {
 		g.sessions.Free(s)
@@ -168,6 +174,10 @@ func (g *Gateway) connect(x *exchange) {
 
 // register makes an admitted request a session, under the limits.
 func (g *Gateway) register(x *exchange, kind session.Kind) (*session.Session, *outcome.Refusal) {
+	via := handshake.List(x.r.Header["Via"])
+	if slices.ContainsFunc(via, func(hop string) bool { return strings.Contains(hop, g.via) }) {
+		return nil, outcome.Refuse(outcome.UpstreamLoop, "the agent's address leads back to this gateway")
+	}
 	s := &session.Session{
 		ID: session.NewID(), Kind: kind, Case: x.pass.Case,
 		Remote: x.r.RemoteAddr, Client: x.pass.Client, Start: x.start, Expires: x.pass.Deadline,
@@ -176,8 +186,17 @@ func (g *Gateway) register(x *exchange, kind session.Kind) (*session.Session, *o
 		return nil, refusal
 	}
 	x.session = s.ID
-	x.pass.Header["X-Gateway-Session"] = []string{s.ID} // so that an agent's log can name it
+	x.pass.Header["Via"] = []string{strings.Join(append(via, "1.1 "+g.via), ", ")} // RFC 9110 §7.6.3
+	x.pass.Header["X-Gateway-Session"] = []string{s.ID}                            // so that an agent's log can name it
 	return s, nil
+}
+
+// agents returns the way to reach the agent of p.
+func (g *Gateway) agents(p *policy.Pass) agents {
+	if p.Chosen {
+		return g.chosen
+	}
+	return g.fixed
 }
 
 // accept takes the client's connection over, answers 101 and joins the two sides. After an error the

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"maps"
 	"mime"
 	"net"
 	"net/http"
@@ -18,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/altairalabs/omnia-gateway/gateway/policy"
 	"github.com/altairalabs/omnia-gateway/gateway/session"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
@@ -147,7 +149,7 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 	w := &countingWriter{ResponseWriter: x.w, n: &t.out}
 	rc := http.NewResponseController(w)
 	body := &stallReader{ReadCloser: r.Body, rc: rc, n: &t.in}
-	proxy := *g.proxy
+	proxy := *g.agents(p).proxy
 	proxy.Rewrite = func(pr *httputil.ProxyRequest) {
 		out := pr.Out
 		out.URL = &url.URL{Scheme: p.Scheme, Host: p.Addr, Opaque: p.Target}
@@ -164,6 +166,7 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 			return outcome.Refuse(outcome.UpstreamBadHandshake,
 				fmt.Sprintf("status %d to a request that asked for no upgrade", resp.StatusCode))
 		}
+		resp.Header = policy.EndToEnd(resp.Header)
 		resp.Header.Set("X-Gateway-Session", x.session)
 		if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media == "text/event-stream" {
 			t.streams()
@@ -224,7 +227,8 @@ type stallWriter struct {
 func (w *stallWriter) WriteHeader(code int) {
 	h := w.Header()
 	if code < 200 { // httputil passes an agent's interim answers on as they are
-		h.Del("Connection")
+		keep := policy.EndToEnd(h)
+		maps.DeleteFunc(h, func(name string, _ []string) bool { return keep[name] == nil })
 	} else if w.last { // not sooner, because httputil clears all headers after an interim answer
 		h.Set("Connection", "close")
 	}

@@ -45,8 +45,8 @@ func inTime(t *testing.T, agent func(c net.Conn, br *bufio.Reader), story func(t
 			t.Fatal(err)
 		}
 		agents, clients := make(pipes), make(pipes)
-		transport := newTransport(g.dialer, agents.dial)
-		g.proxy.Transport = transport
+		transport := newTransport(g.fixed.dialer, agents.dial)
+		g.fixed.proxy.Transport = transport
 		go func() {
 			for c := range agents {
 				go func() {

@@ -231,8 +231,8 @@ func (g *Gateway) Refresh(ctx context.Context) error { return g.keys.Refresh(ctx
 func (g *Gateway) CheckUpstreams(ctx context.Context) error {
 	var failed []error
 	for _, u := range g.policy.Load().Upstreams() {
-		ctx, cancel := context.WithTimeout(ctx, g.dialer.timeout)
-		c, err := g.dialer.dial(ctx, u.Scheme, u.Addr)
+		ctx, cancel := context.WithTimeout(ctx, g.fixed.dialer.timeout)
+		c, err := g.fixed.dialer.dial(ctx, u.Scheme, u.Addr)
 		cancel()
 		if err != nil {
 			failed = append(failed, fmt.Errorf("route %s: upstream %s://%s: %w", u.Route, u.Scheme, u.Addr, err))

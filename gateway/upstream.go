@@ -7,12 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"net"
 	"net/http"
+	"net/http/httputil"
+	"net/netip"
 	"net/url"
 	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/gateway/handshake"
@@ -38,9 +42,38 @@ type dialer struct {
 	timeout time.Duration // for connection, TLS and the agent's answer together
 }
 
-func newDialer(timeout time.Duration) *dialer {
+// agents is one way to reach agents: by WebSocket and by plain HTTP.
+type agents struct {
+	dialer *dialer
+	proxy  *httputil.ReverseProxy
+}
+
+// newAgents makes a way to reach agents. Kept connections of one way are never used by the other.
+func newAgents(timeout time.Duration, control control, log *slog.Logger) agents {
+	d := newDialer(timeout, control)
+	return agents{d, newProxy(newTransport(d, d.net.DialContext), quiet(log))}
+}
+
+// control is asked about an address before it is dialled, after its name was resolved.
+type control func(network, address string, c syscall.RawConn) error
+
+// notThisMachine refuses addresses of the gateway's own machine and of its link. A client chooses the
+// names of a template: localhost would be any port of this machine, and 169.254.169.254 the
+// credentials of the cloud.
+func notThisMachine(_, address string, _ syscall.RawConn) error {
+	ap, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	if a := ap.Addr().Unmap(); a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified() || a.IsMulticast() {
+		return fmt.Errorf("%s is of this machine or its link, and a name in the path has chosen it; upstream.allowLoopback would allow that", a)
+	}
+	return nil
+}
+
+func newDialer(timeout time.Duration, control control) *dialer {
 	return &dialer{
-		net:     net.Dialer{Timeout: timeout}, // plain HTTP has no other limit
+		net:     net.Dialer{Timeout: timeout, Control: control}, // plain HTTP has no other limit
 		timeout: timeout,
 		// See tls.go for record sizes.
 		tls: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, DynamicRecordSizingDisabled: true},

@@ -14,6 +14,7 @@ const (
 // What refuses a request for its form or its address.
 const (
 	BadPath    Reason = "bad-path"
+	BadHost    Reason = "bad-host"
 	BadMethod  Reason = "bad-method"
 	BadUpgrade Reason = "bad-upgrade"
 	BadOrigin  Reason = "bad-origin"
@@ -51,6 +52,7 @@ const (
 	UpstreamTimeout        Reason = "upstream-timeout"
 	UpstreamBadHandshake   Reason = "upstream-bad-handshake"
 	UpstreamRefused        Reason = "upstream-refused" // the agent's own answer, passed on
+	UpstreamLoop           Reason = "upstream-loop"    // the request has come through this process before
 	InternalError          Reason = "internal-error"
 )
 
@@ -118,6 +120,7 @@ var table = [...]row{
 	{reason: ResourceMetadata, through: true},
 
 	{reason: BadPath, status: 400, check: "path"},
+	{reason: BadHost, status: 400, check: "host"},
 	{reason: BadMethod, status: 405, check: "method"},
 	{reason: BadUpgrade, status: 400, check: "upgrade"},
 	{reason: BadOrigin, status: 403, check: "origin"},
@@ -149,6 +152,7 @@ var table = [...]row{
 	{reason: UpstreamTimeout, status: 504},
 	{reason: UpstreamBadHandshake, status: 502},
 	{reason: UpstreamRefused, status: passedOn},
+	{reason: UpstreamLoop, status: 508},
 	{reason: InternalError, status: 500, code: internalError},
 
 	{reason: Drain, status: 503, code: goingAway, retryAfter: 5},

@@ -25,6 +25,9 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 		return pass, err
 	}
 	pass.Host, pass.Path, pass.Origins = hostOf(r.Host), path, r.Header["Origin"]
+	if r.Host == "" && r.ProtoAtLeast(1, 1) { // RFC 9112 §3.2; a probe in HTTP/1.0 may leave it out
+		return pass, outcome.Refuse(outcome.BadHost, "an empty Host")
+	}
 	if !allowedMethod(r.Method) {
 		return pass, outcome.Refuse(outcome.BadMethod, "method "+outcome.Clip(r.Method))
 	}
@@ -73,6 +76,7 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	}
 	pass.Protocols.Offered = handshake.List(pass.Header["Sec-Websocket-Protocol"])
 	pass.Scheme, pass.Addr = route.address(pass.Agent)
+	pass.Chosen = pass.Addr != route.upstream.Host
 	pass.Target = route.path(path, rest)
 	query, removed := route.query(query, pass.Agent)
 	if query != "" {
@@ -92,16 +96,18 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 // or makes the request a probe.
 func (p *Policy) find(pass *Pass, method string) (_ *route, rest string, err error) {
 	path := pass.Path
+	probe := path == "/healthz" || path == "/readyz"
 	if path != "/.gateway" && !strings.HasPrefix(path, "/.gateway/") { // the gateway's own, never an agent's
 		for _, r := range p.routes {
-			if agent, rest, ok := r.match(pass.Host, path); ok {
+			// No template takes the gateway's own probes for an agent of that name.
+			if agent, rest, ok := r.match(pass.Host, path); ok && (!probe || agent == "") {
 				pass.Route, pass.Agent = r.name, agent
 				return r, rest, nil
 			}
 		}
 	}
 	asks := method == http.MethodGet || method == http.MethodHead
-	if (path == "/healthz" || path == "/readyz") && asks && p.excludes(path, path) {
+	if probe && asks && p.excludes(path, path, "") {
 		pass.Probe, pass.Reason = path, outcome.Probe
 		return nil, "", nil
 	}
@@ -125,7 +131,7 @@ func (p *Policy) authorize(ctx context.Context, pass *Pass, r *route, credential
 	switch {
 	case r.public:
 		pass.Reason = outcome.PublicRoute
-	case p.excludes(pass.Path, r.seen(pass.Path, rest)):
+	case p.excludes(pass.Path, r.seen(pass.Path, rest), pass.Agent):
 		pass.Reason = outcome.ExcludedPath
 	default:
 		pass.Reason, open = outcome.OK, false

@@ -59,6 +59,9 @@ func newExclusion(pattern string) exclusion {
 	return exclusion{text: pattern}
 }
 
+// exact reports whether the pattern is one path.
+func (e exclusion) exact() bool { return e.segments == nil && e.star == 0 }
+
 func (e exclusion) matches(path string) bool {
 	switch {
 	case e.segments != nil:

@@ -90,6 +90,8 @@ type Pass struct {
 
 	// Scheme and Addr are those of the agent; Addr may lack a port.
 	Scheme, Addr string
+	// Chosen reports whether the client's path has chosen Addr, by a template in the route's upstream.
+	Chosen bool
 	// Target is path and query for the agent, as they go over the wire.
 	Target string
 	// Header are the headers for the agent, without those of the handshake.
@@ -144,7 +146,11 @@ func (p *Policy) deadline(id *auth.Identity) time.Time {
 	return id.Deadline.Add(p.grace)
 }
 
-// excludes reports whether a path needs no token: as the client wrote it, or as the agent sees it.
-func (p *Policy) excludes(path, rest string) bool {
-	return slices.ContainsFunc(p.excluded, func(e exclusion) bool { return e.matches(path) || e.matches(rest) })
+// excludes reports whether a path needs no token: as the client wrote it, or as the agent sees it. An
+// exact pattern is compared only with the latter where the route has taken an agent's name from the
+// path: else the pattern /metrics would open an agent called metrics.
+func (p *Policy) excludes(path, rest, agent string) bool {
+	return slices.ContainsFunc(p.excluded, func(e exclusion) bool {
+		return e.matches(rest) || e.matches(path) && (agent == "" || !e.exact())
+	})
 }
