@@ -155,6 +155,9 @@ type IssuerState struct {
 	Fetched time.Time
 	// LastError tells why the last fetch failed, or is "".
 	LastError string
+	// Warning tells what is wrong although keys can be fetched: a discovery document that speaks for
+	// another issuer. "" if nothing is.
+	Warning string
 	// Refreshes counts the fetches, Failures those of them that failed.
 	Refreshes, Failures uint64
 }

@@ -43,6 +43,7 @@ func (s *keySet) get(ctx context.Context) (set *jwks, skipped int, from string, 
 			uri = base + "jwks.json"
 		}
 	}
+	s.noteDiscovery(discovery)
 	from = redacted(uri)
 	body, err := s.read(ctx, uri)
 	if err == nil {
@@ -74,7 +75,7 @@ func (s *keySet) discover(ctx context.Context, uri string) (keys string, err err
 		return "", err
 	}
 	if name, _ := object["issuer"].(string); name != s.issuer {
-		return "", fmt.Errorf("it speaks for the issuer %s", clip(name))
+		return "", misnamed{s.issuer, name}
 	}
 	if keys, _ = object["jwks_uri"].(string); keys == "" {
 		return "", errors.New("no jwks_uri")

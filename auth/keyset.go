@@ -152,6 +152,7 @@ type keySet struct {
 	fetched   time.Time // when set was last confirmed
 	skipped   int       // keys that came with it and are not usable
 	lastErr   error
+	warning   string // what is odd about the discovery document
 }
 
 func newKeySet(from source, o Options) *keySet {
@@ -182,7 +183,7 @@ func (s *keySet) asked() bool {
 func (s *keySet) state() IssuerState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	state := IssuerState{Issuer: s.issuer, KeysURL: s.url, Fetched: s.fetched, Refreshes: s.ended, Failures: s.failures}
+	state := IssuerState{Issuer: s.issuer, Warning: s.warning, KeysURL: s.url, Fetched: s.fetched, Refreshes: s.ended, Failures: s.failures}
 	if set := s.current(); set != nil {
 		state.Keys, state.Skipped = set.usable(), s.skipped
 	}

@@ -540,7 +540,10 @@ func TestUpstreamsAreChecked(t *testing.T) {
 		config.Route{Path: "/gone", Upstream: "http://127.0.0.1:1"},
 		config.Route{Path: "/no-tls", Upstream: "https://" + listening(t, func(net.Conn) {})},
 	)
-	err := compile(t, c, slog.New(slog.DiscardHandler)).CheckUpstreams(t.Context())
+	asked, notAsked, err := compile(t, c, slog.New(slog.DiscardHandler)).CheckUpstreams(t.Context())
+	if asked != 3 || !slices.Equal(notAsked, []string{"/{agent}"}) {
+		t.Errorf("%d asked, not asked %q", asked, notAsked)
+	}
 	if err == nil {
 		t.Fatal("all is well")
 	}

@@ -227,10 +227,31 @@ func (g *Gateway) Reload() {
 // Refresh fetches the keys of every issuer once; the error names each that failed.
 func (g *Gateway) Refresh(ctx context.Context) error { return g.keys.Refresh(ctx) }
 
-// CheckUpstreams dials the agent of every route whose address is fixed; the error names each that does not answer.
-func (g *Gateway) CheckUpstreams(ctx context.Context) error {
+// CheckIssuers fetches the keys of every issuer once and returns how many there are. The error names
+// each whose keys cannot be fetched or used, and each whose discovery document names another issuer.
+func (g *Gateway) CheckIssuers(ctx context.Context) (asked int, err error) {
+	failed := []error{g.Refresh(ctx)}
+	issuers := g.policy.Load().Issuers()
+	for _, i := range issuers {
+		switch {
+		case i.LastError != "": // Refresh has named it
+		case i.Keys == 0:
+			failed = append(failed, fmt.Errorf("issuer %s: %s has no usable key (%d skipped)", i.Issuer, i.KeysURL, i.Skipped))
+		case i.Warning != "":
+			failed = append(failed, fmt.Errorf("issuer %s: %s", i.Issuer, i.Warning))
+		}
+	}
+	return len(issuers), errors.Join(failed...)
+}
+
+// CheckUpstreams dials the agent of every route whose address is fixed. It returns how many that are,
+// and the routes that were not asked because their agent's address has a template. The error names
+// each that does not answer.
+func (g *Gateway) CheckUpstreams(ctx context.Context) (asked int, notAsked []string, err error) {
 	var failed []error
-	for _, u := range g.policy.Load().Upstreams() {
+	p := g.policy.Load()
+	upstreams := p.Upstreams()
+	for _, u := range upstreams {
 		ctx, cancel := context.WithTimeout(ctx, g.fixed.dialer.timeout)
 		c, err := g.fixed.dialer.dial(ctx, u.Scheme, u.Addr)
 		cancel()
@@ -240,5 +261,5 @@ func (g *Gateway) CheckUpstreams(ctx context.Context) error {
 		}
 		c.Close()
 	}
-	return errors.Join(failed...)
+	return len(upstreams), p.Templates(), errors.Join(failed...)
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,10 +62,31 @@ func examine(c *cobra.Command, from config.Sources, online bool) (findings, erro
 	notes, err := g.CheckCertificate()
 	found.notes = slices.Concat(conf.Notes, notes)
 	if online {
-		found.verdict += ", every issuer gives keys, every agent can be reached"
-		err = errors.Join(err, g.Refresh(c.Context()), g.CheckUpstreams(c.Context()))
+		err = errors.Join(err, found.ask(c.Context(), g, conf))
 	}
 	return found, err
+}
+
+// ask asks issuers and agents. The verdict speaks only of those that were asked.
+func (f *findings) ask(ctx context.Context, g *gateway.Gateway, conf *config.Config) error {
+	var faults []error
+	if conf.Authentication.Enabled {
+		issuers, err := g.CheckIssuers(ctx)
+		if faults = append(faults, err); issuers > 0 {
+			f.verdict += ", every issuer gives keys"
+		}
+	}
+	agents, notAsked, err := g.CheckUpstreams(ctx)
+	for _, route := range notAsked {
+		f.notes = append(f.notes, fmt.Sprintf("route %s: not asked: its agent's address has a template", route))
+	}
+	switch {
+	case agents > 0 && len(notAsked) > 0:
+		f.verdict += ", every agent with a fixed address can be reached"
+	case agents > 0:
+		f.verdict += ", every agent can be reached"
+	}
+	return errors.Join(append(faults, err)...)
 }
 
 // print writes the findings for a person. It returns err, which is printed like that of any command.

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"bufio"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -44,6 +47,9 @@ func newExplain() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if conf.TLS.Enabled() {
+				r.TLS = &tls.ConnectionState{}
+			}
 			keys := auth.NewKeys(auth.Options{})
 			p, err := policy.New(conf, keys) // the rules alone: it needs no certificate and no listener
 			if err != nil {
@@ -74,36 +80,47 @@ func newExplain() *cobra.Command {
 	return c
 }
 
-// request is the request as the gateway would have read it from a connection.
+// request is the request as the gateway would have read it from a connection: it is written as a client writes it, and read as a server does.
 func (q question) request(stdin io.Reader) (*http.Request, error) {
 	token, err := tokenFrom(q.token, stdin)
 	if err != nil {
 		return nil, err
 	}
-	h := http.Header{}
+	host, lines := q.host, []string{}
 	if !q.plain && q.method == http.MethodGet {
-		h = http.Header{
-			"Upgrade": {"websocket"}, "Connection": {"Upgrade"}, "Sec-Websocket-Version": {"13"},
-			"Sec-Websocket-Key": {"dGhlIHNhbXBsZSBub25jZQ=="}, // the sample nonce of RFC 6455 §1.3
-		}
+		lines = append(lines, "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
+			"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==") // the sample nonce of RFC 6455 §1.3
 	}
 	if token != "" {
-		h.Set("Authorization", "Bearer "+token)
+		lines = append(lines, "Authorization: Bearer "+token)
 	}
 	if q.origin != "" {
-		h.Set("Origin", q.origin)
+		lines = append(lines, "Origin: "+q.origin)
 	}
 	for _, line := range q.headers {
 		name, value, ok := strings.Cut(line, ":")
-		if !ok {
+		switch {
+		case !ok:
 			return nil, fmt.Errorf("--header %q: want \"Name: value\"", line)
+		case strings.EqualFold(name, "Host"):
+			host = strings.TrimSpace(value)
+		default:
+			lines = append(lines, line)
 		}
-		h.Add(name, strings.TrimSpace(value))
 	}
-	return &http.Request{
-		Method: q.method, RequestURI: q.path, Host: q.host, Header: h, RemoteAddr: "127.0.0.1:0",
-		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Body: http.NoBody,
-	}, nil
+	head := fmt.Sprintf("%s %s HTTP/1.1\r\nHost: %s\r\n", q.method, q.path, host)
+	for _, line := range lines {
+		head += line + "\r\n"
+	}
+	if strings.Count(head, "\n") != len(lines)+2 {
+		return nil, errors.New("a line break in the request")
+	}
+	r, err := http.ReadRequest(bufio.NewReader(strings.NewReader(head + "\r\n")))
+	if err != nil {
+		return nil, fmt.Errorf("no server would read this request: %w", err)
+	}
+	r.RemoteAddr = "127.0.0.1:0"
+	return r, nil
 }
 
 // print writes an explanation for a person.
@@ -128,11 +145,20 @@ func print(w io.Writer, e policy.Explanation) {
 	for _, name := range slices.Sorted(maps.Keys(e.Header)) {
 		for _, v := range e.Header[name] {
 			if name == "Authorization" {
-				v = "Bearer …"
+				v = withoutCredential(v)
 			}
 			fmt.Fprintf(w, "  %s: %s\n", name, v)
 		}
 	}
+}
+
+// withoutCredential leaves of an Authorization header its scheme, which may be another than Bearer where no token is needed.
+func withoutCredential(value string) string {
+	scheme, _, ok := strings.Cut(value, " ")
+	if !ok {
+		return "…"
+	}
+	return scheme + " …"
 }
 
 // printPassed prints a check that let the request through.

@@ -138,6 +138,16 @@ func (p *Policy) Upstreams() (all []Upstream) {
 	return all
 }
 
+// Templates returns the routes whose agents have no fixed address.
+func (p *Policy) Templates() (routes []string) {
+	for _, r := range p.routes {
+		if _, addr := r.address(""); addr != r.upstream.Host {
+			routes = append(routes, r.name)
+		}
+	}
+	return routes
+}
+
 // deadline returns when a caller's right to a connection ends; zero: never. id may be nil.
 func (p *Policy) deadline(id *auth.Identity) time.Time {
 	if id == nil || id.Deadline.IsZero() || !p.expires {
