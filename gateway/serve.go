@@ -135,8 +135,7 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 
 // stir is what giveBack asks.
 func (g *Gateway) stir() (times, live uint64) {
-	times, live = g.sessions.Counts()
-	return times + g.relays.Lanes.Settled(), live
+	return g.sessions.Counts()
 }
 
 // leave drains. The listeners stay open while it lasts, so that probes and refused handshakes get an answer.

@@ -32,13 +32,19 @@ func BenchmarkRelayedFrame(b *testing.B) {
 	}{{"plain", 0}, {"TLS", tls.VersionTLS13}} {
 		b.Run(kind.name, func(b *testing.B) {
 			buf := make([]byte, len(there))
-			one, other := newLinkOver(b, kind.version, true)
-			direct := mallocs(500, func() { trip(b, other, waiting{one}, buf) })
+			inside, outside := connect(b, kind.version, true)
+			direct := mallocs(500, func() { trip(b, outside, inside, buf) })
 
-			client, outerClient := newLinkOver(b, kind.version, true)
-			agent, outerAgent := newLinkOver(b, kind.version, false)
+			client, outerClient := connect(b, kind.version, true)
+			agent, outerAgent := connect(b, kind.version, false)
+			rules := lasting
+			rules.Lanes = running(b)
+			r, err := New(client, agent, nil, nil, 0, rules)
+			if err != nil {
+				b.Fatal(err)
+			}
 			over := make(chan *outcome.Ending, 1)
-			newRelay(client, agent, nil, nil, 0, lasting).Launch(func(e *outcome.Ending) { over <- e })
+			r.Launch(func(e *outcome.Ending) { over <- e })
 			for range 100 { // until every buffer has its size
 				trip(b, outerClient, outerAgent, buf)
 			}
@@ -66,15 +72,3 @@ func mallocs(n int, f func()) float64 {
 	runtime.ReadMemStats(&after)
 	return float64(after.Mallocs-before.Mallocs) / float64(n)
 }
-
-// waiting is a link as an io.ReadWriter.
-type waiting struct{ *link }
-
-func (w waiting) Read(b []byte) (int, error) {
-	got, err := w.read(nil, true)
-	n := copy(b, got)
-	w.release()
-	return n, err
-}
-
-func (w waiting) Write(b []byte) (int, error) { return len(b), w.write(b) }

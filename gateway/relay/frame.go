@@ -43,12 +43,14 @@ const (
 // one message could hold endless fragments.
 const emptyFragment = 64
 
-// walker follows the frames of one peer through a stream of bytes and never touches a payload. It says how much of the bytes at hand may
-// go on as they are, stops where the relay has to know (a Close, a Pong that may answer a Ping of the gateway's own) and finds every violation of
-// RFC 6455 that a frame head can show, before a byte of the offending frame has gone on.
+// walker follows the frames of one peer through a stream of bytes and never touches a payload. It
+// tells how many of the bytes at hand may go on as they are, stops where the machine has to know
+// (a Close, a Pong that may answer a Ping of the gateway's own), and finds every violation of RFC
+// 6455 that a frame head can show, before a byte of the offending frame has gone on.
 //
-// What it lets through always ends at a frame boundary or inside the payload of a data frame: heads and control frames are passed whole.
-// So whenever rest is 0, a frame may be put in. It is pure: no I/O, no clock.
+// What it lets through always ends at a frame boundary or inside the payload of a data frame:
+// heads and control frames are passed whole. So whenever rest is 0, a frame may be put in, and
+// whenever open is false as well, a message. It is pure: no I/O, no clock.
 type walker struct {
 	fromClient bool   // frames must be masked; those of an agent must not be (RFC 6455 §5.1)
 	rsv        byte   // reserved bits for which an extension was negotiated
@@ -57,8 +59,12 @@ type walker struct {
 	rest     uint64 // payload of the current data frame that is still to come
 	size     uint64 // bytes of the current message so far
 	open     bool   // a fragmented message is under way
-	messages uint64 // messages whose last frame has begun
-	moved    bool   // a data frame has moved; whoever looks resets it
+	messages uint64 // messages that have passed whole
+
+	// What has passed since the last look; the machine resets it.
+	moved  bool // a data frame, or a part of one
+	pinged bool // a Ping
+	ponged bool // a Pong
 }
 
 // control is a control frame at which walk stopped.
@@ -78,14 +84,19 @@ func illegal(detail string) *violation { return &violation{outcome.ProtocolError
 
 // walk looks at the next bytes of the stream: b[:n] may go on. Then either c is a control frame
 // that begins at b[n], or v says why the frame there is illegal, or b[n:] is the beginning of a
-// head or control frame and must be offered again with what follows.
-func (w *walker) walk(b []byte) (n int, c control, v *violation) {
+// head or control frame and must be offered again with what follows. With oneFrame it also stops
+// at the first boundary behind a byte that may go on.
+func (w *walker) walk(b []byte, oneFrame bool) (n int, c control, v *violation) {
 	for n < len(b) {
 		if w.rest > 0 {
 			k := min(w.rest, uint64(len(b)-n))
 			w.rest, w.moved = w.rest-k, true
 			n += int(k)
+			w.count()
 			continue
+		}
+		if oneFrame && n > 0 {
+			break
 		}
 		f, whole, v := w.head(b[n:])
 		if v != nil || !whole {
@@ -94,6 +105,7 @@ func (w *walker) walk(b []byte) (n int, c control, v *violation) {
 		if f.op < opClose {
 			w.begin(f)
 			n += f.head
+			w.count()
 			continue
 		}
 		length := f.head + int(f.payload)
@@ -214,7 +226,11 @@ func (w *walker) cost(f head) uint64 {
 // begin enters a data frame.
 func (w *walker) begin(f head) {
 	w.size, w.rest, w.open, w.moved = w.cost(f), f.payload, !f.fin, true
-	if f.fin {
+}
+
+// count counts a message when its last byte has passed.
+func (w *walker) count() {
+	if w.rest == 0 && !w.open {
 		w.messages++
 	}
 }
@@ -239,7 +255,12 @@ func (w *walker) control(f head, frame []byte) (control, *violation) {
 		return c, nil
 	case f.op == opClose:
 		return c, nil
-	case f.op == opPong && len(payload) == 8:
+	case f.op == opPing:
+		w.pinged = true
+		return control{}, nil
+	}
+	w.ponged = true
+	if len(payload) == 8 {
 		var got uint64
 		for i := range 8 {
 			got = got<<8 | uint64(at(i))
@@ -251,8 +272,8 @@ func (w *walker) control(f head, frame []byte) (control, *violation) {
 	return control{}, nil
 }
 
-// validCode says whether a Close frame may carry the code (RFC 6455 §7.4 and the IANA registry of
-// close codes).
+// validCode reports whether a Close frame may carry the code (RFC 6455 §7.4 and the IANA registry
+// of close codes).
 func validCode(code int) bool {
 	switch {
 	case code >= 3000 && code <= 4999:
@@ -273,8 +294,10 @@ func closeFrame(code int, reason string, masked bool) []byte {
 	return appendControl(nil, opClose, payload, masked)
 }
 
-// pingMark is the payload of the gateway's own Pings, by which their Pongs are known.
-const pingMark = 0x6f6d6e69612d6777 // "omnia-gw"
+// pingMark is the payload of the gateway's own Pings, by which their Pongs are known. It is
+// another one in each process, so that no peer can know it before it gets a Ping, and of two
+// gateways on the same way each knows its own.
+var pingMark = rand.Uint64()
 
 // appendPing appends a Ping of the gateway's own.
 func appendPing(b []byte, masked bool) []byte {
@@ -283,15 +306,34 @@ func appendPing(b []byte, masked bool) []byte {
 	return appendControl(b, opPing, payload[:], masked)
 }
 
-// maxPing is the length of such a Ping.
-const maxPing = 2 + 4 + 8
+// textFrame returns a text message of the gateway's own, in one frame and uncompressed.
+func textFrame(text string, masked bool) []byte {
+	b := []byte{finBit | opText, 0}
+	switch n := len(text); {
+	case n < 126:
+		b[1] = byte(n)
+	case n < 1<<16:
+		b[1] = 126
+		b = binary.BigEndian.AppendUint16(b, uint16(n))
+	default:
+		b[1] = 127
+		b = binary.BigEndian.AppendUint64(b, uint64(n))
+	}
+	return appendMasked(b, []byte(text), masked)
+}
 
+// appendControl appends a control frame.
 func appendControl(b []byte, op byte, payload []byte, masked bool) []byte {
-	b = append(b, finBit|op, byte(len(payload)))
+	return appendMasked(append(b, finBit|op, byte(len(payload))), payload, masked)
+}
+
+// appendMasked appends a payload to the frame head that b begins with, masked with a new key if so
+// asked.
+func appendMasked(b, payload []byte, masked bool) []byte {
 	if !masked {
 		return append(b, payload...)
 	}
-	b[len(b)-1] |= maskBit
+	b[1] |= maskBit
 	b = binary.BigEndian.AppendUint32(b, rand.Uint32())
 	key := b[len(b)-4:]
 	for i, c := range payload {

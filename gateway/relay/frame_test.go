@@ -19,7 +19,7 @@ func TestWalkerStopsBeforeAnIllegalFrame(t *testing.T) {
 	for _, fromClient := range []bool{true, false} {
 		for name, bad := range rawws.Illegal(fromClient) {
 			good := text("hello", fromClient)
-			n, _, v := newWalker(fromClient).walk(append(bytes.Clone(good), bad...))
+			n, _, v := newWalker(fromClient).walk(append(bytes.Clone(good), bad...), false)
 			if v == nil || v.reason != outcome.ProtocolError {
 				t.Errorf("%s, from client %v: got violation %v, want protocol-error", name, fromClient, v)
 			}
@@ -43,7 +43,7 @@ func TestWalkerLetsLegalFramesThrough(t *testing.T) {
 	}
 	for name, b := range cases {
 		w := newWalker(true)
-		n, c, v := w.walk(b)
+		n, c, v := w.walk(b, false)
 		if n != len(b) || c.op != 0 || v != nil || w.rest != 0 || w.open {
 			t.Errorf("%s: passed %d of %d, control %v, violation %v", name, n, len(b), c, v)
 		}
@@ -56,7 +56,7 @@ func TestWalkerStopsAtClose(t *testing.T) {
 		code    int
 	}{{"", 0}, {"\x03\xe8", 1000}, {"\x03\xe9bye", 1001}, {"\x03\xf6", 1014}, {"\x0b\xb8", 3000}, {"\x13\x87", 4999}} {
 		b := rawws.Make(finBit|opClose, []byte(tt.payload), true)
-		n, c, v := newWalker(true).walk(b)
+		n, c, v := newWalker(true).walk(b, false)
 		if n != 0 || v != nil || c != (control{opClose, len(b), tt.code}) {
 			t.Errorf("Close %q: n %d, control %+v, violation %v", tt.payload, n, c, v)
 		}
@@ -67,7 +67,7 @@ func TestWalkerKnowsTheAnswerToItsOwnPing(t *testing.T) {
 	w := newWalker(true)
 	other := rawws.Make(finBit|opPong, []byte("whatever"), true)
 	own := rawws.Make(finBit|opPong, binary.BigEndian.AppendUint64(nil, pingMark), true)
-	n, c, v := w.walk(append(bytes.Clone(other), own...))
+	n, c, v := w.walk(append(bytes.Clone(other), own...), false)
 	if n != len(other) || c.op != opPong || c.length != len(own) || v != nil {
 		t.Errorf("n %d, control %+v, violation %v", n, c, v)
 	}
@@ -77,13 +77,13 @@ func TestWalkerHoldsBackHeadsAndControlFramesUntilTheyAreWhole(t *testing.T) {
 	data := rawws.Make(finBit|opBinary, bytes.Repeat([]byte("x"), 300), true)
 	for cut := range 8 {
 		w := newWalker(true)
-		if n, _, _ := w.walk(data[:cut]); n != 0 {
+		if n, _, _ := w.walk(data[:cut], false); n != 0 {
 			t.Errorf("%d bytes of a head: %d went on", cut, n)
 		}
 	}
 	ping := rawws.Make(finBit|opPing, []byte("are you there"), true)
 	for cut := range len(ping) {
-		if n, _, _ := newWalker(true).walk(ping[:cut]); n != 0 {
+		if n, _, _ := newWalker(true).walk(ping[:cut], false); n != 0 {
 			t.Errorf("%d bytes of a Ping: %d went on", cut, n)
 		}
 	}
@@ -92,17 +92,17 @@ func TestWalkerHoldsBackHeadsAndControlFramesUntilTheyAreWhole(t *testing.T) {
 func TestWalkerLimitsMessages(t *testing.T) {
 	w := &walker{fromClient: true, max: 1000}
 	first := rawws.Make(opBinary, make([]byte, 600), true)
-	if n, _, v := w.walk(first); v != nil || n != len(first) {
+	if n, _, v := w.walk(first, false); v != nil || n != len(first) {
 		t.Fatalf("first fragment: %v", v)
 	}
-	if _, _, v := w.walk(rawws.Make(finBit|opContinuation, make([]byte, 401), true)); v == nil || v.reason != outcome.MessageTooBig {
+	if _, _, v := w.walk(rawws.Make(finBit|opContinuation, make([]byte, 401), true), false); v == nil || v.reason != outcome.MessageTooBig {
 		t.Errorf("1001 bytes in fragments: %v, want message-too-big", v)
 	}
 	w = &walker{fromClient: true, max: 1000}
-	if _, _, v := w.walk(rawws.Make(finBit|opBinary, make([]byte, 1000), true)); v != nil {
+	if _, _, v := w.walk(rawws.Make(finBit|opBinary, make([]byte, 1000), true), false); v != nil {
 		t.Errorf("exactly the limit: %v", v)
 	}
-	if _, _, v := w.walk([]byte{finBit | opBinary, maskBit | 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4}); v == nil || v.reason != outcome.MessageTooBig {
+	if _, _, v := w.walk([]byte{finBit | opBinary, maskBit | 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4}, false); v == nil || v.reason != outcome.MessageTooBig {
 		t.Errorf("2^63-1 bytes: %v, want message-too-big", v)
 	}
 }
@@ -110,10 +110,10 @@ func TestWalkerLimitsMessages(t *testing.T) {
 // H07: a message may have any number of fragments, but not for nothing.
 func TestEmptyFragmentFloodEndsAtTheMessageLimit(t *testing.T) {
 	w := newWalker(true)
-	w.walk(rawws.Make(opText, []byte("x"), true))
+	w.walk(rawws.Make(opText, []byte("x"), true), false)
 	empty := rawws.Make(opContinuation, nil, true)
 	for i := range 1 << 20 {
-		if _, _, v := w.walk(empty); v != nil {
+		if _, _, v := w.walk(empty, false); v != nil {
 			if v.reason != outcome.MessageTooBig {
 				t.Errorf("after %d empty fragments: %v", i, v)
 			}
@@ -126,7 +126,7 @@ func TestEmptyFragmentFloodEndsAtTheMessageLimit(t *testing.T) {
 func TestCompressedFramesPassOnlyIfNegotiated(t *testing.T) {
 	w := newWalker(true)
 	w.rsv = rsv1Bit
-	if _, _, v := w.walk(rawws.Make(finBit|rsv1Bit|opText, []byte("x"), true)); v != nil {
+	if _, _, v := w.walk(rawws.Make(finBit|rsv1Bit|opText, []byte("x"), true), false); v != nil {
 		t.Errorf("RSV1 with permessage-deflate: %v", v)
 	}
 	for name, b := range map[string][]byte{
@@ -134,7 +134,7 @@ func TestCompressedFramesPassOnlyIfNegotiated(t *testing.T) {
 		"RSV1 on a Ping":         rawws.Make(finBit|rsv1Bit|opPing, nil, true),
 		"RSV1 on a continuation": append(rawws.Make(opText, []byte("x"), true), rawws.Make(finBit|rsv1Bit|opContinuation, nil, true)...),
 	} {
-		if _, _, v := w.walk(b); v == nil {
+		if _, _, v := w.walk(b, false); v == nil {
 			t.Errorf("%s with permessage-deflate passed", name)
 		}
 		w.open = false
@@ -144,14 +144,14 @@ func TestCompressedFramesPassOnlyIfNegotiated(t *testing.T) {
 func TestOwnFramesAreLegal(t *testing.T) {
 	for _, masked := range []bool{true, false} {
 		w := newWalker(masked)
-		if n, _, v := w.walk(appendPing(nil, masked)); v != nil || n == 0 {
+		if n, _, v := w.walk(appendPing(nil, masked), false); v != nil || n == 0 {
 			t.Errorf("Ping, masked %v: %v", masked, v)
 		}
 		b := closeFrame(3000, strings.Repeat("long ", 50), masked)
-		if _, c, v := w.walk(b); v != nil || c.code != 3000 || c.length != len(b) {
+		if _, c, v := w.walk(b, false); v != nil || c.code != 3000 || c.length != len(b) {
 			t.Errorf("Close, masked %v: %+v %v", masked, c, v)
 		}
-		if _, c, v := w.walk(closeFrame(0, "", masked)); v != nil || c.op != opClose || c.code != 0 {
+		if _, c, v := w.walk(closeFrame(0, "", masked), false); v != nil || c.op != opClose || c.code != 0 {
 			t.Errorf("Close without code, masked %v: %+v %v", masked, c, v)
 		}
 	}
@@ -167,7 +167,7 @@ func TestWalkerCountsMessagesNotFrames(t *testing.T) {
 		text("c", true),
 		text("", true),
 	} {
-		if _, _, v := w.walk(b); v != nil {
+		if _, _, v := w.walk(b, false); v != nil {
 			t.Fatal(v)
 		}
 		if want := [...]uint64{0, 0, 0, 1, 2, 3}[n]; w.messages != want {
@@ -186,7 +186,7 @@ func TestWalkerKnowsWhereAFrameEnds(t *testing.T) {
 	b := rawws.Make(finBit|opBinary, make([]byte, 70_000), false)
 	for len(b) > 0 {
 		k := min(len(b), 1000)
-		if n, c, v := w.walk(b[:k]); n != k || c.op != 0 || v != nil {
+		if n, c, v := w.walk(b[:k], false); n != k || c.op != 0 || v != nil {
 			t.Fatalf("%d of %d bytes, %+v, %v", n, k, c, v)
 		}
 		if b = b[k:]; w.rest != uint64(len(b)) {
@@ -200,10 +200,10 @@ func TestControlFramesDoNotCountTowardsTheMessageLimit(t *testing.T) {
 	ping := rawws.Make(finBit|opPing, make([]byte, maxControl), true)
 	stream := append(rawws.Make(opBinary, make([]byte, 60), true), bytes.Repeat(ping, 10)...)
 	stream = append(stream, rawws.Make(finBit|opContinuation, make([]byte, 40), true)...)
-	if n, _, v := w.walk(stream); v != nil || n != len(stream) {
+	if n, _, v := w.walk(stream, false); v != nil || n != len(stream) {
 		t.Errorf("%d of %d bytes: %v", n, len(stream), v)
 	}
-	if _, _, v := w.walk(rawws.Make(finBit|opBinary, make([]byte, 100), true)); v != nil {
+	if _, _, v := w.walk(rawws.Make(finBit|opBinary, make([]byte, 100), true), false); v != nil {
 		t.Errorf("the next message: %v", v)
 	}
 }
@@ -212,7 +212,7 @@ func TestUnknownExtensionMayUseEveryReservedBit(t *testing.T) {
 	w := newWalker(true)
 	w.rsv = rsvBits
 	for _, first := range []byte{finBit | 0x70 | opText, 0x10 | opBinary, 0x70 | opContinuation, finBit | 0x40 | opPing, finBit | opContinuation} {
-		if _, _, v := w.walk(rawws.Make(first, []byte("x"), true)); v != nil {
+		if _, _, v := w.walk(rawws.Make(first, []byte("x"), true), false); v != nil {
 			t.Errorf("%#x: %v", first, v)
 		}
 	}
@@ -239,7 +239,7 @@ func FuzzWalker(f *testing.F) {
 				k := min(step, len(rest))
 				b := append(carry, rest[:k]...)
 				rest = rest[k:]
-				n, c, v := w.walk(b)
+				n, c, v := w.walk(b, false)
 				r.passed = append(r.passed, b[:n]...)
 				switch {
 				case v != nil:
@@ -281,7 +281,7 @@ func BenchmarkWalker(b *testing.B) {
 			b.SetBytes(int64(len(stream)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if n, _, v := w.walk(stream); n != len(stream) || v != nil {
+				if n, _, v := w.walk(stream, false); n != len(stream) || v != nil {
 					b.Fatal(n, v)
 				}
 			}

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -41,28 +42,33 @@ func narrow(w *Conn, peer *net.TCPConn) {
 	peer.SetReadBuffer(4 << 10)
 }
 
-// newLinkOver returns the gateway's end of a connection and the peer's: plain for version 0, else
-// TLS in that version, in which the gateway is the server, or, as towards an agent, the client.
-func newLinkOver(t testing.TB, version uint16, server bool) (*link, net.Conn) {
+// connect returns the gateway's end of a connection and the peer's: plain for version 0, else TLS
+// in that version, in which the gateway is the server, or, as towards an agent, the client.
+func connect(t testing.TB, version uint16, server bool) (inside, outside net.Conn) {
 	t.Helper()
-	w, peer := tcp(t)
-	inside, outside := net.Conn(w), net.Conn(peer)
-	if version != 0 {
-		inside, outside = handshaken(t, w, peer, version, server, nil)
+	c, peer := tcp(t)
+	if version == 0 {
+		return c, peer
 	}
-	l, err := newLink(inside)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.begin(stall)
-	return l, outside
+	return handshaken(t, c, peer, version, server, nil)
+}
+
+// keyPair returns the certificate of every peer in these tests.
+func keyPair(t testing.TB) tls.Certificate {
+	t.Helper()
+	theKeyPair.once.Do(func() { theKeyPair.Certificate = wstest.KeyPair(t, 1, time.Now().Add(time.Hour)) })
+	return theKeyPair.Certificate
+}
+
+var theKeyPair struct {
+	once sync.Once
+	tls.Certificate
 }
 
 // handshaken puts TLS over both ends. The client writes its secrets to keyLog, if that is not nil.
 func handshaken(t testing.TB, w *Conn, peer net.Conn, version uint16, server bool, keyLog io.Writer) (inside, outside *tls.Conn) {
 	t.Helper()
-	pair := wstest.KeyPair(t, 1, time.Now().Add(time.Hour))
-	asServer := &tls.Config{Certificates: []tls.Certificate{pair}, DynamicRecordSizingDisabled: true}
+	asServer := &tls.Config{Certificates: []tls.Certificate{keyPair(t)}, DynamicRecordSizingDisabled: true}
 	asClient := &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version, DynamicRecordSizingDisabled: true, KeyLogWriter: keyLog}
 	if server {
 		inside, outside = tls.Server(w, asServer), tls.Client(peer, asClient)

@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"crypto/tls"
+	"encoding/binary"
 	"io"
 	"net"
 	"strings"
@@ -19,17 +20,40 @@ import (
 // about.
 var lasting = Rules{MaxMessage: 1 << 20, closeGrace: wstest.Patience / 2, replyWait: wstest.Patience / 2, linger: time.Minute}
 
-// bothWays runs a test with directions that wait in their goroutines, and again with directions
-// that are parked whenever they wait.
+// bothWays runs a test with a session in a lane, and again with one that has goroutines of its
+// own.
 func bothWays(t *testing.T, test func(t *testing.T, lasting Rules)) {
 	t.Helper()
-	t.Run("waiting", func(t *testing.T) { test(t, lasting) })
-	t.Run("parked", func(t *testing.T) {
+	t.Run("lanes", func(t *testing.T) {
 		lasting := lasting
-		lasting.Lanes = parkingLot(t)
+		lasting.Lanes = running(t)
 		test(t, lasting)
 	})
+	t.Run("goroutines", func(t *testing.T) { test(t, lasting) })
 }
+
+// running returns lanes that run until the end of the test. They must be empty then.
+func running(t testing.TB) *Lanes {
+	t.Helper()
+	l, err := NewLanes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan struct{})
+	go func() {
+		l.Run()
+		close(over)
+	}()
+	t.Cleanup(func() {
+		l.Close()
+		<-over
+		left(t, l)
+	})
+	return l
+}
+
+// ownPing is the payload of the gateway's own Pings.
+var ownPing = string(binary.BigEndian.AppendUint64(nil, pingMark))
 
 // joined is a relay between a client and an agent that a test plays.
 type joined struct {
@@ -50,10 +74,14 @@ func join(t *testing.T, rules Rules, version uint16, earlyUp, earlyDown []byte) 
 // prepare makes a relay that has still to begin.
 func prepare(t *testing.T, rules Rules, version uint16, earlyUp, earlyDown []byte) *joined {
 	t.Helper()
-	client, outerClient := newLinkOver(t, version, true)
-	agent, outerAgent := newLinkOver(t, version, false)
+	client, outerClient := connect(t, version, true)
+	agent, outerAgent := connect(t, version, false)
+	r, err := New(client, agent, earlyUp, earlyDown, 0, rules)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return &joined{
-		Relay: newRelay(client, agent, earlyUp, earlyDown, 0, rules), t: t,
+		Relay: r, t: t,
 		client: wstest.NewPeer(t, outerClient, true), agent: wstest.NewPeer(t, outerAgent, false),
 		ended: make(chan *outcome.Ending, 1),
 	}
@@ -223,18 +251,23 @@ func TestEndings(t *testing.T) {
 func TestMistakeInOneDirectionEndsBothSides(t *testing.T) {
 	bothWays(t, func(t *testing.T, lasting Rules) {
 		j := prepare(t, lasting, 0, nil, nil)
-		try := j.down.src.try
-		j.down.src.try = func(fd uintptr) bool {
-			if try(fd) {
-				panic("a mistake of ours")
-			}
-			return false
-		}
+		j.sides[1].conn = mistaking{j.sides[1].conn}
 		j.begin()
 		j.agent.Say(j.agent.Frame(rawws.Fin|rawws.Text, "x"))
 		j.agent.HearsClose(1001, "internal-error")
 		j.over(outcome.InternalError, 1011, "panic: a mistake of ours")
 	})
+}
+
+// mistaking is a connection that panics when it has read something.
+type mistaking struct{ net.Conn }
+
+func (m mistaking) Read(b []byte) (int, error) {
+	n, err := m.Conn.Read(b)
+	if n > 0 {
+		panic("a mistake of ours")
+	}
+	return n, err
 }
 
 func TestBothSidesCloseAtOnce(t *testing.T) {
@@ -359,14 +392,14 @@ func TestSilentSideIsAskedAndGivenUp(t *testing.T) {
 		t.Run("client", func(t *testing.T) {
 			j := join(t, rules, 0, nil, nil)
 			keepsPonging(j.agent)
-			j.client.Hears(rawws.Fin|rawws.Ping, "omnia-gw")
+			j.client.Hears(rawws.Fin|rawws.Ping, ownPing)
 			j.client.HearsClose(3008, "dead-peer")
 			j.over(outcome.DeadPeer, 3008, "client answers no Ping")
 		})
 		t.Run("agent", func(t *testing.T) {
 			j := join(t, rules, 0, nil, nil)
 			keepsPonging(j.client)
-			j.agent.Hears(rawws.Fin|rawws.Ping, "omnia-gw")
+			j.agent.Hears(rawws.Fin|rawws.Ping, ownPing)
 			j.agent.HearsClose(1001, "dead-peer")
 			j.over(outcome.DeadPeer, 3008, "agent answers no Ping")
 		})
@@ -380,8 +413,8 @@ func TestOnlyTheAnswerToTheGatewaysOwnPingIsKeptBack(t *testing.T) {
 		j := join(t, rules, 0, nil, nil)
 		atAgent := keepsPonging(j.agent)
 		for range 2 { // silence, then an answer: for as long as anybody likes
-			j.client.Hears(rawws.Fin|rawws.Ping, "omnia-gw")
-			j.client.Say(j.client.Frame(rawws.Fin|rawws.Pong, "omnia-gw"), j.client.Frame(rawws.Fin|rawws.Pong, "of its own"))
+			j.client.Hears(rawws.Fin|rawws.Ping, ownPing)
+			j.client.Say(j.client.Frame(rawws.Fin|rawws.Pong, ownPing), j.client.Frame(rawws.Fin|rawws.Pong, "of its own"))
 			if f := <-atAgent; f.Op() != rawws.Pong || string(f.Payload) != "of its own" {
 				t.Fatalf("the agent got %v", f)
 			}
@@ -411,7 +444,7 @@ func TestPingWaitsForTheEndOfALongFrame(t *testing.T) {
 			<-tick.C
 		}
 		j.client.Hears(rawws.Fin|rawws.Text, payload)
-		j.client.Hears(rawws.Fin|rawws.Ping, "omnia-gw")
+		j.client.Hears(rawws.Fin|rawws.Ping, ownPing)
 		j.client.Close()
 		j.agent.HearsClose(1001, "client-lost")
 		j.over(outcome.ClientLost, 1001, "")
@@ -473,6 +506,17 @@ func TestCloseNeverStandsInTheMiddleOfAFrame(t *testing.T) {
 	})
 }
 
+// fill sends messages until nothing on the way takes more.
+func fill(e *wstest.Peer) {
+	frame := e.Frame(rawws.Fin|rawws.Binary, strings.Repeat("x", 1<<18))
+	for {
+		e.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+		if _, err := e.Write(frame); err != nil {
+			return
+		}
+	}
+}
+
 func TestCloseDoesNotWaitForASideThatTakesNothing(t *testing.T) {
 	bothWays(t, func(t *testing.T, lasting Rules) {
 		for name, version := range map[string]uint16{"plain": 0, "TLS": tls.VersionTLS13} {
@@ -480,10 +524,8 @@ func TestCloseDoesNotWaitForASideThatTakesNothing(t *testing.T) {
 				rules := lasting
 				rules.closeGrace = 200 * time.Millisecond
 				j := prepare(t, rules, version, nil, nil)
-				blocked := j.down.dst.tcp.blocks()
 				j.begin()
-				go keepsSending(j.agent, strings.Repeat("x", 1<<18))
-				<-blocked
+				fill(j.agent)
 				began := time.Now()
 				j.End(outcome.End(outcome.Drain, ""))
 				j.agent.HearsClose(1001, "drain")
@@ -499,9 +541,9 @@ func TestCloseDoesNotWaitForASideThatTakesNothing(t *testing.T) {
 func TestSideThatTakesNothingIsDead(t *testing.T) {
 	bothWays(t, func(t *testing.T, lasting Rules) {
 		rules := lasting
+		rules.StallTimeout = 50 * time.Millisecond
 		rules.closeGrace = 100 * time.Millisecond
 		j := prepare(t, rules, 0, nil, nil)
-		j.down.dst.tcp.stalled = 50 * time.Millisecond
 		j.begin()
 		go keepsSending(j.agent, strings.Repeat("x", 1<<18))
 		j.agent.HearsClose(1001, "dead-peer")
@@ -573,11 +615,14 @@ func TestPingsDoNotKeepAnIdleSession(t *testing.T) {
 	})
 }
 
-func TestLinkNeedsAWire(t *testing.T) {
-	_, peer := tcp(t)
-	for _, c := range []net.Conn{peer, tls.Client(peer, &tls.Config{InsecureSkipVerify: true})} {
-		if _, err := newLink(c); err == nil {
-			t.Errorf("a link over %T", c)
+func TestRelayNeedsAConn(t *testing.T) {
+	c, peer := tcp(t)
+	for _, other := range []net.Conn{peer, tls.Client(peer, &tls.Config{InsecureSkipVerify: true})} {
+		if _, err := New(c, other, nil, nil, 0, lasting); err == nil {
+			t.Errorf("a relay over %T", other)
+		}
+		if _, err := New(other, c, nil, nil, 0, lasting); err == nil {
+			t.Errorf("a relay over %T", other)
 		}
 	}
 }

@@ -1,0 +1,128 @@
+package relay
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"time"
+)
+
+// Conn is a TCP connection that a relay can take over, as it is or with TLS over it. Listener and
+// dialer make one of every connection, because TLS keeps the connection it was begun with.
+//
+// Until a relay takes it over, it is its TCPConn. If a lane takes it over, Go's poller gives it
+// up: Read and Write never block then, and only the lane's goroutine calls them.
+type Conn struct {
+	*net.TCPConn // nil once a lane has it
+
+	socket *socket // nil until a lane has it
+}
+
+// NewConn returns a connection over c, which belongs to it from then on.
+func NewConn(c *net.TCPConn) (*Conn, error) { return &Conn{TCPConn: c}, nil }
+
+// bufSize is how much of a side is read at a time.
+const bufSize = 64 << 10
+
+// wouldBlock is what Read says when nothing is there. crypto/tls keeps its state after a temporary
+// error, and goes on there with the next Read.
+type wouldBlock struct{}
+
+func (wouldBlock) Error() string   { return "nothing to read yet" }
+func (wouldBlock) Timeout() bool   { return false }
+func (wouldBlock) Temporary() bool { return true }
+
+// Read reads from the connection.
+func (c *Conn) Read(b []byte) (int, error) {
+	if c.socket != nil {
+		return c.socket.read(b)
+	}
+	return c.TCPConn.Read(b)
+}
+
+// Write writes to the connection. In a lane it keeps what the peer does not take at once.
+func (c *Conn) Write(b []byte) (int, error) {
+	if c.socket != nil {
+		return c.socket.write(b)
+	}
+	return c.TCPConn.Write(b)
+}
+
+// Close closes the connection.
+func (c *Conn) Close() error {
+	if c.socket != nil {
+		return c.socket.close()
+	}
+	return c.TCPConn.Close()
+}
+
+// CloseWrite tells the peer that nothing more will come.
+func (c *Conn) CloseWrite() error {
+	if c.socket != nil {
+		return c.socket.closeWrite()
+	}
+	return c.TCPConn.CloseWrite()
+}
+
+// SetDeadline sets both deadlines. In a lane nothing waits, so there is none.
+func (c *Conn) SetDeadline(t time.Time) error {
+	if c.socket != nil {
+		return nil
+	}
+	return c.TCPConn.SetDeadline(t)
+}
+
+// SetReadDeadline sets the time at which a Read that waits gives up.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	if c.socket != nil {
+		return nil
+	}
+	return c.TCPConn.SetReadDeadline(t)
+}
+
+// SetWriteDeadline sets the time at which a Write that waits gives up.
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	if c.socket != nil {
+		return nil
+	}
+	return c.TCPConn.SetWriteDeadline(t)
+}
+
+// link is one side of a relay. It hides whether there is TLS.
+type link struct {
+	tcp  *Conn
+	conn net.Conn // tcp itself, or the *tls.Conn over it
+}
+
+// newLink takes over a connection that listener or dialer has made: a Conn, TLS over one, or either
+// with something between that has done its part before the handshake and names what is under it by
+// NetConn, as crypto/tls does.
+func newLink(c net.Conn) (link, error) {
+	under := c
+	for {
+		over, ok := under.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		under = over.NetConn()
+	}
+	tcp, ok := under.(*Conn)
+	if !ok {
+		return link{}, fmt.Errorf("relay over %T", under)
+	}
+	if _, ok := c.(*tls.Conn); ok {
+		return link{tcp, c}, nil
+	}
+	return link{tcp, tcp}, nil
+}
+
+// tls reports whether there is TLS over the connection.
+func (l *link) tls() bool { return l.conn != net.Conn(l.tcp) }
+
+// closeWrite tells the peer that nothing more will come: TLS close_notify and FIN.
+func (l *link) closeWrite() {
+	if c, ok := l.conn.(*tls.Conn); ok {
+		c.CloseWrite()
+	}
+	l.tcp.CloseWrite()
+}

@@ -1,0 +1,184 @@
+package relay
+
+import (
+	"math"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// never is later than anything.
+const never = time.Duration(math.MaxInt64)
+
+// patience is how long a client may leave a Ping unanswered before the agent's hanging up is
+// blamed on it.
+func (r *Rules) patience() time.Duration {
+	const most = 5 * time.Second
+	if half := r.PingInterval / 2; half > 0 {
+		return min(half, most)
+	}
+	return most
+}
+
+// tick looks at what silence means. The driver calls it at the time that next has returned, or
+// later.
+func (m *machine) tick(now time.Duration) {
+	m.now = now
+	for _, w := range m.ways() {
+		if m.ending == nil {
+			w.judge()
+		}
+	}
+	if idle := m.rules.IdleTimeout; idle > 0 && m.ending == nil && now-m.moved >= idle {
+		m.endFor(outcome.End(outcome.Idle, ""))
+	}
+	m.settle()
+}
+
+// judge looks at a way of a session that has not ended: whether the sink takes what is written,
+// whether the source answers the other side's Close, and whether the sink answers a Ping.
+func (w *way) judge() {
+	m := w.m
+	if w.full && m.now-w.took >= m.rules.StallTimeout && !w.progress() {
+		m.endFor(outcome.Fault(outcome.DeadPeer, w.to, " takes no bytes"))
+		return
+	}
+	if m.first != nil {
+		if w.src == speaking {
+			if w.other.behind {
+				w.other.progress()
+			}
+			if m.now >= w.answerBy() {
+				m.unanswered(w, outcome.DeadPeer, " did not answer the Close")
+			}
+		}
+		return
+	}
+	every := m.rules.PingInterval
+	if every == 0 || w.dst != listening || w.wantPing || w.other.full {
+		return
+	}
+	switch silent := m.now - w.other.heard; {
+	case silent < every:
+	case w.pinged <= w.other.heard:
+		if m.now >= w.pingBy() {
+			w.wantPing = true
+			w.atBoundary()
+		}
+	case m.now-w.pinged < every:
+	case w.behind && w.progress():
+		w.pinged = m.now // it takes what comes before the Ping
+	case w.behind && m.now-w.took < m.rules.StallTimeout:
+	default:
+		m.endFor(outcome.Fault(outcome.DeadPeer, w.to, " answers no Ping"))
+	}
+}
+
+// ping asks the sink for a sign of life.
+func (w *way) ping() {
+	w.wantPing, w.asking, w.pinged = false, true, w.m.now
+	w.look()
+	w.owing()
+	w.write(appendPing(w.own[:0], w.to == outcome.Agent))
+}
+
+// look notes what the sink has not taken yet, before something is written that it should answer.
+func (w *way) look() {
+	acked, left := w.m.port.unsent(w)
+	w.acked, w.behind = acked, left > 0
+	if w.behind {
+		w.took = w.m.now
+	}
+}
+
+// progress reports whether the sink has taken bytes since the last look, as the system sees it.
+func (w *way) progress() bool {
+	acked, left := w.m.port.unsent(w)
+	grown := acked > w.acked
+	w.acked, w.behind = acked, left > 0
+	if grown {
+		w.took = w.m.now
+		if w.bulk {
+			w.m.moved = w.m.now
+		}
+	}
+	return grown
+}
+
+// pingBy is when the sink is to be asked, if its side stays silent.
+func (w *way) pingBy() time.Duration {
+	return max(w.pinged, w.other.heard) + w.m.rules.PingInterval + w.jitter
+}
+
+// answerBy is when the source must have answered the other side's Close: it may finish what it was
+// sending first (RFC 6455 §5.5.1), as long as its sink takes it, and it must have got the Close.
+func (w *way) answerBy() time.Duration {
+	m := w.m
+	if w.full || w.other.full {
+		return never // what is full takes bytes, or stalls
+	}
+	since := max(m.closedAt, w.other.took)
+	if w.dst == listening {
+		since = max(since, w.heard)
+	}
+	return since + m.rules.replyWait
+}
+
+// unanswered ends the session because the source has not answered the other side's Close. The
+// other side is told so, and not what it has said itself.
+func (m *machine) unanswered(w *way, reason outcome.Reason, detail string) {
+	e := outcome.Fault(reason, w.from, detail)
+	if w.from == outcome.Client {
+		e.Code = m.code // which the client has got already
+	}
+	m.endFor(e)
+}
+
+// next is when tick must be called, if nothing happens until then. It may be earlier than
+// necessary.
+func (m *machine) next() time.Duration {
+	if m.over {
+		return never
+	}
+	next := never
+	for _, w := range m.ways() {
+		if w.rest > m.now {
+			next = min(next, w.rest)
+		}
+		switch {
+		case m.ending != nil:
+			next = min(next, m.cutoff)
+			if w.lingerBy > m.now {
+				next = min(next, w.lingerBy)
+			}
+		case m.first != nil:
+			if w.src == speaking {
+				next = min(next, w.answerBy())
+				if w.other.behind {
+					next = min(next, m.now+m.rules.replyWait/10+1)
+				}
+			}
+		case m.rules.PingInterval > 0 && w.dst == listening && !w.wantPing && !w.other.full:
+			next = min(next, w.pingAgain())
+		}
+		if w.full && m.ending == nil {
+			next = min(next, w.took+m.rules.StallTimeout)
+		}
+	}
+	if idle := m.rules.IdleTimeout; idle > 0 && m.ending == nil {
+		next = min(next, m.moved+idle)
+	}
+	return next
+}
+
+// pingAgain is when the sink is to be asked, or to be given up.
+func (w *way) pingAgain() time.Duration {
+	every := w.m.rules.PingInterval
+	if w.pinged <= w.other.heard {
+		return w.pingBy()
+	}
+	if by := w.pinged + every; by > w.m.now || !w.behind {
+		return by
+	}
+	return w.took + w.m.rules.StallTimeout
+}

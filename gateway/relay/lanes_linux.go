@@ -1,0 +1,500 @@
+package relay
+
+import (
+	"container/heap"
+	"fmt"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// Lanes move sessions: one lane for each processor, each with one goroutine and one epoll set. A
+// session belongs to one lane for its whole life, with both of its sockets, so nothing of it needs
+// a lock; a session on which nothing happens has no goroutine, no buffer and no timer of Go's,
+// only a place in the lane's epoll set and in its heap.
+//
+// A lane never waits for a session. It reads a bounded piece of each that has something, one after
+// the other, and what a socket does not take waits in a buffer and stops the other side.
+type Lanes struct {
+	all  []*lane
+	next atomic.Uint32
+}
+
+// NewLanes returns lanes that the caller must Run, and Close when no relay is left.
+func NewLanes() (*Lanes, error) {
+	l := &Lanes{}
+	for range runtime.GOMAXPROCS(0) {
+		lane, err := newLane()
+		if err != nil {
+			l.Close()
+			return nil, err
+		}
+		l.all = append(l.all, lane)
+	}
+	return l, nil
+}
+
+// Run moves sessions until Close.
+func (l *Lanes) Run() {
+	var wg sync.WaitGroup
+	for _, lane := range l.all {
+		wg.Go(lane.run)
+	}
+	wg.Wait()
+}
+
+// Close ends Run. No relay may be left.
+func (l *Lanes) Close() {
+	for _, lane := range l.all {
+		lane.file.Close()
+		syscall.Close(lane.bell)
+	}
+}
+
+// runner returns the lane for a new session.
+func (l *Lanes) runner(r *Relay) runner {
+	return &ride{Relay: r, lane: l.all[int(l.next.Add(1))%len(l.all)], at: never, place: -1}
+}
+
+// lane is one goroutine that moves sessions.
+type lane struct {
+	// Immutable.
+	fd    int      // of the epoll set
+	file  *os.File // the same, by which Go's poller wakes the goroutine, so that no thread waits for it
+	bell  int      // an eventfd in the set, which other goroutines ring
+	start time.Time
+
+	// Owned by the lane's goroutine.
+	events []syscall.EpollEvent
+	found  int     // events of the last look
+	by     []*seat // by descriptor
+	queue  []*ride // sessions with something to do
+	turn   []*ride // those of this round
+	timers rides   // by the time at which they want to be looked at
+	armed  time.Duration
+	now    time.Duration
+	buf    [bufSize]byte
+
+	mu    sync.Mutex
+	inbox []*ride // sessions of which other goroutines want something
+}
+
+// seat is one side of a session in its lane.
+type seat struct {
+	*socket
+	ride *ride
+	link link
+	to   *way // the way whose sink this side is
+	from *way // the way whose source this side is
+}
+
+// ride is a session in its lane. It is the machine's port.
+type ride struct {
+	*Relay
+	lane *lane
+
+	// Owned by the lane's goroutine.
+	client, agent seat
+	aboard        bool // the lane has its sockets
+	over          bool
+	queued        bool
+	at            time.Duration // when it is to be looked at; never: it is not in the heap
+	place         int           // in the heap
+
+	called bool // it is in the inbox; guarded by lane.mu
+}
+
+func newLane() (*lane, error) {
+	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	if err := syscall.SetNonblock(fd, true); err != nil { // so that os.NewFile gives it to Go's poller
+		syscall.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	l := &lane{
+		fd: fd, file: os.NewFile(uintptr(fd), "epoll"), bell: -1, start: time.Now(),
+		events: make([]syscall.EpollEvent, 128), armed: never,
+	}
+	if err := l.open(); err != nil {
+		l.file.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// open makes the bell, and sees that Go's poller has taken the set.
+func (l *lane) open() error {
+	if err := l.file.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	bell, _, errno := syscall.Syscall(syscall.SYS_EVENTFD2, 0, syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
+	if errno != 0 {
+		return os.NewSyscallError("eventfd", errno)
+	}
+	l.bell = int(bell)
+	return l.watch(l.bell, syscall.EPOLLIN|edges)
+}
+
+// edges is EPOLLET: an event tells of a change, not of a state, so that a session that is not read
+// for a while costs nothing.
+const edges = 1 << 31
+
+// watch lets the set report a descriptor, until that is closed.
+func (l *lane) watch(fd int, what uint32) error {
+	event := syscall.EpollEvent{Events: what, Fd: int32(fd)}
+	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(l.fd, syscall.EPOLL_CTL_ADD, fd, &event))
+}
+
+// run is the lane's goroutine.
+func (l *lane) run() {
+	raw, err := l.file.SyscallConn()
+	if err != nil {
+		return // closed already
+	}
+	look := func(uintptr) bool {
+		l.found = eventsNow(l.fd, l.events)
+		return l.found > 0 || len(l.queue) > 0
+	}
+	for {
+		l.arm()
+		if err := raw.Read(look); err != nil {
+			if !os.IsTimeout(err) {
+				return
+			}
+			l.armed, l.found = never, 0
+			l.file.SetReadDeadline(time.Time{})
+		}
+		l.round()
+		if len(l.queue) > 0 {
+			runtime.Gosched() // a flood must not keep handshakes from the processor
+		}
+	}
+}
+
+// arm wakes the lane in time for the first timer. A time that is too early is left: it costs one
+// round, and to move it with each message would cost more.
+func (l *lane) arm() {
+	if len(l.timers) > 0 && l.timers[0].at < l.armed {
+		l.armed = l.timers[0].at
+		l.file.SetReadDeadline(l.start.Add(l.armed))
+	}
+}
+
+// round does what there is to do, a bounded piece for each session.
+func (l *lane) round() {
+	l.now = time.Since(l.start)
+	for i := range l.events[:l.found] {
+		l.event(&l.events[i])
+	}
+	l.found = 0
+	for len(l.timers) > 0 && l.timers[0].at <= l.now {
+		r := heap.Pop(&l.timers).(*ride)
+		r.at = never
+		r.tick()
+	}
+	l.turn, l.queue = l.queue, l.turn[:0]
+	for i, r := range l.turn {
+		l.turn[i] = nil
+		r.queued = false
+		r.move()
+	}
+}
+
+// event notes what the set has reported.
+func (l *lane) event(e *syscall.EpollEvent) {
+	fd := int(e.Fd)
+	if fd == l.bell {
+		l.answer()
+		return
+	}
+	if fd >= len(l.by) || l.by[fd] == nil {
+		return // closed in this round
+	}
+	s := l.by[fd]
+	if e.Events&(syscall.EPOLLIN|syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
+		s.readable = true
+	}
+	if e.Events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
+		s.hung = true
+	}
+	s.ride.enqueue()
+}
+
+// answer looks after the sessions of which other goroutines want something.
+func (l *lane) answer() {
+	var count [8]byte
+	readNow(l.bell, count[:])
+	l.mu.Lock()
+	called := l.inbox
+	l.inbox = nil
+	for _, r := range called {
+		r.called = false
+	}
+	l.mu.Unlock()
+	for _, r := range called {
+		r.asked()
+	}
+}
+
+// call makes the lane look after the session, from any goroutine.
+func (r *ride) call() {
+	l := r.lane
+	l.mu.Lock()
+	first := len(l.inbox) == 0
+	if !r.called {
+		r.called = true
+		l.inbox = append(l.inbox, r)
+	}
+	l.mu.Unlock()
+	if first {
+		one := [8]byte{1} // in either order of bytes it is not zero
+		writeNow(l.bell, one[:])
+	}
+}
+
+func (r *ride) enqueue() {
+	if !r.queued {
+		r.queued = true
+		r.lane.queue = append(r.lane.queue, r)
+	}
+}
+
+// asked begins the session, ends it or cuts it, as other goroutines want.
+func (r *ride) asked() {
+	if r.over {
+		return
+	}
+	defer r.mistake()
+	if !r.aboard {
+		if err := r.board(); err != nil {
+			r.leave(outcome.End(outcome.InternalError, err.Error()))
+			return
+		}
+	}
+	r.heed(r.lane.now)
+	if r.cutting.Load() {
+		r.leave(r.m.ending)
+		return
+	}
+	r.after()
+}
+
+// board takes the sockets into the lane.
+func (r *ride) board() error {
+	l := r.lane
+	r.client = seat{ride: r, link: r.sides[0], to: &r.m.down, from: &r.m.up}
+	r.agent = seat{ride: r, link: r.sides[1], to: &r.m.up, from: &r.m.down}
+	r.m.init(r.rules, r.rsv, r, l.now)
+	for _, s := range r.seats() {
+		sock, err := s.link.tcp.take()
+		if err != nil {
+			return fmt.Errorf("take a socket into a lane: %w", err)
+		}
+		s.link.tcp.give(sock)
+		s.socket = sock
+		if err := l.watch(sock.fd, syscall.EPOLLIN|syscall.EPOLLOUT|syscall.EPOLLRDHUP|edges); err != nil {
+			return fmt.Errorf("watch a socket: %w", err)
+		}
+		for sock.fd >= len(l.by) {
+			l.by = append(l.by, make([]*seat, 256)...)
+		}
+		l.by[sock.fd] = s
+	}
+	r.aboard = true
+	r.enqueue()
+	return nil
+}
+
+func (r *ride) seats() [2]*seat { return [2]*seat{&r.client, &r.agent} }
+
+// sink returns the side to which a way leads.
+func (r *ride) sink(w *way) *seat {
+	if w == &r.m.up {
+		return &r.agent
+	}
+	return &r.client
+}
+
+// write is the machine's.
+func (r *ride) write(w *way, b []byte) (full bool, err error) {
+	s := r.sink(w)
+	_, err = s.link.conn.Write(b)
+	return len(s.out) > 0, err
+}
+
+// shut is the machine's.
+func (r *ride) shut(w *way) { r.sink(w).link.closeWrite() }
+
+// unsent is the machine's.
+func (r *ride) unsent(w *way) (acked, left int64) {
+	s := r.sink(w)
+	inside := int64(unsentOf(s.fd))
+	return s.sent - inside, inside + int64(len(s.out))
+}
+
+// tick is called when the session's time has come.
+func (r *ride) tick() {
+	defer r.mistake()
+	r.m.tick(r.lane.now)
+	r.enqueue() // a source that had to rest may be read again
+	r.after()
+}
+
+// move does a bounded piece of what there is to do.
+func (r *ride) move() {
+	if r.over || !r.aboard {
+		return
+	}
+	defer r.mistake()
+	now := r.lane.now
+	for _, s := range r.seats() {
+		if len(s.out) > 0 {
+			went := s.flush()
+			switch {
+			case s.fault != nil:
+				r.m.failed(s.to, now)
+			case went:
+				r.m.took(s.to, len(s.out) > 0, now)
+			}
+		}
+	}
+	for _, s := range r.seats() {
+		if s.readable && r.m.reads(s.from, now) {
+			r.read(s)
+			if s.readable && r.m.reads(s.from, now) {
+				r.enqueue()
+			}
+		}
+	}
+	r.after()
+}
+
+// read reads once what has come from a side, and passes it on.
+func (r *ride) read(s *seat) {
+	w, buf := s.from, r.lane.buf[:]
+	k := copy(buf, w.carry)
+	n, err := s.receive(buf[k:])
+	if n > 0 {
+		r.m.came(w, buf[:k+n], r.lane.now)
+	}
+	if err != nil && err != (wouldBlock{}) {
+		r.m.gone(w, textOf(err), r.lane.now)
+	}
+}
+
+// receive reads what is there, as far as there is room for it.
+func (s *seat) receive(b []byte) (n int, err error) {
+	if !s.link.tls() {
+		return s.read(b)
+	}
+	s.readable = true // crypto/tls may hold bytes of its own
+	for err == nil && len(b)-n >= 512 {
+		var m int
+		m, err = s.link.conn.Read(b[n:])
+		n += m
+	}
+	// crypto/tls may still hold bytes, unless it has asked the socket for more in vain. An error
+	// that came with bytes comes again.
+	s.readable = err == nil || err != (wouldBlock{}) && n > 0
+	if n > 0 {
+		err = nil
+	}
+	return n, err
+}
+
+// after looks at what an event has left: the session may be over, or want to be looked at earlier.
+func (r *ride) after() {
+	if r.over {
+		return
+	}
+	r.publish()
+	if r.m.over {
+		r.leave(r.m.ending)
+		return
+	}
+	if next := r.m.next(); next < r.at {
+		r.at = next
+		if r.place < 0 {
+			heap.Push(&r.lane.timers, r)
+		} else {
+			heap.Fix(&r.lane.timers, r.place)
+		}
+	}
+}
+
+// leave closes both sides and tells that the session is over.
+func (r *ride) leave(e *outcome.Ending) {
+	l := r.lane
+	r.over = true
+	r.publish()
+	if r.place >= 0 {
+		heap.Remove(&l.timers, r.place)
+	}
+	for _, s := range r.seats() {
+		if s.socket != nil && s.fd >= 0 && s.fd < len(l.by) {
+			l.by[s.fd] = nil
+		}
+	}
+	for _, s := range r.sides {
+		s.conn.Close()
+	}
+	if e == nil {
+		e = outcome.End(outcome.InternalError, "cut before it was ended")
+	}
+	go r.done(e) // it may wait for the log
+}
+
+// mistake keeps a mistake in one session from ending all the others: it closes both sides with the
+// word, or without one if that is a mistake, too.
+func (r *ride) mistake() {
+	v := recover()
+	if v == nil {
+		return
+	}
+	e := mistaken(v)
+	if r.over || r.failed {
+		if !r.over {
+			r.leave(r.m.ending)
+		}
+		return
+	}
+	r.failed = true
+	defer r.mistake()
+	r.m.end(e, r.lane.now)
+	r.enqueue()
+	r.after()
+}
+
+// rides is a heap of sessions by the time at which they want to be looked at.
+type rides []*ride
+
+func (h rides) Len() int           { return len(h) }
+func (h rides) Less(i, j int) bool { return h[i].at < h[j].at }
+func (h rides) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].place, h[j].place = i, j
+}
+
+// Push is heap.Interface's.
+func (h *rides) Push(x any) {
+	r := x.(*ride)
+	r.place = len(*h)
+	*h = append(*h, r)
+}
+
+// Pop is heap.Interface's.
+func (h *rides) Pop() any {
+	last := len(*h) - 1
+	r := (*h)[last]
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	r.place = -1
+	return r
+}

@@ -1,0 +1,473 @@
+package relay
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/internal/rawws"
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// A schedule is a list of choices. What happens to a session follows from it alone: what the sides
+// say and in which pieces, what their systems take, when they stall, hang up or break, when the
+// session is ended, and how time goes by. Choices that are left out are 0.
+type schedule []byte
+
+// newSchedule returns the schedule of a seed.
+func newSchedule(seed uint64) schedule {
+	src := rand.New(rand.NewPCG(seed, 12))
+	s := make(schedule, 16+src.IntN(300))
+	for i := range s {
+		s[i] = byte(src.Uint32())
+	}
+	return s
+}
+
+// world plays a session on a machine, without sockets and without a clock.
+type world struct {
+	m       machine
+	choices schedule
+	now     time.Duration
+	sides   [2]*fake // client, agent
+	fault   error    // the first broken promise
+}
+
+// fake is one side.
+type fake struct {
+	w         *world
+	from, to  *way
+	masked    bool
+	script    []byte   // what it has still to send
+	frames    [][]byte // all that it has sent or will, whole
+	open      bool     // a fragmented message of its own is under way
+	room      int      // bytes that its system takes
+	got       []byte   // what it has got
+	queue     []byte   // what waits for room
+	reset     bool     // writes to it fail
+	hung      bool     // it closes its socket after its script
+	shut      bool     // it was told that nothing more comes
+	countable int      // bytes written to it before the end
+}
+
+func (w *world) choose(n int) int {
+	if len(w.choices) == 0 {
+		return 0
+	}
+	c := w.choices[0]
+	w.choices = w.choices[1:]
+	return int(c) % n
+}
+
+func (w *world) broken(format string, args ...any) {
+	if w.fault == nil {
+		w.fault = fmt.Errorf(format, args...)
+	}
+}
+
+const notice = "the token will expire"
+
+func (w *world) sink(x *way) *fake {
+	if x == &w.m.up {
+		return w.sides[1]
+	}
+	return w.sides[0]
+}
+
+// write is the machine's.
+func (w *world) write(x *way, b []byte) (bool, error) {
+	f := w.sink(x)
+	if f.reset {
+		return false, errors.New("reset")
+	}
+	if f.shut {
+		w.broken("written after it was shut")
+	}
+	if w.m.ending == nil {
+		f.countable += len(b)
+	}
+	k := 0
+	if len(f.queue) == 0 {
+		k = min(f.room, len(b))
+		f.room -= k
+		f.got = append(f.got, b[:k]...)
+	}
+	f.queue = append(f.queue, b[k:]...)
+	return len(f.queue) > 0, nil
+}
+
+// shut is the machine's.
+func (w *world) shut(x *way) {
+	f := w.sink(x)
+	if f.shut || len(f.queue) > 0 {
+		w.broken("shut twice, or before all was out")
+	}
+	f.shut = true
+}
+
+// unsent is the machine's.
+func (w *world) unsent(x *way) (acked, left int64) {
+	f := w.sink(x)
+	return int64(len(f.got)), int64(len(f.queue))
+}
+
+// says adds a frame to what a side has to send.
+func (f *fake) says() {
+	payload := bytes.Repeat([]byte{'a' + byte(f.w.choose(26))}, f.w.choose(9)*f.w.choose(9))
+	var frame []byte
+	switch f.w.choose(24) {
+	case 0, 1, 2, 3, 4, 5, 6:
+		first := byte(rawws.Fin | rawws.Text)
+		if f.open {
+			first = rawws.Fin | rawws.Continuation
+		}
+		f.open = false
+		frame = rawws.Make(first, payload, f.masked)
+	case 7, 8, 9:
+		first := byte(rawws.Binary)
+		if f.open {
+			first = rawws.Continuation
+		}
+		f.open = true
+		frame = rawws.Make(first, payload, f.masked)
+	case 10:
+		frame = rawws.Make(rawws.Fin|rawws.Ping, []byte("ping"), f.masked)
+	case 11:
+		frame = rawws.Make(rawws.Fin|rawws.Pong, []byte("pong"), f.masked)
+	case 12, 13, 14, 15:
+		frame = rawws.Make(rawws.Fin|rawws.Pong, []byte(ownPing), f.masked)
+	case 16:
+		first := byte(rawws.Fin | rawws.Binary)
+		if f.open {
+			first = rawws.Fin | rawws.Continuation
+		}
+		f.open = false
+		frame = rawws.Make(first, bytes.Repeat([]byte("x"), 70_000), f.masked)
+	case 17:
+		frame = rawws.MakeClose(1000+f.w.choose(4)*1000, "bye", f.masked)
+		if f.w.choose(2) == 0 {
+			frame = rawws.MakeClose(0, "", f.masked)
+		}
+	case 18:
+		frame = rawws.Make(rawws.Fin|7, payload, f.masked)
+	case 19:
+		frame = rawws.Head(nil, rawws.Fin|rawws.Binary, 1<<20, nil)
+		if f.masked {
+			frame = rawws.Head(nil, rawws.Fin|rawws.Binary, 1<<20, []byte{1, 2, 3, 4})
+		}
+	default:
+		return
+	}
+	f.script = append(f.script, frame...)
+	f.frames = append(f.frames, frame)
+}
+
+// comes delivers a piece of what a side has to send, or the end of its stream.
+func (f *fake) comes(most int) {
+	m := &f.w.m
+	if !m.reads(f.from, f.w.now) {
+		return
+	}
+	if len(f.script) == 0 {
+		if f.hung {
+			m.gone(f.from, "", f.w.now)
+		}
+		return
+	}
+	k := min(len(f.script), most)
+	b := append(slices.Clone(f.from.carry), f.script[:k]...)
+	f.script = f.script[k:]
+	m.came(f.from, b, f.w.now)
+	if n := len(f.from.carry); n > maxHead+maxControl {
+		f.w.broken("%d bytes are carried", n)
+	}
+}
+
+// takes lets a side's system take bytes that have waited.
+func (f *fake) takes(most int) {
+	if f.reset || f.w.m.over {
+		return
+	}
+	f.room += most
+	k := min(f.room, len(f.queue))
+	if k == 0 {
+		return
+	}
+	f.room -= k
+	f.got = append(f.got, f.queue[:k]...)
+	f.queue = f.queue[k:]
+	f.w.m.took(f.to, len(f.queue) > 0, f.w.now)
+}
+
+// passes lets time go by.
+func (w *world) passes(d time.Duration) {
+	for end := w.now + d; ; {
+		next := w.m.next()
+		if next > end {
+			w.now = end
+			return
+		}
+		w.now = max(w.now, next)
+		w.m.tick(w.now)
+		if after := w.m.next(); after <= w.now {
+			w.broken("the next look is at %v, and it is %v", after, w.now)
+			return
+		}
+	}
+}
+
+// play runs a schedule, and returns the first promise that the machine has broken.
+func (s schedule) play() error {
+	w := &world{choices: s}
+	rules := Rules{
+		MaxMessage: 1 << 19, PingInterval: 25 * time.Second, StallTimeout: 30 * time.Second,
+		closeGrace: closeGrace, replyWait: replyWait, linger: linger,
+	}
+	if w.choose(3) == 0 {
+		rules.IdleTimeout = time.Minute
+	}
+	if w.choose(4) == 0 {
+		rules.PingInterval = 0
+	}
+	w.m.init(rules, 0, w, 0)
+	w.m.up.jitter, w.m.down.jitter = 0, 0
+	w.sides = [2]*fake{
+		{w: w, from: &w.m.up, to: &w.m.down, masked: true, room: 1 << 20},
+		{w: w, from: &w.m.down, to: &w.m.up, room: 1 << 20},
+	}
+	for len(w.choices) > 0 && w.fault == nil && !w.m.over {
+		f := w.sides[w.choose(2)]
+		switch w.choose(16) {
+		case 0, 1, 2:
+			f.says()
+		case 3, 4, 5:
+			f.comes(1 + w.choose(40))
+		case 6, 7:
+			f.comes(1 << 16)
+		case 8, 9:
+			f.takes(w.choose(3000))
+		case 10:
+			if f.room = 0; w.choose(2) == 0 {
+				f.takes(1 << 20)
+			}
+		case 11:
+			if w.choose(4) == 0 {
+				f.hung = true
+			}
+		case 12:
+			if w.choose(8) == 0 {
+				f.reset = true
+				if len(f.queue) > 0 {
+					f.queue = nil
+					w.m.failed(f.to, w.now)
+				}
+			}
+		case 13:
+			if w.choose(12) == 0 {
+				w.m.end(outcome.End(outcome.Drain, ""), w.now)
+			}
+			if w.choose(6) == 0 {
+				w.m.notify(notice, w.now)
+			}
+		case 14:
+			w.passes(time.Duration(w.choose(100)) * time.Millisecond)
+		case 15:
+			w.passes(time.Duration(w.choose(16)) * time.Second)
+		}
+	}
+	// All that was said arrives, and all that was written is taken; then both hang up.
+	for range 3 {
+		for _, f := range w.sides {
+			w.sides[0].takes(1 << 20)
+			w.sides[1].takes(1 << 20)
+			for len(f.script) > 0 && w.m.reads(f.from, w.now) && w.fault == nil {
+				f.comes(1 << 16)
+				w.sides[0].takes(1 << 20)
+				w.sides[1].takes(1 << 20)
+			}
+		}
+		w.passes(50 * time.Millisecond)
+	}
+	before := w.m.ending
+	for _, f := range w.sides {
+		if before == nil && len(f.script) > 0 && f.from.src == speaking {
+			w.broken("%d bytes do not get through", len(f.script))
+		}
+		f.hung = true
+		f.takes(1 << 20)
+	}
+	for range 20 {
+		if w.m.over {
+			break
+		}
+		for _, f := range w.sides {
+			f.comes(1 << 16)
+			f.takes(1 << 20)
+		}
+		w.passes(time.Second)
+	}
+	if !w.m.over || w.m.ending == nil {
+		w.broken("it is not over: ending %+v, up %+v, down %+v", w.m.ending, w.m.up, w.m.down)
+	}
+	if w.fault == nil {
+		w.sides[0].check(w.sides[1], before)
+		w.sides[1].check(w.sides[0], before)
+	}
+	return w.fault
+}
+
+// check compares what a side has got with what the other has sent.
+func (f *fake) check(from *fake, before *outcome.Ending) {
+	stream := append(slices.Clone(f.got), f.queue...)
+	sent := from.frames
+	data := bytes.NewReader(stream)
+	r := bufio.NewReaderSize(data, 16)
+	unread := func() int { return data.Len() + r.Buffered() }
+	counted, closed, open := 0, false, false
+	messages := uint64(0)
+	for unread() > 0 {
+		begun := len(stream) - unread()
+		got, err := rawws.Read(r)
+		if err != nil { // a frame that has not ended
+			rest := stream[begun:]
+			for len(sent) > 0 && !bytes.HasPrefix(sent[0], rest) && isOwnPong(sent[0]) {
+				sent = sent[1:]
+			}
+			if !f.reset && (len(sent) == 0 || !bytes.HasPrefix(sent[0], rest)) {
+				f.w.broken("%d bytes at the end that were not sent", len(rest))
+			}
+			counted += max(0, min(len(stream), f.countable)-begun)
+			break
+		}
+		end := len(stream) - unread()
+		frame := stream[begun:end]
+		if closed {
+			f.w.broken("%v after a Close", got)
+			return
+		}
+		switch {
+		case got.Op() == rawws.Ping && string(got.Payload) == ownPing:
+			continue
+		case got.Op() == rawws.Text && string(got.Payload) == notice:
+			if open {
+				f.w.broken("the notice stands in a message")
+			}
+			continue
+		case got.Op() == rawws.Close && f.w.m.ending.Reason != outcome.Closed && !slices.ContainsFunc(sent, func(b []byte) bool { return bytes.Equal(b, frame) }):
+			closed = true
+			continue
+		}
+		for len(sent) > 0 && !bytes.Equal(sent[0], frame) && isOwnPong(sent[0]) {
+			sent = sent[1:]
+		}
+		if len(sent) == 0 || !bytes.Equal(sent[0], frame) {
+			f.w.broken("got %v, which is not what was sent", got)
+			return
+		}
+		sent = sent[1:]
+		closed = got.Op() == rawws.Close
+		if got.Op() < rawws.Close {
+			open = !got.Fin()
+		}
+		counted += max(0, min(end, f.countable)-begun)
+		if got.Op() < rawws.Close && got.Fin() && end <= f.countable {
+			messages++
+		}
+	}
+	if !f.reset && (f.to.bytes != uint64(counted) || f.to.messages != messages) {
+		f.w.broken("%d bytes and %d messages are counted, %d and %d were written before the end",
+			f.to.bytes, f.to.messages, counted, messages)
+	}
+	if f.to.dst == told && !closed && !f.reset {
+		f.w.broken("it was told, and has no Close")
+	}
+	if f.to.dst == listening && f.to.walk.rest == 0 && !f.reset {
+		f.w.broken("it was not told")
+	}
+	if before == nil && f.w.m.first == nil && !f.reset && !from.reset { // nothing but the hanging up has ended it
+		for _, b := range sent {
+			if !isOwnPong(b) {
+				f.w.broken("%d frames are missing", len(sent))
+				return
+			}
+		}
+	}
+}
+
+func isOwnPong(frame []byte) bool {
+	f, err := rawws.Read(bufio.NewReader(bytes.NewReader(frame)))
+	return err == nil && f.Op() == rawws.Pong && string(f.Payload) == ownPing
+}
+
+// safely turns a panic into an error.
+func (s schedule) safely() (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = mistakenError{v}
+		}
+	}()
+	return s.play()
+}
+
+type mistakenError struct{ v any }
+
+func (e mistakenError) Error() string { return mistaken(e.v).Detail }
+
+// shrink takes choices away as long as the schedule still fails.
+func (s schedule) shrink() schedule {
+	for size := len(s) / 2; size > 0; {
+		smaller := false
+		for at := 0; at+size <= len(s); {
+			if t := slices.Delete(slices.Clone(s), at, at+size); t.safely() != nil {
+				s, smaller = t, true
+			} else {
+				at += size
+			}
+		}
+		if !smaller {
+			size /= 2
+		}
+	}
+	for i := range s { // and makes what is left plain
+		t := slices.Clone(s)
+		if t[i] = 0; t.safely() != nil {
+			s = t
+		}
+	}
+	return s
+}
+
+// TestMachineKeepsItsPromisesOnEverySchedule: the bytes are equal and in order, a Close stands at
+// a frame boundary and is the last frame, the notice stands between messages, every side that can
+// be told is told, every session ends, and what is counted was written.
+func TestMachineKeepsItsPromisesOnEverySchedule(t *testing.T) {
+	schedules := uint64(30_000)
+	if os.Getenv("CI") == "true" {
+		schedules = 1_000_000
+	}
+	first := rand.Uint64()
+	for seed := first; seed < first+schedules; seed++ {
+		if err := newSchedule(seed).safely(); err != nil {
+			small := newSchedule(seed).shrink()
+			t.Fatalf("seed %d: %v\nthe shortest schedule that fails: %v\nbecause: %v", seed, err, []byte(small), small.safely())
+		}
+	}
+}
+
+// FuzzMachine looks for schedules that a random choice does not find.
+func FuzzMachine(f *testing.F) {
+	for seed := range uint64(8) {
+		f.Add([]byte(newSchedule(seed)))
+	}
+	f.Fuzz(func(t *testing.T, s []byte) {
+		if err := schedule(s).play(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

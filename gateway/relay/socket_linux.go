@@ -1,0 +1,129 @@
+package relay
+
+import (
+	"os"
+	"sync"
+	"syscall"
+)
+
+// socket is a connection in a lane: a descriptor that never blocks. Only the lane's goroutine uses
+// it, except that take makes one.
+type socket struct {
+	fd int
+
+	readable bool // there may be something to read
+	hung     bool // the peer has closed its end, or the connection has failed: there is an end to read
+
+	out   []byte // what the peer has not taken yet
+	sent  int64  // bytes that the system has taken
+	fin   bool   // the peer is to be told that nothing more comes, once out is empty
+	fault error  // why nothing more can be written
+}
+
+// lowat is how many bytes that the system has not sent yet it keeps for each side.
+const lowat = 128 << 10
+
+// backlogs are buffers for what sides have not taken yet: a read's worth, and what TLS and the
+// gateway put around it.
+var backlogs = sync.Pool{New: func() any { b := make([]byte, 0, bufSize+4<<10); return &b }}
+
+// take takes the socket of c away from Go's poller, which would be woken for everything that the
+// lane is woken for.
+func (c *Conn) take() (*socket, error) {
+	raw, err := c.TCPConn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	fd := -1
+	var failed error
+	if err := raw.Control(func(old uintptr) { fd, failed = duplicate(int(old)) }); err != nil {
+		return nil, err
+	}
+	if failed != nil {
+		return nil, failed
+	}
+	return &socket{fd: fd, readable: true}, nil
+}
+
+// give makes s the socket of c, for good.
+func (c *Conn) give(s *socket) {
+	holdLess(s.fd, lowat)
+	c.TCPConn.Close() // this descriptor of the two
+	c.TCPConn, c.socket = nil, s
+}
+
+func (s *socket) read(b []byte) (int, error) {
+	if !s.readable {
+		return 0, wouldBlock{}
+	}
+	n, err := readNow(s.fd, b)
+	if err != nil || n < len(b) && !s.hung {
+		s.readable = false // an event will tell of more; but none comes once the end of the stream was told
+	}
+	return n, err
+}
+
+func (s *socket) write(b []byte) (int, error) {
+	if s.fault != nil {
+		return 0, s.fault
+	}
+	n := 0
+	if len(s.out) == 0 {
+		n, s.fault = writeNow(s.fd, b)
+		s.sent += int64(n)
+		if n == len(b) || s.fault != nil {
+			return n, s.fault
+		}
+		s.out = *backlogs.Get().(*[]byte)
+	}
+	s.out = append(s.out, b[n:]...)
+	return len(b), nil
+}
+
+// flush writes what has waited for the peer. It reports whether some went out.
+func (s *socket) flush() bool {
+	n, err := writeNow(s.fd, s.out)
+	s.sent += int64(n)
+	if err != nil {
+		s.fault = err
+		s.drop()
+		return false
+	}
+	if n == len(s.out) {
+		s.drop()
+		if s.fin {
+			s.closeWrite()
+		}
+	} else if n > 0 {
+		s.out = s.out[:copy(s.out, s.out[n:])]
+	}
+	return n > 0
+}
+
+// drop forgets what has waited for the peer.
+func (s *socket) drop() {
+	if b := s.out[:0]; cap(b) == bufSize+4<<10 {
+		backlogs.Put(&b)
+	}
+	s.out = nil
+}
+
+func (s *socket) closeWrite() error {
+	if s.fin = len(s.out) > 0; s.fin {
+		return nil
+	}
+	return os.NewSyscallError("shutdown", syscall.Shutdown(s.fd, syscall.SHUT_WR))
+}
+
+func (s *socket) close() error {
+	s.drop()
+	if s.fault == nil {
+		s.fault = os.ErrClosed
+	}
+	fd := s.fd
+	if fd < 0 {
+		return os.ErrClosed
+	}
+	s.fd = -1
+	return os.NewSyscallError("close", syscall.Close(fd))
+}
