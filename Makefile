@@ -4,7 +4,7 @@ FUZZTIME ?= 100000x
 
 with_tools = . .tools/env &&
 
-.PHONY: help build unit test lint vet vuln soak fuzz bench docker tools clean
+.PHONY: help build unit test lint vet vuln helm soak fuzz bench docker tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,11 @@ soak: ## 200 sessions of 50 MB each way, every byte compared; relays ended in ev
 
 fuzz: ## every fuzz target for FUZZTIME each, executions or time: make fuzz FUZZTIME=10m
 	@tools/fuzz $(FUZZTIME)
+
+helm: ## the chart: helm lint, golden files, and every object held against the checks of an API server
+	@tools/install helm
+	go vet -C e2e/helm ./...
+	$(with_tools) go test -C e2e/helm ./...
 
 bench: ## the gateway beside HAProxy, on this machine
 	@tools/install haproxy
