@@ -6,6 +6,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -280,5 +281,20 @@ func TestWordsArePlain(t *testing.T) {
 			}
 			return true
 		})
+	}
+}
+
+// TestDockerBuildsFromAllThatIsImported holds .dockerignore to the packages of the binary.
+func TestDockerBuildsFromAllThatIsImported(t *testing.T) {
+	out, err := exec.Command("go", "list", "-deps", "../cmd/omnia-gateway").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := strings.Split(read(t, "../.dockerignore"), "\n")
+	for line := range strings.Lines(string(out)) {
+		ours, ok := strings.CutPrefix(strings.TrimSpace(line), module)
+		if folder, _, _ := strings.Cut(ours, "/"); ok && !slices.Contains(kept, "!"+folder) {
+			t.Errorf(".dockerignore leaves out %s", folder)
+		}
 	}
 }
