@@ -4,7 +4,7 @@ FUZZTIME ?= 100000x
 
 with_tools = . .tools/env &&
 
-.PHONY: help build unit test lint vet vuln helm soak fuzz bench docker tools clean
+.PHONY: help build unit test lint vet vuln helm soak fuzz bench istio docker tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,13 @@ helm: ## the chart: helm lint, golden files, and every object held against the c
 bench: ## the gateway beside HAProxy, on this machine
 	@tools/install haproxy
 	go run ./bench
+
+istio: build ## decisions beside a real Envoy that Istio's code configures; builds Istio's, and writes e2e/istio/testdata anew
+	@tools/install envoy
+	go build -C e2e/vectest -o $(CURDIR)/bin/vectest .
+	bin/vectest -bin bin/omnia-gateway -istio e2e/istio -export e2e/vectors/*.yaml
+	@go test -C e2e/istio -count=1 -update . >.tools/log/istio 2>&1 || { cat .tools/log/istio; exit 1; }
+	$(with_tools) for seed in 1 2 3; do bin/vectest -bin bin/omnia-gateway -envoy envoy -istio e2e/istio -seed $$seed e2e/vectors/*.yaml || exit 1; done
 
 docker: ## the container image, as omnia-gateway:dev
 	docker build -t omnia-gateway:dev --build-arg VERSION=$$(git describe --tags --always --dirty) --build-arg REVISION=$$(git rev-parse HEAD) .

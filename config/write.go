@@ -11,8 +11,8 @@ import (
 	"unicode"
 )
 
-// Mapping is a YAML mapping that keeps the order of its keys. Its values are what a configuration is made of: text, booleans, numbers,
-// durations, networks, lists, maps, and mappings again.
+// Mapping is a YAML mapping that keeps the order of its keys. Its values are what a configuration
+// is made of: text, booleans, numbers, durations, networks, lists, maps, and mappings again.
 type Mapping []Pair
 
 // Pair is one key of a Mapping and its value.
@@ -21,20 +21,22 @@ type Pair struct {
 	Value any
 }
 
-// String is the mapping as YAML in block style. Every text that a reader of YAML 1.1 or 1.2 could take for something else is quoted.
+// String is the mapping as YAML in block style. Every text that a reader of YAML 1.1 or 1.2 could
+// take for something else is quoted.
 func (m Mapping) String() string {
 	var b strings.Builder
 	writeMapping(&b, m, "")
 	return b.String()
 }
 
-// Changes returns what c says differently from base, in the words of the configuration file. Decoding it over base gives c again.
+// Changes returns what c says differently from base, in the words of the configuration file.
+// Decoding it over base gives c again.
 func Changes(c, base *Config) Mapping {
 	return changes(reflect.ValueOf(c).Elem(), reflect.ValueOf(base).Elem())
 }
 
-// Read decodes text over c, strictly; a list in it replaces that of c. It does not look at whether the result is valid. The problems name
-// the text as name.
+// Read decodes text over c, strictly; a list in it replaces that of c. It does not look at whether
+// the result is valid. The problems name the text as name.
 func Read(name, text string, c *Config) Problems {
 	l := newLoader(Sources{File: name})
 	l.file = name
@@ -63,7 +65,8 @@ func changes(v, base reflect.Value) (m Mapping) {
 	return m
 }
 
-// Same reports whether two values of one type say the same; a list that is nil and one that is empty do.
+// Same reports whether two values of one type say the same; a list that is nil and one that is
+// empty do.
 func Same(a, b any) bool { return same(reflect.ValueOf(a), reflect.ValueOf(b)) }
 
 // same reports whether two values say the same; a list that is nil and one that is empty do.
@@ -172,7 +175,8 @@ func isBlock(s string) bool {
 		!strings.ContainsFunc(s, func(r rune) bool { return r != '\n' && (r < ' ' || r > '~') })
 }
 
-// plainWord matches what needs no quotes; words of YAML 1.1 that are no text (yes, on, null …) are left out below.
+// plainWord matches what needs no quotes; words of YAML 1.1 that are no text (yes, on, null …) are
+// left out below.
 var plainWord = regexp.MustCompile(`^[A-Za-z/_][A-Za-z0-9_./@-]*(:[A-Za-z0-9_./@-]+)*$`)
 
 func quoted(s string) string {

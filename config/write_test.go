@@ -13,8 +13,10 @@ func TestWrittenConfigurationIsReadAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Notes = nil
-	awkward := []string{"yes", "No", "~", "null", "1e3", "0x1F", "12:30:45", "2001-01-01", "", " a", "a ", "a: b", "a #b", "- a", "*", "&x", "!t", "%", "@", "`",
-		`"`, `'`, `\`, "a\tb", "a\nb", "a\nb\n", "é", "\u2028", "\U0001F600", "{agent}", "[a]", "a][b", "|", ">", "?", "a:", "1_000", ".5", "+1", "=", "<<", "\u00a0"}
+	awkward := []string{"yes", "No", "~", "null", "1e3", "0x1F", "12:30:45", "2001-01-01", "", " a", "a ", "a: b", "a #b", "- a", "*",
+		"&x", "!t", "%", "@", "`",
+		`"`, `'`, `\`, "a\tb", "a\nb", "a\nb\n", "é", "\u2028", "\U0001F600", "{agent}", "[a]", "a][b", "|", ">", "?", "a:", "1_000",
+		".5", "+1", "=", "<<", "\u00a0"}
 	c.Authentication.Authorization.RequiredClaims = nil
 	for _, text := range awkward {
 		c.Authentication.Authorization.RequiredClaims = append(c.Authentication.Authorization.RequiredClaims,

@@ -303,6 +303,14 @@ func (e *exporter) stripped() (names []string) {
 			named = append(named, m.Header)
 		}
 	}
+	if usual := config.DefaultAuthentication().EdgeTrust; len(edge.StripFamilies) > 0 {
+		const text = "Istio's filter removes names that are listed, not families of names"
+		if config.Same(edge.StripFamilies, usual.StripFamilies) {
+			e.note("authentication.edgeTrust.stripFamilies", text)
+		} else {
+			e.lost("authentication.edgeTrust.stripFamilies", text)
+		}
+	}
 	for _, name := range named {
 		names = append(names, spellings(fold(name))...)
 	}
@@ -368,6 +376,7 @@ func (e *exporter) otherKeys() {
 		}
 	}
 	if len(e.c.Routes) > 0 {
+		e.note("routes", "query.drop is by default what Omnia's agents believe of a query; Istio passes it on")
 		e.note("routes", "where requests go is said by VirtualService or HTTPRoute in a mesh, and is not written here")
 	}
 	usual := config.Default()

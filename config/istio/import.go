@@ -547,6 +547,7 @@ func (i *importer) edgeTrust(issuers []config.JWT) config.EdgeTrust {
 		return edge
 	}
 	i.places["authentication.edgeTrust"] = i.filters[0]
+	i.filters[0].note("stripFamilies stays as by default, so that more is removed than the filter lists; [] removes no more")
 	stripped := map[string]bool{}
 	for _, d := range i.filters {
 		spec := d.get("spec").only("workloadSelector", "configPatches", "priority")

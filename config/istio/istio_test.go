@@ -101,6 +101,7 @@ func generate(r *rand.Rand) *config.Config {
 	a.Authorization.ExcludePaths = some(r, 4, "/healthz", "/readyz", "/docs/*", "*.css", "/t/{*}/x/{**}", "/a[b]", "/[/{*}", "/%7Bx%7D")
 	a.EdgeTrust.StripInboundClaimHeaders = r.IntN(4) > 0
 	a.EdgeTrust.AdditionalStripHeaders = some(r, 3, "X-Team", "x_omnia_user", "x-user-email", "x-a-b-c-d-e-f")
+	a.EdgeTrust.StripFamilies = pick(r, a.EdgeTrust.StripFamilies, nil, []string{"x-a-*"})
 	if r.IntN(2) == 0 {
 		a.EdgeTrust.DefaultStripHeaders = some(r, 2, "x-user-id", "x-other")
 	}
