@@ -1,0 +1,193 @@
+package relay
+
+import (
+	"bufio"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/internal/rawws"
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// newWorld returns a world in which nothing happens by chance.
+func newWorld(t *testing.T, rules Rules) (w *world, client, agent *fake) {
+	t.Helper()
+	w = &world{}
+	rules.MaxMessage, rules.StallTimeout = 1<<20, 30*time.Second
+	rules.closeGrace, rules.replyWait, rules.linger = closeGrace, replyWait, linger
+	w.m.init(rules, 0, w, 0)
+	w.m.up.jitter, w.m.down.jitter = 0, 0
+	client = &fake{w: w, from: &w.m.up, to: &w.m.down, masked: true, room: 1 << 20}
+	agent = &fake{w: w, from: &w.m.down, to: &w.m.up, room: 1 << 20}
+	w.sides = [2]*fake{client, agent}
+	t.Cleanup(func() {
+		if w.fault != nil {
+			t.Error(w.fault)
+		}
+	})
+	return w, client, agent
+}
+
+// say delivers frames of a side.
+func (f *fake) say(frames ...[]byte) {
+	for _, b := range frames {
+		f.script = append(f.script, b...)
+	}
+	for len(f.script) > 0 && f.w.m.reads(f.from, f.w.now) {
+		f.comes(1 << 16)
+	}
+}
+
+func (f *fake) text(s string) []byte { return rawws.Make(rawws.Fin|rawws.Text, []byte(s), f.masked) }
+
+// hears returns what has come since the last call, and forgets it.
+func (f *fake) hears() string {
+	b := f.got
+	f.got = nil
+	return string(b)
+}
+
+// ended fails the test unless the session has ended so.
+func (w *world) ended(t *testing.T, reason outcome.Reason, by outcome.Side, code int, detail string) {
+	t.Helper()
+	e := w.m.ending
+	if e == nil {
+		t.Fatal("it has not ended")
+	}
+	if e.Reason != reason || e.By != by || e.Code != code || !strings.Contains(e.Detail, detail) {
+		t.Errorf("ended as %+v; want %s by %s, %d, %q", e, reason, by, code, detail)
+	}
+}
+
+// A stream's reads hardly ever end where a frame ends, so a Ping has to find a boundary inside one.
+func TestDuePingGoesInAtTheNextFrameOfABusyStream(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{PingInterval: 25 * time.Second})
+	half := len(agent.text("half")) / 2
+	agent.say(agent.text("half")[:half])
+	w.passes(26 * time.Second) // the client is silent, and a frame to it is under way
+	if !w.m.down.wantPing {
+		t.Fatal("no Ping is due")
+	}
+	client.hears()
+	agent.say(append(agent.text("half")[half:], agent.text("more")[:3]...))
+	ping := string(appendPing(nil, false))
+	if got := client.hears(); !strings.HasPrefix(got[half:], ping) && !strings.Contains(got, ping) {
+		t.Errorf("got %q, want a Ping between the two frames", got)
+	}
+}
+
+func TestClientThatLeftAPingUnansweredIsBlamedWhenTheAgentHangsUp(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		silence time.Duration
+		answers bool
+		reason  outcome.Reason
+		by      outcome.Side
+		code    int
+	}{
+		{"long ago", 6 * time.Second, false, outcome.DeadPeer, outcome.Client, 3008},
+		{"just now", 4 * time.Second, false, outcome.UpstreamLost, outcome.Neither, 1001},
+		{"answered", 9 * time.Second, true, outcome.UpstreamLost, outcome.Neither, 1001},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w, client, agent := newWorld(t, Rules{PingInterval: 25 * time.Second})
+			agent.say(rawws.Make(rawws.Fin|rawws.Ping, []byte("the agent's own"), false))
+			if tt.answers {
+				client.say(rawws.Make(rawws.Fin|rawws.Pong, []byte("the agent's own"), true))
+			}
+			w.passes(tt.silence)
+			agent.hung = true
+			agent.comes(1)
+			w.ended(t, tt.reason, tt.by, tt.code, "")
+		})
+	}
+}
+
+// What a peer's system holds already is as good as taken, but not for ever.
+func TestPingBehindDataThatIsTakenSlowlyKillsNoClient(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{PingInterval: 10 * time.Second})
+	client.room = 0
+	agent.say(agent.text(strings.Repeat("x", 60_000)))
+	for range 60 {
+		w.passes(5 * time.Second)
+		client.takes(100)
+		agent.say(rawws.Make(rawws.Fin|rawws.Pong, []byte(ownPing), false))
+	}
+	if w.m.ending != nil {
+		t.Fatalf("a client that takes 20 bytes a second is dead: %+v", w.m.ending)
+	}
+	for range 8 {
+		w.passes(5 * time.Second)
+		agent.say(rawws.Make(rawws.Fin|rawws.Pong, []byte(ownPing), false))
+	}
+	w.ended(t, outcome.DeadPeer, outcome.Client, 3008, "takes no bytes")
+}
+
+func TestTimeForTheAnswerToACloseCountsFromTheLastByteTaken(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{})
+	client.room = 0
+	agent.say(agent.text(strings.Repeat("x", 2000)), rawws.MakeClose(1000, "", false))
+	for range 20 {
+		w.passes(9 * time.Second)
+		client.takes(100)
+	}
+	if w.m.ending != nil {
+		t.Fatalf("ended before the client has got the Close: %+v", w.m.ending)
+	}
+	client.takes(1 << 20)
+	w.passes(9 * time.Second)
+	if w.m.ending != nil {
+		t.Fatalf("ended before the client had its 10 s: %+v", w.m.ending)
+	}
+	w.passes(3 * time.Second) // that all was taken may be seen a second late
+	w.ended(t, outcome.DeadPeer, outcome.Client, 1000, "did not answer the Close")
+	if f, err := rawws.Read(bufio.NewReader(strings.NewReader(agent.hears()))); err != nil || f.Code() != 1001 || string(f.Payload[2:]) != "dead-peer" {
+		t.Errorf("the agent is told %v, %v", f, err)
+	}
+}
+
+func TestNothingIsCountedAfterTheEnd(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{})
+	client.say(client.text("counted"))
+	before := w.m.up.bytes
+	w.m.end(outcome.End(outcome.Drain, ""), 0)
+	client.say(client.text("dropped"))
+	agent.say(agent.text("dropped"))
+	if w.m.up.bytes != before || w.m.up.messages != 1 || w.m.down.bytes != 0 || w.m.down.messages != 0 {
+		t.Errorf("counted %d and %d bytes", w.m.up.bytes, w.m.down.bytes)
+	}
+}
+
+func TestFloodAfterTheEndIsDrainedSlowly(t *testing.T) {
+	w, client, _ := newWorld(t, Rules{})
+	w.m.end(outcome.End(outcome.Drain, ""), 0)
+	read := 0
+	for client.script = []byte(strings.Repeat(string(client.text(strings.Repeat("x", 1000))), 10_000)); !w.m.over; {
+		before := len(client.script)
+		for w.m.reads(client.from, w.now) {
+			client.comes(1 << 16)
+		}
+		read += before - len(client.script)
+		w.passes(10 * time.Millisecond)
+	}
+	if read < 64<<10 || read > 4<<20 {
+		t.Errorf("%d bytes were read in %s after the end", read, w.now)
+	}
+}
+
+func TestNotifyWaitsForTheEndOfAMessage(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{})
+	agent.say(rawws.Make(rawws.Text, []byte("a mess"), false))
+	w.m.notify("first", w.now)
+	w.m.notify(notice, w.now)
+	agent.say(rawws.Make(rawws.Fin|rawws.Ping, nil, false), rawws.Make(rawws.Fin|rawws.Continuation, []byte("age"), false), agent.text("next"))
+	want := string(rawws.Make(rawws.Fin|rawws.Continuation, []byte("age"), false)) + string(agent.text(notice)) + string(agent.text("next"))
+	if got := client.hears(); !strings.HasSuffix(got, want) || strings.Contains(got, "first") {
+		t.Errorf("got %q", got)
+	}
+	w.m.notify(notice, w.now)
+	if got := client.hears(); got != string(agent.text(notice)) {
+		t.Errorf("between messages: got %q", got)
+	}
+}
