@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/rpc"
@@ -106,13 +107,21 @@ func (l *Load) Close(None, *None) error {
 }
 
 // Messages is how many messages each client sends or gets, and the size of one.
-type Messages struct{ Number, Size int }
+type Messages struct {
+	Number, Size int
+	// Every is the time from one message to the next, at an hour of each client's own; 0: the next
+	// one follows the answer at once.
+	Every time.Duration
+}
 
-// Echo has each client send text messages, the next one when the last has come back.
+// Echo has each client send text messages, and get each of them back.
 func (l *Load) Echo(m Messages, _ *None) error {
 	message := rawws.Make(rawws.Fin|rawws.Text, make([]byte, m.Size), true)
 	return l.each(func(p *peer) error {
+		next := time.Now().Add(rand.N(m.Every + 1))
 		for range m.Number {
+			time.Sleep(time.Until(next))
+			next = next.Add(m.Every)
 			if _, err := p.Write(message); err != nil {
 				return err
 			}
@@ -151,6 +160,22 @@ func (l *Load) Receive(m Messages, _ *None) error {
 		}
 		for range m.Number {
 			if err := p.skip(rawws.Binary, m.Size); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Ask has each client send a question, which the agent answers with many small messages.
+func (l *Load) Ask(m Messages, _ *None) error {
+	question := rawws.Make(rawws.Fin|rawws.Text, fmt.Appendf(nil, "%d", m.Number), true)
+	return l.each(func(p *peer) error {
+		if _, err := p.Write(question); err != nil {
+			return err
+		}
+		for range m.Number {
+			if err := p.skip(rawws.Text, m.Size); err != nil {
 				return err
 			}
 		}
@@ -242,11 +267,15 @@ func connect(t Target, token string) (_ *peer, err error) {
 const (
 	pathEcho   = "/echo"   // gives every message back
 	pathSink   = "/sink"   // takes binary messages in, gives others back
+	pathAnswer = "/answer" // sends as many small text messages as the number in a text message says
 	pathSource = "/source" // sends as many binary messages as the number in a text message says
 )
 
-// streamSize is the size of a message in a stream.
-const streamSize = 64 << 10
+// streamSize is the size of a message in a stream, and answerSize that of one in an agent's answer.
+const (
+	streamSize = 64 << 10
+	answerSize = 64
+)
 
 // serveAgent answers handshakes until the process ends.
 func serveAgent(l net.Listener) {
@@ -292,12 +321,15 @@ func attend(conn net.Conn) error {
 			return err
 		}
 		times := 1
-		if path == pathSource {
+		switch path {
+		case pathSource, pathAnswer:
 			if times, err = strconv.Atoi(string(in)); err != nil {
 				return err
 			}
-			out = rawws.Append(out[:0], rawws.Fin|rawws.Binary, make([]byte, streamSize), false)
-		} else {
+			if out = rawws.Append(out[:0], rawws.Fin|rawws.Text, make([]byte, answerSize), false); path == pathSource {
+				out = rawws.Append(out[:0], rawws.Fin|rawws.Binary, make([]byte, streamSize), false)
+			}
+		default:
 			out = rawws.Append(out[:0], rawws.Fin|f.op, in, false)
 		}
 		for range times {

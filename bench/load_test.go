@@ -28,12 +28,13 @@ func TestClientsAndAgentAgree(t *testing.T) {
 		do   func(Messages, *None) error
 		m    Messages
 	}{
-		{pathEcho, load.Echo, Messages{10, 0}},
-		{pathEcho, load.Echo, Messages{10, 125}},
-		{pathEcho, load.Echo, Messages{10, 128}},
-		{pathEcho, load.Echo, Messages{3, 1 << 16}},
-		{pathSink, load.Send, Messages{10, streamSize}},
-		{pathSource, load.Receive, Messages{10, streamSize}},
+		{pathEcho, load.Echo, Messages{Number: 10, Size: 0}},
+		{pathEcho, load.Echo, Messages{Number: 10, Size: 125}},
+		{pathEcho, load.Echo, Messages{Number: 10, Size: 128}},
+		{pathEcho, load.Echo, Messages{Number: 3, Size: 1 << 16}},
+		{pathSink, load.Send, Messages{Number: 10, Size: streamSize}},
+		{pathSource, load.Receive, Messages{Number: 10, Size: streamSize}},
+		{pathAnswer, load.Ask, Messages{Number: 10, Size: answerSize}},
 	} {
 		var agreed string
 		if err := load.Open(target(c.path), &agreed); err != nil {

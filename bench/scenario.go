@@ -24,7 +24,7 @@ type scenario struct {
 // scenarios are all of them, in the order in which they run.
 func scenarios(f flags) []scenario {
 	echo := func(ctx context.Context, b *bench, p *proxy) (float64, error) {
-		m := Messages{f.messages, 128}
+		m := Messages{Number: f.messages, Size: 128}
 		used, err := b.relayed(ctx, p, pathEcho, f.conns, "Echo", m)
 		return micros(used) / float64(f.conns*m.Number), err
 	}
@@ -32,9 +32,21 @@ func scenarios(f flags) []scenario {
 	const streams, frames = 4, 2000
 	stream := func(path, what string) func(context.Context, *bench, *proxy) (float64, error) {
 		return func(ctx context.Context, b *bench, p *proxy) (float64, error) {
-			used, err := b.relayed(ctx, p, path, streams, what, Messages{frames, streamSize})
+			used, err := b.relayed(ctx, p, path, streams, what, Messages{Number: frames, Size: streamSize})
 			return micros(used) / (streams * frames * streamSize / float64(1<<20)), err
 		}
+	}
+	// Paced: many sessions, each of which sends a message now and then.
+	paced := func(sessions, number int, every time.Duration) func(context.Context, *bench, *proxy) (float64, error) {
+		return func(ctx context.Context, b *bench, p *proxy) (float64, error) {
+			used, err := b.relayed(ctx, p, pathEcho, sessions, "Echo", Messages{number, 128, every})
+			return micros(used) / float64(sessions*number), err
+		}
+	}
+	answer := func(ctx context.Context, b *bench, p *proxy) (float64, error) {
+		const answers, messages = 64, 200
+		used, err := b.relayed(ctx, p, pathAnswer, answers, "Ask", Messages{Number: messages, Size: answerSize})
+		return micros(used) / (answers * messages), err
 	}
 	handshake := func(fresh bool) func(context.Context, *bench, *proxy) (float64, error) {
 		return func(ctx context.Context, b *bench, p *proxy) (float64, error) {
@@ -45,12 +57,19 @@ func scenarios(f flags) []scenario {
 		held, err := b.held(ctx, p, f)
 		return float64(held) / 1024, err
 	}
+	const perMessage = "µs CPU per message"
 	const perTrip, perMiB = "µs CPU per round trip", "µs CPU per MiB"
 	const perOpening, perSession = "µs CPU per connection", "KiB RSS per session"
 	wss := setup{TLS: true}
 	return []scenario{
 		{name: "echo/wss", unit: perTrip, need: 1.1, of: "ratio", setup: wss, run: echo},
 		{name: "echo/ws", unit: perTrip, run: echo},
+		{name: "sparse/wss", unit: perTrip, setup: wss, rounds: 3, run: paced(1000, 3, 2*time.Second)},
+		{name: "sparse/ws", unit: perTrip, rounds: 3, run: paced(1000, 3, 2*time.Second)},
+		{name: "paced/wss", unit: perTrip, setup: wss, rounds: 5, run: paced(100, 60, 50*time.Millisecond)},
+		{name: "paced/ws", unit: perTrip, rounds: 5, run: paced(100, 60, 50*time.Millisecond)},
+		{name: "answer/wss", unit: perMessage, setup: wss, run: answer},
+		{name: "answer/ws", unit: perMessage, run: answer},
 		{name: "idle/wss", unit: perSession, need: 20, of: "gateway", setup: wss, fresh: true, rounds: 2, run: idle},
 		{name: "idle/ws", unit: perSession, need: 10, of: "gateway", fresh: true, rounds: 2, run: idle},
 		{name: "stream/wss/to-agent", unit: perMiB, setup: wss, run: stream(pathSink, "Send")},
@@ -108,7 +127,7 @@ func (b *bench) handshakes(ctx context.Context, p *proxy, n int, fresh bool) (fl
 // held is the memory in bytes that p holds for one session that is quiet after one message.
 // Some sessions are opened and closed before, so that the program's own pages do not count.
 func (b *bench) held(ctx context.Context, p *proxy, f flags) (int, error) {
-	one := Messages{1, 128}
+	one := Messages{Number: 1, Size: 128}
 	if _, err := b.relayed(ctx, p, pathEcho, 100, "Echo", one); err != nil {
 		return 0, err
 	}
