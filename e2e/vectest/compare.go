@@ -110,7 +110,7 @@ var hop = map[string]bool{
 	"connection": true, "upgrade": true, "content-length": true, "transfer-encoding": true, "x-forwarded-for": true,
 	"x-forwarded-proto": true,
 	"x-forwarded-host":  true, "x-request-id": true, "x-envoy-expected-rq-timeout-ms": true, "x-envoy-attempt-count": true,
-	"x-envoy-decorator-operation": true, "x-gateway-session": true, "accept-encoding": true, "sec-websocket-key": true,
+	"x-envoy-decorator-operation": true, "x-gateway-session": true, "via": true, "accept-encoding": true, "sec-websocket-key": true,
 	"sec-websocket-version": true,
 }
 

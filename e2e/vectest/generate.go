@@ -463,7 +463,7 @@ func allFeatures() []feature {
 		})},
 		{"key", "a flipped bit", "", bad(stageKeys, 401, 401, func(q *trial) { q.spec.Tamper = "sig-flip" })},
 		{"key", "another payload", "", bad(stageKeys, 401, 401, func(q *trial) {
-			q.spec.Tamper, q.spec.TamperClaims = "payload-swap", map[string]any{"sub": "admin"}
+			q.spec.Tamper, q.spec.TamperClaims = "payload-swap", map[string]any{"groups": "admins"}
 		})},
 		{"form", "nested 40 deep", "", claim("x", nested(40))},
 		{"form", "nested 80 deep", "claims nested more than 64 deep", bad(stageForm, 401, 0, claim("x", nested(80)))},
