@@ -6,9 +6,10 @@ import (
 	"strings"
 )
 
-// misnamed is the error of a discovery document that speaks for another issuer than the configured
-// one. Its keys are not used (OpenID Connect Discovery 1.0 §4.3). Keys may still be found elsewhere,
-// but the issuer's tokens most likely bear the name of the document, and are refused.
+// misnamed is the error of a discovery document that speaks for another issuer than the
+// configured one. Its keys are not used (OpenID Connect Discovery 1.0 §4.3). Keys may still be
+// found elsewhere, but the issuer's tokens most likely bear the name of the document, and are
+// refused.
 type misnamed struct{ configured, found string }
 
 func (m misnamed) Error() string {
@@ -26,7 +27,8 @@ func (m misnamed) Error() string {
 	return fmt.Sprintf("it speaks for the issuer %s%s", clip(m.found), hint)
 }
 
-// noteDiscovery keeps what is odd about a discovery document, for Issuers, and logs it when it is new.
+// noteDiscovery keeps what is odd about a discovery document, for Issuers, and logs it when it
+// is new.
 func (s *keySet) noteDiscovery(err error) {
 	warning := ""
 	if _, ok := errors.AsType[misnamed](err); ok {

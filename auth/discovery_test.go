@@ -7,7 +7,8 @@ import (
 
 func TestADocumentOfAnotherIssuerSaysHowTheNamesDiffer(t *testing.T) {
 	for _, test := range []struct{ configured, found, want string }{
-		{"https://t.example.com", "https://t.example.com/", `it speaks for the issuer "https://t.example.com/"; the configured one lacks the slash at the end`},
+		{"https://t.example.com", "https://t.example.com/",
+			`it speaks for the issuer "https://t.example.com/"; the configured one lacks the slash at the end`},
 		{"https://t.example.com/", "https://t.example.com", "; the configured one has a slash too many at the end"},
 		{"https://t.example.com/A", "https://t.example.com/a", "; upper and lower case differ"},
 		{"https://t.example.com", "https://u.example.com", `it speaks for the issuer "https://u.example.com"`},
@@ -19,8 +20,8 @@ func TestADocumentOfAnotherIssuerSaysHowTheNamesDiffer(t *testing.T) {
 	}
 }
 
-// TestTheFallbackDoesNotHideAnotherIssuer: the keys are found all the same, and the tokens that they
-// verify name another issuer.
+// TestTheFallbackDoesNotHideAnotherIssuer: the keys are found all the same, and the tokens that
+// they verify name another issuer.
 func TestTheFallbackDoesNotHideAnotherIssuer(t *testing.T) {
 	s := newSite(t)
 	s.docs["/.well-known/openid-configuration"] = `{"issuer": "` + s.URL + `/", "jwks_uri": "` + s.URL + `/keys"}`

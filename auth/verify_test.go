@@ -447,7 +447,8 @@ func TestRememberedTokenIsForgottenWithItsKeys(t *testing.T) {
 func partners(change func(*config.JWT)) config.Authentication {
 	return settings(func(c *config.Authentication) {
 		second := config.DefaultJWT()
-		second.Issuer, second.JWKSURI, second.Audiences = "https://partner.example.net", "https://partner.example.net/keys", []string{"agents"}
+		second.Issuer, second.JWKSURI = "https://partner.example.net", "https://partner.example.net/keys"
+		second.Audiences = []string{"agents"}
 		if change != nil {
 			change(&second)
 		}

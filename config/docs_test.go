@@ -149,7 +149,8 @@ func fieldComments(t *testing.T) map[string]string {
 		comments[field] = markdown.Replace(word.ReplaceAllStringFunc(comment, func(w string) string {
 			own := first && strings.HasSuffix(field, "."+w)
 			first = false
-			// Words like TLS and Ping are names of fields and words of their own; at the beginning they are names.
+			// Words like TLS and Ping are names of fields and words of their own; at the
+			// beginning they are names.
 			if key, ok := keys[w]; ok && (own || strings.ContainsFunc(w[1:], isUpper) && strings.ToUpper(w) != w) {
 				return "`" + key + "`"
 			}

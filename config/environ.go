@@ -18,10 +18,12 @@ const variablePrefix = "OMNIA_GATEWAY_"
 // variable is one environment variable and the key that it replaces.
 type variable struct{ name, key string }
 
-// everyDrop is the key of the one variable that is for all routes: a container without a file has no other place for it.
+// everyDrop is the key of the one variable that is for all routes: a container without a file
+// has no other place for it.
 const everyDrop = "routes[].query.drop"
 
-// variables are all there are, in the order of the types; the one for all routes comes after that of the routes.
+// variables are all there are, in the order of the types; the one for all routes comes after
+// that of the routes.
 func variables() []variable {
 	return append(variablesOf(reflect.TypeFor[Config](), variablePrefix, ""), variable{variablePrefix + "QUERY_DROP", everyDrop})
 }
@@ -38,8 +40,9 @@ func variablesOf(t reflect.Type, prefix, key string) (all []variable) {
 	return all
 }
 
-// ofKubernetes are the variables that Kubernetes sets for a Service whose name begins with omnia-gateway, each with the form of its value.
-// A variable of such a name with another value is an operator's mistake: OMNIA_GATEWAY_PORT=8443.
+// ofKubernetes are the variables that Kubernetes sets for a Service whose name begins with
+// omnia-gateway, each with the form of its value. A variable of such a name with another value
+// is an operator's mistake: OMNIA_GATEWAY_PORT=8443.
 var ofKubernetes = []struct{ name, value *regexp.Regexp }{
 	{regexp.MustCompile(`^([A-Z0-9_]+_)?SERVICE_HOST$`), regexp.MustCompile(`^[0-9a-fA-F.:]+$`)},
 	{regexp.MustCompile(`^([A-Z0-9_]+_)?SERVICE_PORT(_[A-Z0-9_]+)?$`), regexp.MustCompile(`^[0-9]+$`)},
@@ -59,7 +62,8 @@ func isOfKubernetes(name, value string) bool {
 	return false
 }
 
-// readEnvironment puts the variables over c. Each is given to the library alone, as its errors do not say which variable they are about.
+// readEnvironment puts the variables over c. Each is given to the library alone, because its
+// errors do not name the variable.
 func (l *loader) readEnvironment(c *Config, environ []string) {
 	given := map[string]string{}
 	for _, e := range environ {
@@ -68,7 +72,8 @@ func (l *loader) readEnvironment(c *Config, environ []string) {
 		}
 	}
 	if value, ok := given[fileVariable]; ok && strings.TrimSpace(value) == "" {
-		l.problems = append(l.problems, Problem{Place: Place{Name: fileVariable}, Text: "empty", Hint: "unset it, or name the configuration file"})
+		l.problems = append(l.problems, Problem{Place: Place{Name: fileVariable}, Text: "empty",
+			Hint: "unset it, or name the configuration file"})
 	}
 	delete(given, fileVariable)
 	for _, v := range variables() {
@@ -79,7 +84,8 @@ func (l *loader) readEnvironment(c *Config, environ []string) {
 		delete(given, v.name)
 		l.variable = v.name
 		if strings.TrimSpace(value) == "" {
-			// An empty value is what a template leaves behind when something is missing, and would silently switch a check off.
+			// An empty value is what a template leaves when something is missing, and would
+			// silently switch a check off.
 			l.problem(Place{Name: v.name}, v.key, "empty", "unset it, or write [] for an empty list")
 			continue
 		}
@@ -95,7 +101,7 @@ func (l *loader) readEnvironment(c *Config, environ []string) {
 			Prefix:      variablePrefix,
 			FuncMap:     l.parsers(v.key),
 		})
-		if err != nil && len(l.problems) == before { // never the library's words: they repeat the value
+		if err != nil && len(l.problems) == before { // never the library's message: it repeats the value
 			l.problem(Place{Name: v.name}, v.key, "not readable", "see docs/configuration.md for how it is written")
 		}
 	}
@@ -116,7 +122,8 @@ func (l *loader) dropOnEveryRoute(c *Config, value string) {
 	}
 }
 
-// reportUnknown reports variables with our prefix that mean nothing: the one that was meant would be missing, and with it perhaps a rule.
+// reportUnknown reports variables with our prefix that mean nothing: the one that was meant
+// would be missing, and with it perhaps a rule.
 func (l *loader) reportUnknown(given map[string]string) {
 	for _, name := range slices.Sorted(maps.Keys(given)) {
 		if isOfKubernetes(name, given[name]) {
@@ -158,8 +165,8 @@ func (l *loader) parsers(key string) map[reflect.Type]env.ParserFunc {
 	return parsers
 }
 
-// decodeVariable reads the text of the variable into v: a scalar, a list as YAML or JSON when it begins with a bracket, else a
-// list in the short form of its type.
+// decodeVariable reads the text of the variable into v: a scalar, a list as YAML or JSON when it
+// begins with a bracket, else a list in the short form of its type.
 func (l *loader) decodeVariable(text string, v reflect.Value, key string) bool {
 	at := Place{Name: l.variable}
 	if isScalar(v.Type()) {
@@ -184,11 +191,12 @@ func (l *loader) decodeVariable(text string, v reflect.Value, key string) bool {
 			return parseNetwork(item)
 		})
 	case *Routes:
-		return decodeItems(l, list, key, text, ";", "/my-agent=http://my-agent:8080;/other=http://other:8080", func(item string) (Route, bool) {
-			r, ok := DefaultRoute(), false
-			r.Path, r.Upstream, ok = cutTrimmed(item, "=")
-			return r, ok
-		})
+		return decodeItems(l, list, key, text, ";", "/my-agent=http://my-agent:8080;/other=http://other:8080",
+			func(item string) (Route, bool) {
+				r, ok := DefaultRoute(), false
+				r.Path, r.Upstream, ok = cutTrimmed(item, "=")
+				return r, ok
+			})
 	case *ClaimHeaders:
 		return decodeItems(l, list, key, text, ",", "x-user-id=sub,x-user-roles=roles:json", func(item string) (ClaimHeader, bool) {
 			header, claim, ok := cutTrimmed(item, "=")
@@ -238,7 +246,8 @@ func decodeItems[E any, L ~[]E](l *loader, list *L, key, text, separator, exampl
 			good = false
 		}
 		if strings.Contains(item, other) {
-			l.notes = append(l.notes, fmt.Sprintf("%s: %s has %q in one of its entries; entries are separated by %q", l.variable, key, other, separator))
+			l.notes = append(l.notes, fmt.Sprintf("%s: %s has %q in one of its entries; entries are separated by %q", l.variable, key,
+				other, separator))
 		}
 		*list = append(*list, e)
 	}

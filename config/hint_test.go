@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// problems loads a file that is complete but for text and returns its problems, without the file's folder.
+// problems loads a file that is complete but for text and returns its problems, without the
+// file's folder.
 func problems(t *testing.T, text string, environ ...string) string {
 	t.Helper()
 	_, err := load(t, text, append([]string{"OMNIA_GATEWAY_JWT_AUDIENCES=agents"}, environ...)...)
@@ -28,16 +29,22 @@ const (
 	routesOnly = "routes: [{ path: /a, upstream: http://a }]\n"
 )
 
-// TestAMistakeReportsOnlyItself: what follows from a value that could not be read is not reported as well.
+// TestAMistakeReportsOnlyItself: what follows from a value that could not be read is not
+// reported as well.
 func TestAMistakeReportsOnlyItself(t *testing.T) {
 	for _, test := range []struct{ text, want string }{
-		{routesOnly + "authentication: { enabled: no }", "authentication.enabled: text where true or false belongs; write true or false, without quotes"},
-		{routesOnly + "authentication: { jwt: { issuer: http://i.example.com, insecureHTTP: yes } }", "authentication.jwt.insecureHTTP: text where"},
+		{routesOnly + "authentication: { enabled: no }",
+			"authentication.enabled: text where true or false belongs; write true or false, without quotes"},
+		{routesOnly + "authentication: { jwt: { issuer: http://i.example.com, insecureHTTP: yes } }",
+			"authentication.jwt.insecureHTTP: text where"},
 		{routesOnly + "authentication: { jwt: { issuer: name, jwksUri: [a] } }", "authentication.jwt.jwksUri: a list where text belongs"},
-		{routesOnly + "authentication: { jwt: { issuer: http://i.example.com, insecureHttp: true } }", `authentication.jwt.insecureHttp: unknown key; did you mean "insecureHTTP"?`},
+		{routesOnly + "authentication: { jwt: { issuer: http://i.example.com, insecureHttp: true } }",
+			`authentication.jwt.insecureHttp: unknown key; did you mean "insecureHTTP"?`},
 		{issuerOnly + routesOnly + "tls: { clientCAFile: c, certFile: 1, keyFile: 2 }", "tls.certFile: a number where text belongs"},
-		{issuerOnly + "routes: [{ path: /a, upstream: http://a, host: 1 }, { path: /a, upstream: http://b }]", "routes[0].host: a number where text belongs"},
-		{issuerOnly + "routes: [{ path: /a, upstream: http://a, public: true, pubic: false, requiredClaims: [{ claim: a, values: [b] }] }]", "routes[0].pubic: unknown key"},
+		{issuerOnly + "routes: [{ path: /a, upstream: http://a, host: 1 }, { path: /a, upstream: http://b }]",
+			"routes[0].host: a number where text belongs"},
+		{issuerOnly + "routes: [{ path: /a, upstream: http://a, public: true, pubic: false, requiredClaims: [{ claim: a, values: [b] }] " +
+			"}]", "routes[0].pubic: unknown key"},
 		{issuerOnly + routesOnly + "listen: 9090\nadmin: { listen: ':9090' }", `listen: a number where text belongs; write ":9090"`},
 		{routesOnly + "issuer: https://issuer.example.com", "issuer: unknown key; it is a key of authentication.jwt"},
 	} {
@@ -71,7 +78,8 @@ func TestHintsSayWhatWasMeant(t *testing.T) {
 		}
 	}
 	for _, test := range []struct{ text, want string }{
-		{"requiredClaims: [{ claim: a, values: [b] }]", "authentication.requiredClaims: unknown key; it is a key of authentication.authorization"},
+		{"requiredClaims: [{ claim: a, values: [b] }]",
+			"authentication.requiredClaims: unknown key; it is a key of authentication.authorization"},
 		{"excludePaths: []", "authentication.excludePaths: unknown key; it is a key of authentication.authorization"},
 		{"jwks_uri: x", "authentication.jwks_uri: unknown key; it is a key of authentication.jwt"},
 	} {
@@ -80,7 +88,8 @@ func TestHintsSayWhatWasMeant(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"HS256": "never accepted: the key would", "none": "never accepted: such a token is not signed", "rs256": `unknown value; did you mean "RS256"?`,
+		"HS256": "never accepted: the key would", "none": "never accepted: such a token is not signed",
+		"rs256":  `unknown value; did you mean "RS256"?`,
 		"ES256K": `unknown value; did you mean "ES256"?`, "Ed": "unknown value; one of RS256, ",
 	} {
 		got := problems(t, routesOnly+"authentication: { jwt: { issuer: https://i.example.com, algorithms: ["+name+"] } }")
@@ -106,14 +115,16 @@ func TestUnknownVariablesAreErrors(t *testing.T) {
 		}
 	}
 	// The issuer's variable is misspelt: that it is missing is not said as well.
-	if got := problems(t, routesOnly, "OMNIA_GATEWAY_JWT_ISUER=x"); got != "OMNIA_GATEWAY_JWT_ISUER: unknown variable; did you mean OMNIA_GATEWAY_JWT_ISSUER?" {
+	if got := problems(t, routesOnly, "OMNIA_GATEWAY_JWT_ISUER=x"); got != "OMNIA_GATEWAY_JWT_ISUER: unknown variable; did you mean "+
+		"OMNIA_GATEWAY_JWT_ISSUER?" {
 		t.Error(got)
 	}
 }
 
 func TestVariablesOfKubernetesAreNoMistake(t *testing.T) {
 	for _, e := range []string{
-		"SERVICE_HOST=10.0.0.1", "SERVICE_HOST=fd00::1", "SERVICE_PORT=80", "SERVICE_PORT_HTTPS=80", "PORT=tcp://10.0.0.1:80", "PORT_80_TCP=tcp://[fd00::1]:80",
+		"SERVICE_HOST=10.0.0.1", "SERVICE_HOST=fd00::1", "SERVICE_PORT=80", "SERVICE_PORT_HTTPS=80", "PORT=tcp://10.0.0.1:80",
+		"PORT_80_TCP=tcp://[fd00::1]:80",
 		"PORT_80_TCP_ADDR=10.0.0.1", "PORT_80_TCP_PORT=80", "ADMIN_PORT_9090_TCP_PROTO=tcp", "ADMIN_SERVICE_HOST=10.0.0.1",
 	} {
 		if got := problems(t, issuerOnly+routesOnly, variablePrefix+e); got != "" {
@@ -129,7 +140,8 @@ func TestVariablesOfKubernetesAreNoMistake(t *testing.T) {
 
 func TestValuesThatNeverMatchAreNoted(t *testing.T) {
 	for _, test := range []struct{ environ, want string }{
-		{`JWT_AUDIENCES="agents"`, "OMNIA_GATEWAY_JWT_AUDIENCES: authentication.jwt.audiences[0]: quotes around the value are a part of it"},
+		{`JWT_AUDIENCES="agents"`, "OMNIA_GATEWAY_JWT_AUDIENCES: authentication.jwt.audiences[0]: quotes around the value are a part of " +
+			"it"},
 		{"JWT_AUDIENCES='agents'", "quotes around"},
 		{"JWT_AUDIENCES=${AUDIENCE}", "a variable in it was not replaced"},
 		{"JWT_AUDIENCES=$(AUDIENCE)", "a variable in it was not replaced"},
@@ -151,12 +163,15 @@ func TestValuesThatNeverMatchAreNoted(t *testing.T) {
 		}
 	}
 	// Where such a value is an error anyway, the error says what it is.
-	got := problems(t, issuerOnly+routesOnly, `OMNIA_GATEWAY_LISTEN=":8443"`, `OMNIA_GATEWAY_SESSION_IDLE_TIMEOUT="1h"`, `OMNIA_GATEWAY_JWT_JWKS_URI=${JWKS}`)
+	got := problems(t, issuerOnly+routesOnly, `OMNIA_GATEWAY_LISTEN=":8443"`, `OMNIA_GATEWAY_SESSION_IDLE_TIMEOUT="1h"`,
+		`OMNIA_GATEWAY_JWT_JWKS_URI=${JWKS}`)
 	if strings.Count(got, "quotes") != 3 || !strings.Contains(got, "a variable in it was not replaced") {
 		t.Error(got)
 	}
-	for _, issuer := range []string{"https://{tenant}.example.com", "https://${TENANT}.example.com", "https://a example.com", "https://<tenant>.example.com"} {
-		if got := problems(t, routesOnly+"authentication: { jwt: { issuer: \""+issuer+"\" } }"); !strings.HasPrefix(got, "authentication.jwt.issuer: a space, brace") {
+	for _, issuer := range []string{"https://{tenant}.example.com", "https://${TENANT}.example.com", "https://a example.com",
+		"https://<tenant>.example.com"} {
+		if got := problems(t, routesOnly+"authentication: { jwt: { issuer: \""+issuer+"\" } }"); !strings.HasPrefix(got,
+			"authentication.jwt.issuer: a space, brace") {
 			t.Errorf("%s: %s", issuer, got)
 		}
 	}
@@ -201,7 +216,8 @@ func TestFamiliesOfHeaders(t *testing.T) {
 		`["x-*a"]`:    "authentication.edgeTrust.stripFamilies[0]: not a header name",
 		`["x-*", ""]`: "authentication.edgeTrust.stripFamilies[1]: missing",
 	} {
-		got := problems(t, routesOnly+"authentication: { jwt: { issuer: https://i.example.com }, edgeTrust: { stripFamilies: "+families+" } }")
+		got := problems(t, routesOnly+
+			"authentication: { jwt: { issuer: https://i.example.com }, edgeTrust: { stripFamilies: "+families+" } }")
 		if !strings.HasPrefix(got, want) || (got == "") != (want == "") || strings.Contains(got, "\n") {
 			t.Errorf("%s: got %q, want %q", families, got, want)
 		}
@@ -239,10 +255,12 @@ func TestASingleAddressIsATrustedProxy(t *testing.T) {
 	}
 }
 
-// TestCookiesNeedOrigins is cross-site WebSocket hijacking: a browser sends the cookie from any page.
+// TestCookiesNeedOrigins is cross-site WebSocket hijacking: a browser sends the cookie from any
+// page.
 func TestCookiesNeedOrigins(t *testing.T) {
 	const cookies = "authentication: { jwt: { issuer: https://i.example.com, fromCookies: [session] } }\n"
-	const rules = "authentication: { jwt: { issuer: https://i.example.com }, jwtRules: [{ issuer: https://j.example.com, fromCookies: [s] }] }\n"
+	const rules = "authentication: { jwt: { issuer: https://i.example.com }, jwtRules: [{ issuer: https://j.example.com, fromCookies: " +
+		"[s] }] }\n"
 	for _, test := range []struct{ text, want string }{
 		{cookies + routesOnly, "routes[0].allowedOrigins: missing beside authentication.jwt.fromCookies: "},
 		{rules + routesOnly, "routes[0].allowedOrigins: missing beside authentication.jwtRules[0].fromCookies: "},
@@ -251,7 +269,8 @@ func TestCookiesNeedOrigins(t *testing.T) {
 		{cookies + `routes: [{ path: /a, upstream: http://a, allowedOrigins: ["*"] }]`, ""},
 		{"authentication: { enabled: false, jwt: { fromCookies: [a] } }\n" + routesOnly, ""},
 	} {
-		if got := problems(t, test.text); !strings.HasPrefix(got, test.want) || (got == "") != (test.want == "") || strings.Contains(got, "\n") {
+		if got := problems(t, test.text); !strings.HasPrefix(got, test.want) || (got == "") != (test.want == "") ||
+			strings.Contains(got, "\n") {
 			t.Errorf("%s\ngot  %s\nwant %s", test.text, got, test.want)
 		}
 	}

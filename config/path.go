@@ -54,12 +54,12 @@ func CleanPath(raw string) (string, error) {
 	return path, nil
 }
 
-// unwise are characters that RFC 3986 gives no place in a URL, so that servers disagree about
+// unwise are characters that RFC 3986 gives no place in a URL, so servers disagree about
 // them: some escape them, some do not.
 const unwise = "\"<>^`{|}"
 
-// oneSpelling decodes the escapes that mean the same as the character itself, refuses those that could become path syntax later, and escapes
-// what a URL cannot hold.
+// oneSpelling decodes the escapes that mean the same as the character itself, refuses those that
+// could become path syntax later, and escapes what a URL cannot hold.
 func oneSpelling(raw string) (string, error) {
 	if !strings.ContainsAny(raw, "%"+unwise) {
 		return raw, nil
@@ -90,7 +90,8 @@ func oneSpelling(raw string) (string, error) {
 	return string(out), nil
 }
 
-// withoutParameters is what some servers make of a segment: they cut it at its first semicolon before they look for dots.
+// withoutParameters returns a segment as some servers read it: they cut it at its first
+// semicolon before they look for dots.
 func withoutParameters(segment string) string {
 	for i := range len(segment) {
 		if segment[i] == ';' || len(segment) >= i+3 && strings.EqualFold(segment[i:i+3], "%3B") {

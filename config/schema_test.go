@@ -53,7 +53,8 @@ func schema(t reflect.Type, key string, comments map[string]string) map[string]a
 	case t == durationType:
 		return map[string]any{"type": "string", "pattern": `^(0|([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))+$`}
 	case isScalar(t):
-		kinds := map[reflect.Kind]string{reflect.Bool: "boolean", reflect.Int: "integer", reflect.Int64: "integer", reflect.Float64: "number"}
+		kinds := map[reflect.Kind]string{reflect.Bool: "boolean", reflect.Int: "integer", reflect.Int64: "integer",
+			reflect.Float64: "number"}
 		if kind, ok := kinds[t.Kind()]; ok {
 			return map[string]any{"type": kind}
 		}

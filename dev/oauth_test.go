@@ -192,8 +192,8 @@ func TestClientsRegister(t *testing.T) {
 	}
 }
 
-// A page of this machine may register with JSON, for which a browser asks first. One from elsewhere
-// may not.
+// A page of this machine may register with JSON, for which a browser asks first. One from
+// elsewhere may not.
 func TestPreflightsAreForPagesOfThisMachine(t *testing.T) {
 	signer, err := auth.GenerateSigner("ES256")
 	if err != nil {

@@ -183,7 +183,7 @@ func receiver(d *ast.FuncDecl) string {
 	return ""
 }
 
-// unwritten are the folders and pages that the tests of lines and words leave out, because they
+// unwritten are the folders and files that the tests of lines and words leave out, because they
 // have not been rewritten yet.
 var unwritten = []string{"auth", "cmd/omnia-gateway", "config", "gateway"}
 

@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// guarded lets a request through to the admin listener only if no web page of another origin can have
-// sent it. Without it, a page that an operator happens to visit could read the sessions of a gateway on
-// loopback: directly with Sec-Fetch-Site: cross-site, or by DNS rebinding, which makes the page's own
-// host name resolve to 127.0.0.1. hosts are the names under which the listener may be asked, besides
-// localhost and any address.
+// guarded lets a request through to the admin listener only if no web page of another origin can
+// have sent it. Without it, a page that an operator happens to visit could read the sessions of
+// a gateway on loopback: directly with Sec-Fetch-Site: cross-site, or by DNS rebinding, which
+// makes the page's own host name resolve to 127.0.0.1. hosts are the names under which the
+// listener may be asked, besides localhost and any address.
 func guarded(hosts []string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {

@@ -8,7 +8,8 @@ import (
 
 // A page of another origin can neither read nor change anything of the admin listener.
 func TestPagesOfOtherOriginsAreKeptFromTheAdminListener(t *testing.T) {
-	h := guarded([]string{"gateway.ops.example.com"}, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+	h := guarded([]string{"gateway.ops.example.com"},
+		http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
 	for _, tt := range []struct {
 		host, site string
 		origins    []string

@@ -11,10 +11,11 @@ import (
 	"github.com/altairalabs/omnia-gateway/gateway/relay"
 )
 
-// steady is a listener that an error of accept(2) does not end. Its Accept returns an error only when
-// the listener was closed: every other one says something about one connection (ECONNABORTED, EPROTO,
-// ENETDOWN and the others that accept(2) lists under "treat them like EAGAIN"), or about the moment
-// (EMFILE, ENFILE, ENOBUFS, ENOMEM), and must not end the sessions that are open.
+// steady is a listener that an error of accept(2) does not end. Its Accept returns an error only
+// when the listener was closed: every other one says something about one connection
+// (ECONNABORTED, EPROTO, ENETDOWN and the others that accept(2) lists under "treat them like
+// EAGAIN"), or about the moment (EMFILE, ENFILE, ENOBUFS, ENOMEM), and must not end the sessions
+// that are open.
 type steady struct {
 	net.Listener
 	log *slog.Logger
@@ -77,7 +78,8 @@ func (l *steady) tell(err error) {
 	l.told, l.untold = time.Now(), 0
 }
 
-// listener makes a relay.Conn of each accepted connection, with TLS over it if it has a certificate.
+// listener makes a relay.Conn of each accepted connection, with TLS over it if it has a
+// certificate.
 type listener struct {
 	*steady
 	tls       *tls.Config // nil: plain

@@ -36,8 +36,8 @@ func (l *faulty) Close() error {
 	return nil
 }
 
-// accept(2) lists errors of the network that belong to one connection, and others pass with time. None
-// may end the process.
+// accept(2) lists errors of the network that belong to one connection, and others pass with
+// time. None may end the process.
 func TestErrorsOfAcceptEndNothing(t *testing.T) {
 	for _, fault := range []error{
 		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED, syscall.EPROTO, syscall.EPERM,
@@ -59,7 +59,8 @@ func TestErrorsOfAcceptEndNothing(t *testing.T) {
 			if took := time.Since(start); took < 40*time.Second || took > 50*time.Second {
 				t.Errorf("%v: 50 faults took %s", fault, took)
 			}
-			if n := strings.Count(log.String(), "connection not accepted"); n < 3 || n > 6 || !strings.Contains(log.String(), fault.Error()) {
+			if n := strings.Count(log.String(), "connection not accepted"); n < 3 || n > 6 ||
+				!strings.Contains(log.String(), fault.Error()) {
 				t.Errorf("%v: %d lines\n%s", fault, n, log.String())
 			}
 		})

@@ -14,11 +14,12 @@ const (
 )
 
 // giveBack calls free, which returns memory to the system, at the first tick after a rush is
-// over; until ctx ends. stir returns how many sessions have started so far, and how many there are.
-// A handshake leaves several times the memory that its session needs. By itself Go keeps as much
-// garbage as there is live data: with quiet sessions, for as long as they last. A collection costs
-// as much as all sessions hold, so the more sessions there are, the more of them must have started
-// before the next one. A steady trickle of sessions is never over and causes no collection.
+// over; until ctx ends. stir returns how many sessions have started so far, and how many there
+// are. A handshake leaves several times the memory that its session needs. By itself Go keeps as
+// much garbage as there is live data: with quiet sessions, for as long as they last. A
+// collection costs as much as all sessions hold, so the more sessions there are, the more of
+// them must have started before the next one. A steady trickle of sessions is never over and
+// causes no collection.
 func giveBack(ctx context.Context, ticks <-chan time.Time, stir func() (times, live uint64), free func()) {
 	var before, given uint64 // times: at the last tick, and when memory was last given back
 	for {

@@ -57,16 +57,17 @@ func newAgents(timeout time.Duration, control control, log *slog.Logger) agents 
 // control is asked about an address before it is dialled, after its name was resolved.
 type control func(network, address string, c syscall.RawConn) error
 
-// notThisMachine refuses addresses of the gateway's own machine and of its link. A client chooses the
-// names of a template: localhost would be any port of this machine, and 169.254.169.254 the
-// credentials of the cloud.
+// notThisMachine refuses addresses of the gateway's own machine and of its link. A client
+// chooses the names of a template: localhost would be any port of this machine, and
+// 169.254.169.254 the credentials of the cloud.
 func notThisMachine(_, address string, _ syscall.RawConn) error {
 	ap, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return err
 	}
 	if a := ap.Addr().Unmap(); a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified() || a.IsMulticast() {
-		return fmt.Errorf("%s is of this machine or its link, and a name in the path has chosen it; upstream.allowLoopback would allow that", a)
+		return fmt.Errorf("%s is of this machine or its link, and a name in the path has chosen it; upstream.allowLoopback would allow "+
+			"that", a)
 	}
 	return nil
 }

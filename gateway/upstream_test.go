@@ -194,7 +194,8 @@ func TestAgentThatCannotBeReached(t *testing.T) {
 		want   outcome.Reason
 	}{
 		{"nothing listens", t.Context(), newDialer(wstest.Patience, nil), "http", closed, outcome.UpstreamUnreachable},
-		{"a name that does not exist", t.Context(), newDialer(wstest.Patience, nil), "http", "agent.invalid:80", outcome.UpstreamUnreachable},
+		{"a name that does not exist", t.Context(), newDialer(wstest.Patience, nil), "http", "agent.invalid:80",
+			outcome.UpstreamUnreachable},
 		{"it never answers", t.Context(), short, "http", silent, outcome.UpstreamTimeout},
 		{"it never answers the TLS handshake", t.Context(), short, "https", silent, outcome.UpstreamTimeout},
 		{"it hangs up", t.Context(), newDialer(wstest.Patience, nil), "http", reset, outcome.UpstreamBadHandshake},

@@ -1,12 +1,13 @@
 // Package outcome holds every word by which a request is let in or refused, or a session ends.
 //
-// One table (table.go) says what each word means: the HTTP status of a refusal, the close code of
-// an ending, the challenge, Retry-After, and the check of `explain` that it belongs to. The words
-// are the same in the log, the metrics, `explain`, the problem document and docs/outcomes.md.
+// One table (table.go) says what each word means: the HTTP status of a refusal, the close code
+// of an ending, the challenge, Retry-After, and the check of `explain` that it belongs to. The
+// words are the same in the log, the metrics, `explain`, the problem document and
+// docs/outcomes.md.
 //
-// The values that carry a word are here too: a Refusal goes back up through the rooms of a request,
-// an Ending goes to both sides of a session, and Traffic is what a session has moved. The package
-// imports nothing of ours, so every other package can use it.
+// The values that carry a word are here too: a Refusal goes back up through the rooms of a
+// request, an Ending goes to both sides of a session, and Traffic is what a session has moved.
+// The package imports nothing of ours, so every other package can use it.
 package outcome
 
 import (

@@ -15,7 +15,7 @@ import (
 // Import reads Istio's resources as a configuration that makes the same decisions, but for what
 // docs/istio.md lists. It has no routes unless the annotation of an Export does. The notes are
 // one line each. The error is of type config.Problems: what the configuration cannot say is
-// never left out, as the gateway would then let in what Istio refuses, or the other way round.
+// never left out, because the gateway would then admit what Istio refuses, or the other way round.
 func Import(files []File) (*config.Config, []string, error) {
 	i := importer{reader: &reader{}, places: map[string]node{}}
 	c := i.read(files)
@@ -157,7 +157,7 @@ func (i *importer) policy(d node) {
 	}
 }
 
-// share says that all documents must be about the same pods.
+// share reports a problem unless all documents are about the same pods.
 func (i *importer) share(d, labels node) {
 	workload := d.get("metadata").get("namespace")
 	text := labels.labels().String()
@@ -307,7 +307,7 @@ func (n node) pattern() {
 	n.problem(does, "write what is meant: /x exactly, /x* a prefix, *x a suffix, {*} one segment, {**} the rest")
 }
 
-// principals reads from: any principal, or one issuer's, with a pattern for its subject.
+// principals reads the field from: any principal, or one issuer's, with a pattern for its subject.
 func (i *importer) principals(from node) {
 	var asked []node
 	for _, n := range from.items() {

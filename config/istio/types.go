@@ -1,11 +1,11 @@
-// Package istio says the block authentication of a configuration in Istio's words, and reads it
-// back: a RequestAuthentication, an ALLOW and a DENY AuthorizationPolicy, and the EnvoyFilter
+// Package istio writes the block authentication of a configuration as Istio's resources, and reads
+// it back: a RequestAuthentication, an ALLOW and a DENY AuthorizationPolicy, and the EnvoyFilter
 // that removes identity headers, in the form in which the Omnia chart renders them.
 //
 // Export writes what is in force, defaults included, and Import writes down what Istio does
 // where its resources are silent, because the two programs have different defaults. What one
-// side cannot say is a Remark or an error and never silently left out. What Istio cannot say
-// stays in an annotation, so that Import of an Export is the same configuration.
+// side cannot express is a Remark or an error, and never silently left out. What Istio cannot
+// express stays in an annotation, so that Import of an Export is the same configuration.
 package istio
 
 import (
@@ -17,9 +17,9 @@ import (
 	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// Annotation is where Export keeps what Istio's resources cannot say: keys of the configuration
-// file, as YAML. It is on the RequestAuthentication. Import lets a key of it count only as long
-// as the documents themselves do not say otherwise.
+// Annotation is where Export keeps what Istio's resources cannot express: keys of the
+// configuration file, as YAML. It is on the RequestAuthentication. Import lets a key of it count
+// only as long as the documents themselves do not say otherwise.
 const Annotation = "omnia-gateway/config"
 
 // Names are the names of the four resources.
@@ -85,7 +85,7 @@ func (l Labels) mapping() (m config.Mapping) {
 type Remark struct {
 	// Key is that of the configuration; empty when the remark is about all of it.
 	Key string
-	// Text says what is the matter.
+	// Text is the remark itself.
 	Text string
 	// Lost: Istio will not do what the configuration says. Otherwise the remark is a note.
 	Lost bool

@@ -20,7 +20,7 @@ type Step struct {
 	OK bool
 }
 
-// Explanation is what would become of a request.
+// Explanation is how the policy judges a request.
 type Explanation struct {
 	Steps []Step
 	// Admitted reports whether the agent would be asked. Reason is the word of the outcome, and
@@ -28,13 +28,13 @@ type Explanation struct {
 	Admitted bool
 	Reason   outcome.Reason
 	Status   int
-	// Upstream is the URL that the agent would be asked for, and Header what it would be told. Both
-	// are set only if Admitted, and not for a request that the gateway answers itself.
+	// Upstream is the URL that the agent would be asked for, and Header what it would be told.
+	// Both are set only if Admitted, and not for a request that the gateway answers itself.
 	Upstream string
 	Header   http.Header
 }
 
-// Explain returns what would become of r, by the very code that serves. r needs Method, RequestURI,
+// Explain returns how the policy judges r, with the code that serves. r needs Method, RequestURI,
 // Host, Header and RemoteAddr. Like Admit it may wait for a fetch of an issuer's keys.
 func (p *Policy) Explain(ctx context.Context, r *http.Request) Explanation {
 	t := &trace{}
@@ -53,8 +53,8 @@ func (p *Policy) Explain(ctx context.Context, r *http.Request) Explanation {
 	return e
 }
 
-// trace collects what explain shows. A nil trace collects nothing, so serving and explaining are one
-// code.
+// trace collects what explain shows. A nil trace collects nothing, so serving and explaining are
+// one code.
 type trace struct{ steps []Step }
 
 func (t *trace) ok(name, format string, a ...any) {

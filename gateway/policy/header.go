@@ -51,8 +51,8 @@ const (
 	claimHeaders  = "outputClaimToHeaders"
 )
 
-// strips returns the key of the configuration because of which the client's header of a folded name is
-// removed, "" if it is not.
+// strips returns the key of the configuration because of which the client's header of a folded
+// name is removed, "" if it is not.
 func (h headerRules) strips(folded string) (key string) {
 	if key = h.strip[folded]; key != "" {
 		return key
@@ -90,8 +90,8 @@ func isForwarding(folded string) bool {
 	return forwarding[folded] || strings.HasPrefix(folded, "x-forwarded-") || strings.HasPrefix(folded, "x-envoy-")
 }
 
-// nominated returns the names, folded, that Connection gives to this hop (RFC 9110 §7.6.1). The handshake's own fields are the gateway's to
-// judge, not the client's to take away.
+// nominated returns the names, folded, that Connection gives to this hop (RFC 9110 §7.6.1). The
+// handshake's own fields are the gateway's to judge, not the client's to take away.
 func nominated(h http.Header) map[string]bool {
 	names := map[string]bool{}
 	for _, name := range handshake.List(h["Connection"]) {
@@ -102,8 +102,9 @@ func nominated(h http.Header) map[string]bool {
 	return names
 }
 
-// withoutNominated removes those headers before a token is looked for, so that the client can name Authorization too. A handshake keeps
-// them, as in Envoy: there Connection says Upgrade, and clients write more into it.
+// withoutNominated removes those headers before a token is looked for, so that the client can
+// name Authorization too. A handshake keeps them, as in Envoy: there Connection says Upgrade,
+// and clients write more into it.
 func withoutNominated(h http.Header) {
 	names := nominated(h)
 	for name := range h {
@@ -113,9 +114,10 @@ func withoutNominated(h http.Header) {
 	}
 }
 
-// outgoing returns the client's headers as far as an agent may see them: no hop-by-hop header, no
-// identity header in any spelling, no name that servers read differently, and no forwarding header
-// unless it comes from a trusted proxy. It also returns the identity headers that are gone, in order.
+// outgoing returns the client's headers as far as an agent may see them: no hop-by-hop header,
+// no identity header in any spelling, no name that servers read differently, and no forwarding
+// header unless it comes from a trusted proxy. It also returns the identity headers that are
+// gone, in order.
 func (h headerRules) outgoing(in http.Header, fromProxy bool) (out http.Header, removed []Removed) {
 	hop := nominated(in)
 	out = make(http.Header, len(in)+4)
@@ -169,8 +171,8 @@ func (h headerRules) trusts(a netip.Addr) bool {
 	return false
 }
 
-// forward adds the gateway's own forwarding headers to out. What a trusted proxy has said stays, and
-// the peer is appended to it.
+// forward adds the gateway's own forwarding headers to out. What a trusted proxy has said stays,
+// and the peer is appended to it.
 func forward(out http.Header, r *http.Request) {
 	peer, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
@@ -192,8 +194,9 @@ func forward(out http.Header, r *http.Request) {
 	}
 }
 
-// EndToEnd returns an answer's headers but those that end at the gateway: hop-by-hop ones, those that
-// its Connection header names (RFC 9110 §7.6.1), and the session's id, which only the gateway gives.
+// EndToEnd returns an answer's headers but those that end at the gateway: hop-by-hop ones, those
+// that its Connection header names (RFC 9110 §7.6.1), and the session's id, which only the
+// gateway gives.
 func EndToEnd(from http.Header) http.Header {
 	gone := map[string]bool{"x-gateway-session": true}
 	for _, name := range handshake.List(from["Connection"]) {

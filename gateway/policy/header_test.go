@@ -12,7 +12,8 @@ import (
 	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// stripping are the rules of a configuration with two issuers and a listed header, and the header names they must keep out.
+// stripping are the rules of a configuration with two issuers and a listed header, and the
+// header names they must keep out.
 func stripping() (headerRules, []string) {
 	c := config.Default()
 	other := config.DefaultJWT()
@@ -25,8 +26,8 @@ func stripping() (headerRules, []string) {
 func TestIdentityHeadersAreStrippedInEverySpelling(t *testing.T) {
 	rules, _ := stripping()
 	for _, name := range []string{
-		"X-User-Id", "x-user-id", "X-USER-ID", "x_user_id", "X_User-Id", "X-User_Id", "x.user.id", "X.User-Id", "X-User-Email", "x_user_roles",
-		"X-Tenant", "x_tenant", "X.TENANT", "X-Internal", "x_internal",
+		"X-User-Id", "x-user-id", "X-USER-ID", "x_user_id", "X_User-Id", "X-User_Id", "x.user.id", "X.User-Id", "X-User-Email",
+		"x_user_roles", "X-Tenant", "x_tenant", "X.TENANT", "X-Internal", "x_internal",
 		"X-User-Groups", "x_user_groups", "X.User.Anything", "X-User-", "X-Omnia-User", "x_omnia_agent", "X-End-User-Id", "x_end_user_id",
 	} {
 		for _, fromProxy := range []bool{false, true} {
@@ -60,7 +61,8 @@ func TestFamiliesAreTheConfigurations(t *testing.T) {
 			{Header, "X-User-Groups", stripFamilies}, {Header, "X-User-Id", "outputClaimToHeaders"},
 		}},
 		{[]string{"X_Own-*"}, true, []Removed{
-			{Header, "X-Own-A", stripFamilies}, {Header, "X-Team", "authentication.edgeTrust.additionalStripHeaders"}, {Header, "X-User-Id", "outputClaimToHeaders"},
+			{Header, "X-Own-A", stripFamilies}, {Header, "X-Team", "authentication.edgeTrust.additionalStripHeaders"},
+			{Header, "X-User-Id", "outputClaimToHeaders"},
 		}},
 		{config.DefaultAuthentication().EdgeTrust.StripFamilies, false, []Removed{{Header, "X-User-Id", "outputClaimToHeaders"}}},
 	} {
@@ -77,16 +79,20 @@ func TestFamiliesAreTheConfigurations(t *testing.T) {
 func TestWhichHeadersTheAgentSees(t *testing.T) {
 	rules, _ := stripping()
 	always := []string{
-		"Origin", "Traceparent", "Tracestate", "Baggage", "Authorization", "Cookie", "User-Agent", "Xuser-Id", "X-Users", "X-User", "X-Omnia", "X-End-User-Ids", "X-Request-Id",
-		"Sec-Websocket-Key", "Sec-Websocket-Version", "Sec-Websocket-Protocol", "Sec-Websocket-Extensions", "Content-Type", "Accept-Encoding",
+		"Origin", "Traceparent", "Tracestate", "Baggage", "Authorization", "Cookie", "User-Agent", "Xuser-Id", "X-Users", "X-User",
+		"X-Omnia", "X-End-User-Ids", "X-Request-Id",
+		"Sec-Websocket-Key", "Sec-Websocket-Version", "Sec-Websocket-Protocol", "Sec-Websocket-Extensions", "Content-Type",
+		"Accept-Encoding",
 	}
 	fromProxies := []string{
 		"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwarded-Anything", "Forwarded", "X-Real-Ip",
 		"True-Client-Ip", "X-Original-Url", "X-Rewrite-Url", "X-Envoy-Internal", "X-Envoy-Original-Path",
 	}
 	never := []string{
-		"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
-		"Http2-Settings", "Expect", "X-Forwarded-Client-Cert", "X_forwarded_for", "X.Real.Ip", "x_request_id", "X.Request.Id", "X!Id", "X~Id", "X'Id", "X Id",
+		"Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding",
+		"Upgrade",
+		"Http2-Settings", "Expect", "X-Forwarded-Client-Cert", "X_forwarded_for", "X.Real.Ip", "x_request_id", "X.Request.Id", "X!Id",
+		"X~Id", "X'Id", "X Id",
 	}
 	in := http.Header{}
 	for _, name := range slices.Concat(always, fromProxies, never) {
@@ -115,9 +121,11 @@ func TestConnectionHeaderTakesAwayWhatItNames(t *testing.T) {
 	}
 }
 
-// FuzzOutgoing holds that no name gets through that some server could take for an identity header, or that ends at the gateway.
+// FuzzOutgoing holds that no name gets through that some server could take for an identity
+// header, or that ends at the gateway.
 func FuzzOutgoing(f *testing.F) {
-	for _, name := range []string{"X-User-Id", "x_user_id", "X.USER.ID", "x-user\u017fid", "X_Tenant", "Connection", "x-internal", "X-User-Id "} {
+	for _, name := range []string{"X-User-Id", "x_user_id", "X.USER.ID", "x-user\u017fid", "X_Tenant", "Connection", "x-internal",
+		"X-User-Id "} {
 		f.Add(name, "keep-alive")
 	}
 	f.Add("X-Forwarded_For", "x-user-id")
@@ -158,7 +166,8 @@ func TestAddressOfTheClient(t *testing.T) {
 		{"10.1.2.3:1234", nil, "10.1.2.3", true},
 		{"[::ffff:10.1.2.3]:1234", []string{"198.51.100.7"}, "198.51.100.7", true},
 		{"10.1.2.3:1234", []string{"198.51.100.7"}, "198.51.100.7", true},
-		{"10.1.2.3:1234", []string{"203.0.113.9, 198.51.100.7"}, "198.51.100.7", true}, // the last that is no proxy; what is before it may be a lie
+		// the last that is no proxy; what is before it may be a lie
+		{"10.1.2.3:1234", []string{"203.0.113.9, 198.51.100.7"}, "198.51.100.7", true},
 		{"10.1.2.3:1234", []string{"203.0.113.9, 198.51.100.7, 10.9.9.9"}, "198.51.100.7", true},
 		{"10.1.2.3:1234", []string{"203.0.113.9", "198.51.100.7 ,10.9.9.9", "fd00::1"}, "198.51.100.7", true},
 		{"10.1.2.3:1234", []string{"10.8.8.8, 10.9.9.9"}, "10.8.8.8", true},

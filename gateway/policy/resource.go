@@ -58,9 +58,9 @@ type metadata struct {
 	Documentation string   `json:"resource_documentation,omitempty"`
 }
 
-// describe makes the request one for the metadata of a route, if it is that, and reports whether it
-// is. The routes decide which one the rest of the path belongs to; what is not exactly the path of
-// a route with metadata is a path like any other, which an agent may serve.
+// describe makes the request one for the metadata of a route, if it is that, and reports whether
+// it is. The routes decide which one the rest of the path belongs to; what is not exactly the
+// path of a route with metadata is a path like any other, which an agent may serve.
 func (p *Policy) describe(pass *Pass, r *http.Request) bool {
 	path, ok := strings.CutPrefix(pass.Path, metadataPath)
 	if !ok || path != "" && path[0] != '/' || r.Host == "" || !slices.Contains([]string{"GET", "HEAD", "OPTIONS"}, r.Method) {
@@ -134,8 +134,8 @@ func (h headerRules) authority(r *http.Request) (scheme, host string) {
 	if s := strings.ToLower(first("X-Forwarded-Proto")); s == "http" || s == "https" {
 		scheme = s
 	}
-	// The value goes into a quoted string and into a document that clients follow, so it must be an
-	// authority.
+	// The value goes into a quoted string and into a document that clients follow, so it must be
+	// an authority.
 	if s := first("X-Forwarded-Host"); s != "" {
 		if u, err := url.Parse("//" + s); err == nil && u.Host == s && !strings.ContainsAny(s, `"\`) {
 			host = s

@@ -13,9 +13,11 @@ import (
 func describing(t testing.TB, i *wstest.Issuer) *Policy {
 	return admission(t, i, func(c *config.Config) {
 		c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
-		c.Routes[0].ProtectedResource = config.ProtectedResource{Scopes: []string{"agents:access", "more"}, Name: "My agent", Documentation: "https://docs.test/"}
+		c.Routes[0].ProtectedResource = config.ProtectedResource{Scopes: []string{"agents:access", "more"}, Name: "My agent",
+			Documentation: "https://docs.test/"}
 		c.Routes[3].ProtectedResource = config.ProtectedResource{Scopes: []string{"use:{agent}"}}
-		c.Routes = append(c.Routes, config.Route{Path: "/", Upstream: "http://root", ProtectedResource: config.ProtectedResource{Name: "root"}})
+		c.Routes = append(c.Routes, config.Route{Path: "/", Upstream: "http://root",
+			ProtectedResource: config.ProtectedResource{Name: "root"}})
 		c.Authentication.JWTRules = config.JWTRules{{Issuer: "a name", JWKSURI: i.URL + "/keys", Algorithms: []string{"ES256"}}}
 	})
 }
@@ -30,12 +32,17 @@ func TestResourceMetadata(t *testing.T) {
 		want                   string // empty: the path is one like any other
 	}{
 		{"/.well-known/oauth-protected-resource/my-agent", "GET", "", nil, `{"resource":"http://gateway.test/my-agent",` + tail +
-			`,"scopes_supported":["agents:access","more"],"bearer_methods_supported":["header","query"],"resource_name":"My agent","resource_documentation":"https://docs.test/"}`},
-		{"/.well-known/oauth-protected-resource/my-agent/", "HEAD", "", []string{"Origin: https://evil.test"}, `{"resource":"http://gateway.test/my-agent",` + tail +
-			`,"scopes_supported":["agents:access","more"],"bearer_methods_supported":["header","query"],"resource_name":"My agent","resource_documentation":"https://docs.test/"}`},
-		{"/.well-known/oauth-protected-resource/agents/blue", "GET", "", []string{"Authorization: Bearer x"}, `{"resource":"http://gateway.test/agents/blue",` + tail +
-			`,"scopes_supported":["use:blue"],"bearer_methods_supported":["header","query"]}`},
-		{"/.well-known/oauth-protected-resource", "GET", "10.1.2.3:4", []string{"X-Forwarded-Proto: https, http", "X-Forwarded-Host: agents.example.com"},
+			`,"scopes_supported":["agents:access","more"],"bearer_methods_supported":["header","query"],"resource_name":"My agent",` +
+			`"resource_documentation":"https://docs.test/"}`},
+		{"/.well-known/oauth-protected-resource/my-agent/", "HEAD", "", []string{"Origin: https://evil.test"},
+			`{"resource":"http://gateway.test/my-agent",` + tail +
+				`,"scopes_supported":["agents:access","more"],"bearer_methods_supported":["header","query"],"resource_name":"My agent",` +
+				`"resource_documentation":"https://docs.test/"}`},
+		{"/.well-known/oauth-protected-resource/agents/blue", "GET", "", []string{"Authorization: Bearer x"},
+			`{"resource":"http://gateway.test/agents/blue",` + tail +
+				`,"scopes_supported":["use:blue"],"bearer_methods_supported":["header","query"]}`},
+		{"/.well-known/oauth-protected-resource", "GET", "10.1.2.3:4",
+			[]string{"X-Forwarded-Proto: https, http", "X-Forwarded-Host: agents.example.com"},
 			`{"resource":"https://agents.example.com",` + tail + `,"bearer_methods_supported":["header","query"],"resource_name":"root"}`},
 		{"/.well-known/oauth-protected-resource", "OPTIONS", "", []string{"X-Forwarded-Proto: https", "X-Forwarded-Host: evil.test"},
 			`{"resource":"http://gateway.test",` + tail + `,"bearer_methods_supported":["header","query"],"resource_name":"root"}`},
@@ -77,10 +84,12 @@ func TestResourceMetadata(t *testing.T) {
 func TestHintNamesTheMetadata(t *testing.T) {
 	p := describing(t, wstest.NewIssuer(t))
 	for target, want := range map[string]string{
-		"/my-agent/mcp":       `, resource_metadata="http://gateway.test/.well-known/oauth-protected-resource/my-agent", scope="agents:access more"`,
-		"/agents/blue/x?y=/z": `, resource_metadata="http://gateway.test/.well-known/oauth-protected-resource/agents/blue", scope="use:blue"`,
-		"/elsewhere":          `, resource_metadata="http://gateway.test/.well-known/oauth-protected-resource"`,
-		"/kept/x":             "",
+		"/my-agent/mcp": `, resource_metadata="http://gateway.test/.well-known/oauth-protected-resource/my-agent", ` +
+			`scope="agents:access more"`,
+		"/agents/blue/x?y=/z": `, resource_metadata="http://gateway.test/.well-known/oauth-protected-resource/agents/blue", ` +
+			`scope="use:blue"`,
+		"/elsewhere": `, resource_metadata="http://gateway.test/.well-known/oauth-protected-resource"`,
+		"/kept/x":    "",
 	} {
 		pass, err := p.Admit(t.Context(), asking(target))
 		if outcome.RefusalOf(err).Reason != outcome.NoToken || pass.Hint != want {

@@ -100,8 +100,8 @@ func (r *route) isFor(host string) bool {
 	return host == r.host
 }
 
-// match reports whether the route takes the request. It returns what {agent} stands for, and the path
-// that is left after its prefix.
+// match reports whether the route takes the request. It returns what {agent} stands for, and the
+// path that is left after its prefix.
 func (r *route) match(host, path string) (agent, rest string, ok bool) {
 	if !r.isFor(host) {
 		return "", "", false
@@ -161,15 +161,15 @@ func (r *route) address(agent string) (scheme, host string) {
 	return r.upstream.Scheme, strings.ReplaceAll(r.upstream.Host, agentMark, agent)
 }
 
-// path returns what the agent is asked for: its own path in front, and the prefix gone if the route
-// says so.
+// path returns what the agent is asked for: its own path in front, and the prefix gone if the
+// route says so.
 func (r *route) path(public, rest string) string {
 	return strings.TrimSuffix(r.upstream.EscapedPath(), "/") + r.seen(public, rest)
 }
 
-// query returns the query the agent gets: every copy of a dropped or set parameter is gone, the rest
-// keeps its bytes and order, and the set ones follow. It also returns the parameters that query.drop
-// removed, each once.
+// query returns the query the agent gets: every copy of a dropped or set parameter is gone, the
+// rest keeps its bytes and order, and the set ones follow. It also returns the parameters that
+// query.drop removed, each once.
 func (r *route) query(raw, agent string) (query string, removed []Removed) {
 	var kept []string
 	gone := func(name string, err error) bool {
@@ -200,9 +200,9 @@ func (r *route) query(raw, agent string) (query string, removed []Removed) {
 // escape percent-encodes for a query, spaces too: a + would be read as one only by some.
 func escape(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
 
-// allowsOrigin reports whether a request with these Origin lines may use the route. Without one it
-// comes from no browser (RFC 6455 §4.1: browsers always send one with a WebSocket handshake). Two are
-// refused: the agent might believe the one that was not looked at.
+// allowsOrigin reports whether a request with these Origin lines may use the route. Without one
+// it comes from no browser (RFC 6455 §4.1: browsers always send one with a WebSocket handshake).
+// Two are refused: the agent might believe the one that was not looked at.
 func (r *route) allowsOrigin(origins []string) bool {
 	if len(r.origins) == 0 || len(origins) == 0 {
 		return true

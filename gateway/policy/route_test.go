@@ -10,7 +10,8 @@ import (
 	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// routing makes routes of "host path" or "path", each named by that text, with http://up as upstream.
+// routing makes routes of "host path" or "path", each named by that text, with http://up as
+// upstream.
 func routing(t testing.TB, texts ...string) []*route {
 	t.Helper()
 	c := config.Default()
@@ -33,7 +34,8 @@ func compiled(t testing.TB, c *config.Config) []*route {
 	return routes
 }
 
-// taken is which of the routes takes a request, with the agent's label and what is left of the path.
+// taken is which of the routes takes a request, with the agent's label and what is left of the
+// path.
 func taken(routes []*route, host, path string) (name, agent, rest string) {
 	for _, r := range routes {
 		agent, rest, ok := r.match(hostOf(host), path)
@@ -89,7 +91,8 @@ func TestMostExactRouteWinsWhateverTheOrder(t *testing.T) {
 		routes := routing(t, all...)
 		for _, tt := range cases {
 			if route, agent, rest := taken(routes, tt.host, tt.path); route != tt.route || agent != tt.agent || rest != tt.rest {
-				t.Fatalf("%s%s: got %q with agent %q, rest %q; want %q, %q, %q; routes %q", tt.host, tt.path, route, agent, rest, tt.route, tt.agent, tt.rest, all)
+				t.Fatalf("%s%s: got %q with agent %q, rest %q; want %q, %q, %q; routes %q", tt.host, tt.path, route, agent, rest,
+					tt.route, tt.agent, tt.rest, all)
 			}
 		}
 	}
@@ -103,8 +106,8 @@ func TestAgentIsOneLowerCaseDNSLabel(t *testing.T) {
 		}
 	}
 	for _, label := range []string{
-		"", "A", "a.b", "evil.example.com", "a:80", "a@b", "user:pass@host", "*", "a%2eb", "%61", "a_b", "-a", "a-", "é", "xn--é", "a;b", "{agent}", "[::1]",
-		strings.Repeat("a", 64),
+		"", "A", "a.b", "evil.example.com", "a:80", "a@b", "user:pass@host", "*", "a%2eb", "%61", "a_b", "-a", "a-", "é", "xn--é", "a;b",
+		"{agent}", "[::1]", strings.Repeat("a", 64),
 	} {
 		if route, agent, _ := taken(routes, "", "/"+label+"/ws"); route != "" {
 			t.Errorf("%q became an agent: %q", label, agent)
@@ -177,7 +180,8 @@ func TestQueryForTheAgent(t *testing.T) {
 	}
 }
 
-// FuzzQuery holds that a parameter that is set has one value for the agent, and nothing else of the query has changed.
+// FuzzQuery holds that a parameter that is set has one value for the agent, and nothing else of
+// the query has changed.
 func FuzzQuery(f *testing.F) {
 	f.Add("agent=dog&a=1", "cat")
 	f.Add("%61gent=dog&a+b;agent", "cat")

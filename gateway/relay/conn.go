@@ -94,9 +94,9 @@ type link struct {
 	conn net.Conn // tcp itself, or the *tls.Conn over it
 }
 
-// newLink takes over a connection that listener or dialer has made: a Conn, TLS over one, or either
-// with something between that has done its part before the handshake and names what is under it by
-// NetConn, as crypto/tls does.
+// newLink takes over a connection that listener or dialer has made: a Conn, TLS over one, or
+// either with something between that has done its part before the handshake and names what is
+// under it by NetConn, as crypto/tls does.
 func newLink(c net.Conn) (link, error) {
 	under := c
 	for {

@@ -29,9 +29,9 @@ const (
 
 // machine decides what becomes of one session: which bytes go on, what the gateway puts between
 // them, what silence means, and how both sides are closed. It is driven by events (came, gone,
-// took, failed, tick, end), and acts through a port. It does no I/O, starts no goroutine, holds no
-// lock and reads no clock, so a test can run it through any schedule; one goroutine at a time may
-// call it.
+// took, failed, tick, end), and acts through a port. It does no I/O, starts no goroutine, holds
+// no lock and reads no clock, so a test can run it through any schedule; one goroutine at a time
+// may call it.
 //
 // A session is two ways, and each joins a source to a sink:
 //
@@ -87,7 +87,9 @@ type way struct {
 	m        *machine
 	other    *way
 	from, to outcome.Side
-	jitter   time.Duration // how much later than it could the sink is pinged, so that sessions that fell silent together are not pinged together
+	// how much later than it could the sink is pinged, so that sessions that fell silent together
+	// are not pinged together
+	jitter time.Duration
 
 	src    source
 	dst    sink

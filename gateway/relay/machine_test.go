@@ -359,7 +359,8 @@ func (f *fake) check(from *fake, before *outcome.Ending) {
 				f.w.broken("the notice stands in a message")
 			}
 			continue
-		case got.Op() == rawws.Close && f.w.m.ending.Reason != outcome.Closed && !slices.ContainsFunc(sent, func(b []byte) bool { return bytes.Equal(b, frame) }):
+		case got.Op() == rawws.Close && f.w.m.ending.Reason != outcome.Closed &&
+			!slices.ContainsFunc(sent, func(b []byte) bool { return bytes.Equal(b, frame) }):
 			closed = true
 			continue
 		}
