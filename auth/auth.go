@@ -74,6 +74,8 @@ type issuer struct {
 	algorithms map[string]bool
 	audiences  []string        // as bareAudience makes them
 	places     map[string]bool // in which its tokens may sit
+	from       source
+	first      *jwks // what was read of the source by New, or nil
 	keys       *keySet
 }
 
@@ -84,36 +86,34 @@ func New(c config.Authentication, keys *Keys) (*Verifier, error) {
 	if !c.Enabled {
 		return v, nil
 	}
-	var sources []source
 	for _, j := range c.Issuers() {
-		from, err := v.add(j)
-		if err != nil {
-			return nil, err
+		if err := v.add(j); err != nil {
+			return nil, fmt.Errorf("issuer %s: %w", clip(j.Issuer), err)
 		}
-		sources = append(sources, from)
 	}
-	for n, i := range v.issuers { // only now, so that a configuration with a mistake adds none
-		i.keys = keys.set(sources[n])
+	for _, i := range v.issuers { // only now, so that a configuration with a mistake adds none
+		i.keys = keys.set(i.from, i.first)
 	}
 	return v, nil
 }
 
-// add compiles one issuer and returns where its keys come from.
-func (v *Verifier) add(j config.JWT) (source, error) {
+// add compiles one issuer.
+func (v *Verifier) add(j config.JWT) error {
 	if j.Issuer == "" {
-		return source{}, errors.New("an issuer without a name")
+		return errors.New("it has no name")
 	}
 	if v.byName[j.Issuer] != nil {
-		return source{}, fmt.Errorf("issuer %s: configured twice", j.Issuer)
+		return errors.New("configured twice")
 	}
-	from, err := newSource(j)
+	from, first, err := newSource(j)
 	if err != nil {
-		return source{}, fmt.Errorf("issuer %s: %w", j.Issuer, err)
+		return err
 	}
-	i := &issuer{JWT: j, algorithms: map[string]bool{}, places: map[string]bool{}}
+	i := &issuer{JWT: j, from: from, first: first, algorithms: map[string]bool{}, places: map[string]bool{}}
 	for _, alg := range j.Algorithms {
+		alg = canonical(alg)
 		if methods[alg] == nil {
-			return source{}, fmt.Errorf("issuer %s: algorithm %q is not supported", j.Issuer, alg)
+			return fmt.Errorf("algorithm %q is not supported", alg)
 		}
 		i.algorithms[alg], v.algorithms[alg] = true, true
 	}
@@ -124,7 +124,7 @@ func (v *Verifier) add(j config.JWT) (source, error) {
 		i.places[p] = true
 	}
 	v.issuers, v.byName[j.Issuer] = append(v.issuers, i), i
-	return from, nil
+	return nil
 }
 
 // refersTo reports whether v verifies with s.
@@ -133,8 +133,9 @@ func (v *Verifier) refersTo(s *keySet) bool {
 }
 
 // Ready reports whether tokens can be judged: every issuer was asked for its keys, and at least one
-// has given some. An issuer whose keys are missing fails for its own tokens only. Without
-// authentication it is always true.
+// has given a set, even if nothing in it is usable: its tokens are then judged, and refused. An
+// issuer whose keys are missing fails for its own tokens only. Without authentication it is always
+// true.
 func (v *Verifier) Ready() bool {
 	if len(v.issuers) == 0 {
 		return true

@@ -1,53 +1,119 @@
 package auth
 
 import (
+	"bytes"
+	"cmp"
+	"compress/gzip"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// The bounds of one fetch.
+// How an issuer is asked for its keys, where the configuration says nothing.
 const (
-	// fetchLimit is for all of it, discovery included: an issuer that takes longer is one that is down.
-	fetchLimit  = 10 * time.Second
-	maxDocument = 1 << 20 // bytes
+	// fetchLimit is for all of one fetch, discovery included: an issuer that takes longer is one
+	// that is down.
+	fetchLimit   = 10 * time.Second
+	refreshEvery = 10 * time.Minute
+	fileEvery    = 5 * time.Second // reading a file costs little
+	maxDocument  = 1 << 20         // bytes, inflated
 )
 
-// newTransport returns the transport for keys. It takes no proxy from the environment: a proxy
-// could give us any keys over http.
-func newTransport() http.RoundTripper {
-	return &http.Transport{
-		Proxy:                  nil,
-		DialContext:            (&net.Dialer{Timeout: fetchLimit}).DialContext,
-		TLSHandshakeTimeout:    fetchLimit,
-		DisableCompression:     true, // the limit of a document counts what was sent
-		DisableKeepAlives:      true, // the next request is minutes away
-		MaxResponseHeaderBytes: 64 << 10,
+// source is where the keys of an issuer come from, and how. Sets with equal sources are one.
+type source struct {
+	issuer   string
+	inline   string // the set itself; else
+	file     string // where it is; else
+	uri      string // where to ask for it; "": discovery
+	insecure bool   // http:// is allowed beyond loopback
+	how      config.Fetch
+}
+
+// newSource returns the source that a configuration names, and the set if that needs no network.
+func newSource(j config.JWT) (from source, first *jwks, err error) {
+	from = source{issuer: j.Issuer, inline: j.JWKS, file: j.JWKSFile, uri: j.JWKSURI, insecure: j.InsecureHTTP, how: j.Fetch}
+	from.how.Timeout = cmp.Or(j.Timeout, j.Fetch.Timeout)
+	key := ""
+	switch {
+	case from.inline != "":
+		key = "jwks"
+		first, err = parseKeys([]byte(from.inline))
+	case from.file != "":
+		key = "jwksFile"
+		first, err = from.readFile()
+	case from.uri != "":
+		key = "jwksUri"
+		_, err = from.allowed(from.uri)
 	}
+	if err == nil && first != nil && len(first.keys) == 0 {
+		err = fmt.Errorf("no key is usable: %s", first.why())
+	}
+	if err != nil {
+		return source{}, nil, fmt.Errorf("%s: %w", key, err)
+	}
+	return from, first, nil
+}
+
+func (s source) timeout() time.Duration { return cmp.Or(s.how.Timeout, fetchLimit) }
+
+// interval returns how long keys are used until they are asked for again.
+func (s source) interval() time.Duration {
+	if s.file != "" {
+		return fileEvery
+	}
+	return cmp.Or(s.how.Interval, refreshEvery)
+}
+
+// place returns where the keys are, fit for a log; "" if discovery is to find out.
+func (s source) place() string {
+	switch {
+	case s.inline != "":
+		return "the configuration"
+	case s.file != "":
+		return s.file
+	case s.uri != "":
+		return redacted(s.uri)
+	}
+	return ""
 }
 
 // get finds the issuer's key set and reads it. from is where it was looked for last.
-func (s *keySet) get(ctx context.Context) (set *jwks, skipped int, from string, err error) {
-	uri, discovery := s.uri, error(nil)
-	if uri == "" {
+func (s *keySet) get(ctx context.Context) (set *jwks, from string, err error) {
+	switch {
+	case s.inline != "":
+		set, err = parseKeys([]byte(s.inline))
+		return set, s.place(), err
+	case s.file != "":
+		set, err = s.readFile()
+		return set, s.file, err
+	}
+	at, discovery := address{text: s.uri, written: true}, error(nil)
+	if at.text == "" {
 		base := strings.TrimSuffix(s.issuer, "/") + "/.well-known/"
-		if uri, discovery = s.discover(ctx, base+"openid-configuration"); discovery != nil {
-			uri = base + "jwks.json"
+		if at.text, discovery = s.discover(ctx, base+"openid-configuration"); discovery != nil {
+			at.text = base + "jwks.json"
+		} else {
+			at.written = false
 		}
 	}
 	s.noteDiscovery(discovery)
-	from = redacted(uri)
-	body, err := s.read(ctx, uri)
+	from = redacted(at.text)
+	body, err := s.read(ctx, at)
 	if err == nil {
-		set, skipped, err = parseKeys(body)
+		set, err = parseKeys(body)
 	}
 	switch {
 	case err != nil && discovery != nil:
@@ -55,7 +121,42 @@ func (s *keySet) get(ctx context.Context) (set *jwks, skipped int, from string, 
 	case err != nil:
 		err = fmt.Errorf("%s: %w", from, err)
 	}
-	return set, skipped, from, err
+	return set, from, err
+}
+
+// readFile reads the set that is in a file.
+func (s source) readFile() (*jwks, error) {
+	text, err := readBounded(s.file)
+	if err != nil {
+		return nil, err
+	}
+	set, err := parseKeys(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.file, err)
+	}
+	return set, nil
+}
+
+// readBounded reads a file of at most maxDocument bytes. A byte order mark is left out.
+func readBounded(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return document(f)
+}
+
+// document reads at most maxDocument bytes. A byte order mark is left out.
+func document(r io.Reader) ([]byte, error) {
+	text, err := io.ReadAll(io.LimitReader(r, maxDocument+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxDocument {
+		return nil, fmt.Errorf("more than %d bytes", maxDocument)
+	}
+	return bytes.TrimPrefix(text, []byte("\ufeff")), nil
 }
 
 // discover reads an issuer's metadata (OpenID Connect Discovery 1.0 §4) and returns the address of
@@ -66,7 +167,7 @@ func (s *keySet) discover(ctx context.Context, uri string) (keys string, err err
 			err = fmt.Errorf("%s: %w", redacted(uri), err)
 		}
 	}()
-	body, err := s.read(ctx, uri)
+	body, err := s.read(ctx, address{text: uri, written: true})
 	if err != nil {
 		return "", err
 	}
@@ -83,19 +184,59 @@ func (s *keySet) discover(ctx context.Context, uri string) (keys string, err err
 	return keys, nil
 }
 
-// read gets one document. The error does not name uri.
-func (s *keySet) read(ctx context.Context, uri string) ([]byte, error) {
-	u, err := s.allowed(uri)
+// address is where a document is. One that the operator has written, as issuer or as jwksUri, may be
+// on this machine, and gets the token of bearerTokenFile; one that a discovery document names may not
+// and does not, unless it is on the issuer's own host.
+type address struct {
+	text    string
+	written bool
+}
+
+// read gets one document. The error does not name the address.
+func (s *keySet) read(ctx context.Context, at address) ([]byte, error) {
+	u, err := s.allowed(at.text)
 	if err != nil {
 		return nil, err
+	}
+	issuer, err := url.Parse(s.issuer)
+	trusted := at.written || err == nil && u.Scheme == issuer.Scheme && strings.EqualFold(u.Host, issuer.Host)
+	guarded := !trusted && (err != nil || !config.IsLoopback(issuer))
+	if addr, err := netip.ParseAddr(u.Hostname()); guarded && (config.IsLoopback(u) || err == nil && isLocal(addr)) {
+		return nil, errLocal
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, errors.New("no request can be made of it")
 	}
-	req.Header.Set("Accept", "application/json")
+	// A Kubernetes API server answers 406 for its keys if only application/json is accepted.
+	req.Header.Set("Accept", "application/jwk-set+json, application/json;q=0.9")
 	req.Header.Set("User-Agent", "omnia-gateway")
-	resp, err := s.client.Do(req)
+	if trusted && s.how.BearerTokenFile != "" {
+		token, err := s.bearer()
+		if err != nil {
+			return nil, fmt.Errorf("fetch.bearerTokenFile: %w", err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	transport, err := s.roundTripper(guarded)
+	if err != nil {
+		return nil, err
+	}
+	body, err := ask(req, transport)
+	if err != nil && !trusted && s.how.BearerTokenFile != "" {
+		err = fmt.Errorf("%w; the token of fetch.bearerTokenFile is not sent to a host that only the discovery document names: write this address as jwksUri", err)
+	}
+	return body, err
+}
+
+// ask makes one request and returns the document that is the answer.
+func ask(req *http.Request, transport http.RoundTripper) ([]byte, error) {
+	client := &http.Client{
+		Transport: transport,
+		// A redirect could lead to another host's keys, or from https to http.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	resp, err := client.Do(req)
 	if err != nil {
 		if e := (*url.Error)(nil); errors.As(err, &e) {
 			err = e.Err // without the address and its secrets
@@ -104,16 +245,22 @@ func (s *keySet) read(ctx context.Context, uri string) ([]byte, error) {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
+		if to, err := resp.Location(); err == nil && resp.StatusCode/100 == 3 {
+			return nil, fmt.Errorf("status %d: a redirect to %s, which is not followed; write the address of the keys as jwksUri", resp.StatusCode, redacted(to.String()))
+		}
 		return nil, fmt.Errorf("status %d", resp.StatusCode)
 	}
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxDocument+1))
-	if err != nil {
-		return nil, err
+	var body io.Reader = resp.Body
+	switch encoding := strings.ToLower(resp.Header.Get("Content-Encoding")); encoding {
+	case "", "identity":
+	case "gzip", "x-gzip": // some servers compress without being asked
+		if body, err = gzip.NewReader(body); err != nil {
+			return nil, err
+		}
+	default:
+		return nil, fmt.Errorf("encoded as %s", clip(encoding))
 	}
-	if len(body) > maxDocument {
-		return nil, fmt.Errorf("more than %d bytes", maxDocument)
-	}
-	return body, nil
+	return document(body)
 }
 
 // allowed parses an address from which keys may come: https, or http on this machine, or http with
@@ -130,6 +277,79 @@ func (s source) allowed(uri string) (*url.URL, error) {
 		return nil, errors.New("only https is allowed beyond this machine, without insecureHTTP")
 	}
 	return u, nil
+}
+
+var errLocal = errors.New("the discovery document names an address of this machine or its link, which only the operator may: write it as jwksUri")
+
+// isLocal reports whether an address is this machine's, or its link's, where clouds have metadata.
+func isLocal(a netip.Addr) bool {
+	a = a.Unmap()
+	return a.IsLoopback() || a.IsUnspecified() || a.IsLinkLocalUnicast() || a.IsMulticast()
+}
+
+// roundTripper returns the transport of one request. It takes no proxy from the environment: a proxy
+// could give us any keys over http. A guarded one does not connect to local addresses, whatever name
+// they hide under.
+func (s *keySet) roundTripper(guarded bool) (http.RoundTripper, error) {
+	if s.transport != nil {
+		return s.transport, nil
+	}
+	dialer := &net.Dialer{Timeout: s.timeout()}
+	t := &http.Transport{
+		DialContext:            dialer.DialContext,
+		TLSHandshakeTimeout:    s.timeout(),
+		DisableCompression:     true,
+		DisableKeepAlives:      true, // the next request is minutes away
+		MaxResponseHeaderBytes: 64 << 10,
+	}
+	if s.how.Proxy != "" {
+		proxy, err := url.Parse(s.how.Proxy)
+		if err != nil {
+			return nil, errors.New("fetch.proxy: not a URL") // not the error: it repeats the password
+		}
+		t.Proxy = http.ProxyURL(proxy)
+	} else if guarded {
+		dialer.Control = func(_, address string, _ syscall.RawConn) error {
+			if a, err := netip.ParseAddrPort(address); err != nil || isLocal(a.Addr()) {
+				return errLocal
+			}
+			return nil
+		}
+	}
+	if s.how.CAFile != "" {
+		pool, err := s.authorities()
+		if err != nil {
+			return nil, fmt.Errorf("fetch.caFile: %w", err)
+		}
+		t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+	}
+	return t, nil
+}
+
+// authorities reads caFile. It is read for each fetch, because clusters replace theirs.
+func (s source) authorities() (*x509.CertPool, error) {
+	text, err := readBounded(s.how.CAFile)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%s: no certificate in PEM", s.how.CAFile)
+	}
+	return pool, nil
+}
+
+// bearer reads bearerTokenFile. It is read for each fetch, because Kubernetes renews such tokens.
+func (s source) bearer() (string, error) {
+	text, err := readBounded(s.how.BearerTokenFile)
+	if err != nil {
+		return "", err
+	}
+	token := strings.TrimSpace(string(text))
+	if token == "" || strings.ContainsFunc(token, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return "", fmt.Errorf("%s: not one token", s.how.BearerTokenFile)
+	}
+	return token, nil
 }
 
 // redacted returns an address without what may be secret in it: userinfo, query, fragment.

@@ -26,20 +26,22 @@ const (
 type jwk struct {
 	kid, alg string // "" matches every token's
 	public   crypto.PublicKey
-	weak     bool // too short: known only to say so when a token names it
 }
 
-// parseKey reads one key. Only kty and its parameters are given to the library: what stands beside
+// errWeak is about an RSA key that is too short.
+var errWeak = fmt.Errorf("it has fewer than %d bits", minRSA)
+
+// parseKey reads one key. With an error it returns the kid, if the key has one. Only kty and its parameters are given to the library: what stands beside
 // them (x5c, x5u, private parts) can then neither break a good key nor be followed.
 func parseKey(raw []byte) (k jwk, err error) {
 	defer func() { // broken keys have made big-number code panic before
 		if r := recover(); r != nil {
-			err = fmt.Errorf("broken key: %v", r)
+			err = errors.New("broken")
 		}
 	}()
 	object, err := decodeObject(string(raw))
 	if err != nil {
-		return jwk{}, err
+		return k, err
 	}
 	member := func(name string) string {
 		s, ok := object[name].(string)
@@ -48,13 +50,13 @@ func parseKey(raw []byte) (k jwk, err error) {
 		}
 		return s
 	}
-	k.kid, k.alg = member("kid"), member("alg")
+	k.kid, k.alg = member("kid"), canonical(member("alg"))
 	if use := member("use"); object["use"] != nil && use != "sig" {
-		return jwk{}, errors.New("not for signatures")
+		return k, fmt.Errorf("use is %s", clip(use))
 	}
 	if ops := object["key_ops"]; ops != nil {
 		if list, _ := ops.([]any); !slices.Contains(list, any("verify")) {
-			return jwk{}, errors.New("not for verifying")
+			return k, errors.New("key_ops lack verify")
 		}
 	}
 	m := jwkset.JWKMarshal{
@@ -62,30 +64,46 @@ func parseKey(raw []byte) (k jwk, err error) {
 		X: member("x"), Y: member("y"), N: member("n"), E: member("e"),
 	}
 	if err != nil {
-		return jwk{}, err
+		return k, err
+	}
+	switch m.KTY {
+	case jwkset.KtyRSA, jwkset.KtyEC, jwkset.KtyOKP:
+	default: // oct is a secret, and not when it is published
+		return k, fmt.Errorf("kty %s cannot verify", clip(string(m.KTY)))
 	}
 	if len(m.E) > 8 { // the library would cut it to 64 bits
-		return jwk{}, errors.New("RSA exponent out of range")
+		return k, errors.New("RSA exponent out of range")
 	}
 	parsed, err := jwkset.NewJWKFromMarshal(m, jwkset.JWKMarshalOptions{}, jwkset.JWKValidateOptions{})
 	if err != nil {
-		return jwk{}, err
+		return k, errors.New("broken, or on an unknown curve")
 	}
 	k.public = parsed.Key()
 	switch pub := k.public.(type) {
 	case *rsa.PublicKey:
 		if pub.E&1 == 0 || pub.E < 3 || pub.E > maxExponent {
-			return jwk{}, fmt.Errorf("RSA exponent even or above %d", maxExponent)
+			return k, fmt.Errorf("RSA exponent even or above %d", maxExponent)
 		}
 		if pub.N.BitLen() > maxRSA {
-			return jwk{}, fmt.Errorf("RSA modulus of more than %d bits", maxRSA)
+			return k, fmt.Errorf("RSA modulus of more than %d bits", maxRSA)
 		}
-		k.weak = pub.N.BitLen() < minRSA
+		if pub.N.BitLen() < minRSA {
+			return k, errWeak
+		}
 	case *ecdsa.PublicKey, ed25519.PublicKey:
-	default: // oct is a secret, and not when it is published; X25519 signs nothing
-		return jwk{}, errors.New("no key for verifying")
+	default: // X25519 signs nothing
+		return k, fmt.Errorf("crv %s cannot verify", clip(string(m.CRV)))
 	}
 	return k, nil
+}
+
+// canonical returns the name by which an algorithm is known here: Ed25519 (RFC 9864) is EdDSA with
+// the one curve that we have.
+func canonical(alg string) string {
+	if alg == "Ed25519" {
+		return "EdDSA"
+	}
+	return alg
 }
 
 // fits reports whether the key may verify signatures of the algorithm: its own alg, type and curve

@@ -14,7 +14,7 @@ type Options struct {
 	// Log takes a line when an issuer's keys change, and when they cannot be fetched or can be
 	// again. Nil: nothing is logged.
 	Log *slog.Logger
-	// Transport carries the requests for keys. Nil: one of its own that uses no proxy.
+	// Transport carries the requests for keys. Nil: one that follows the configuration's fetch.
 	Transport http.RoundTripper
 }
 
@@ -36,9 +36,6 @@ type Keys struct {
 func NewKeys(o Options) *Keys {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
-	}
-	if o.Transport == nil {
-		o.Transport = newTransport()
 	}
 	return &Keys{options: o, changed: make(chan struct{}, 1)}
 }
@@ -100,14 +97,15 @@ func (k *Keys) Keep(verifiers ...*Verifier) {
 	k.notify()
 }
 
-// set returns the set for a source, which is added if there is none yet.
-func (k *Keys) set(from source) *keySet {
+// set returns the set for a source, which is added if there is none yet; first is what was read of it
+// already, or nil.
+func (k *Keys) set(from source, first *jwks) *keySet {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if n := slices.IndexFunc(k.sets, func(s *keySet) bool { return s.source == from }); n >= 0 {
 		return k.sets[n]
 	}
-	s := newKeySet(from, k.options)
+	s := newKeySet(from, first, k.options)
 	k.sets = append(k.sets, s)
 	k.notify()
 	return s

@@ -56,9 +56,9 @@ func TestBrokenKeysAreSkippedAndTheRestWorks(t *testing.T) {
 		"X25519":                  published("ed25519", object{"crv": "X25519"}),
 	} {
 		text := string(must(json.Marshal(object{"keys": []any{key, published("rsa2", nil)}})))
-		set, skipped, err := parseKeys([]byte(text))
-		if err != nil || len(set.keys) != 1 || skipped != 1 {
-			t.Errorf("%s: %d skipped, %v", name, skipped, err)
+		set, err := parseKeys([]byte(text))
+		if err != nil || len(set.keys) != 1 || len(set.skipped) != 1 || set.skipped[0].why == "" {
+			t.Errorf("%s: %+v, %v", name, set, err)
 			continue
 		}
 		if keys, refusal := set.find("RS256", "rsa2"); refusal != nil || len(keys) != 1 {
@@ -92,7 +92,7 @@ func TestSetIsNoSet(t *testing.T) {
 		``, `null`, `[]`, `5`, `{}`, `{"keys":null}`, `{"keys":[]}`, `{"keys":{}}`, `{"keys":"x"}`, `{"error":"x"}`, `{"KEYS":[{}]}`,
 		`<html>login</html>`, `{"keys":[{}]`, `{"keys":[{}]} x`,
 	} {
-		if _, _, err := parseKeys([]byte(text)); err == nil {
+		if _, err := parseKeys([]byte(text)); err == nil {
 			t.Errorf("%s: no error", text)
 		}
 	}
@@ -103,9 +103,9 @@ func TestNoMoreThanHundredKeys(t *testing.T) {
 	for n := range 150 {
 		keys = append(keys, published("rsa1", object{"kid": fmt.Sprint(n)}))
 	}
-	set, skipped, err := parseKeys([]byte(set(keys...)))
-	if err != nil || len(set.keys) != 100 || skipped != 50 {
-		t.Errorf("%d keys, %d skipped, %v", len(set.keys), skipped, err)
+	set, err := parseKeys([]byte(set(keys...)))
+	if err != nil || len(set.keys) != 100 || len(set.skipped) != 50 {
+		t.Errorf("%d keys, %d skipped, %v", len(set.keys), len(set.skipped), err)
 	}
 }
 
@@ -230,13 +230,23 @@ func TestKeysComeOverHTTPSOnlyBeyondThisMachine(t *testing.T) {
 	}
 }
 
-func TestFirstSetWithNothingUsableCountsAsFetched(t *testing.T) {
-	a := ready(t, set(object{"kty": "oct", "k": "AA"}, published("rsa1", object{"use": "enc"})), nil)
-	if state := a.Issuers()[0]; !a.Ready() || state.Keys != 0 || state.Skipped != 2 || state.Fetched.IsZero() {
+func TestFirstSetWithNothingUsableCountsAndIsTold(t *testing.T) {
+	keys := set(object{"kty": "oct", "k": "AA"}, published("rsa1", object{"use": "enc"}))
+	a := build(t, settings(nil), func(*http.Request) (*http.Response, error) { return respond(200, keys) })
+	const why = `none of 2 keys is usable: a key without kid: kty "oct" cannot verify, "rsa1": use is "enc"`
+	if err := a.Refresh(t.Context()); err == nil || !strings.Contains(err.Error(), why) {
+		t.Error(err)
+	}
+	if state := a.Issuers()[0]; !a.Ready() || state.Keys != 0 || state.Skipped != 2 || state.Fetched.IsZero() || !strings.Contains(state.LastError, why) {
 		t.Errorf("%+v", state)
 	}
-	if got := reason(a, good("rsa1", nil)); got != outcome.UnknownKey {
-		t.Error(got)
+	_, err := a.Verify(t.Context(), Credential{Token: good("rsa1", nil)}, nil)
+	if reasonOf(err) != outcome.UnknownKey || !strings.Contains(err.Error(), `key "rsa1" is in the set and is skipped: use is "enc"`) {
+		t.Error(err)
+	}
+	keys = allKeys()
+	if err := a.Refresh(t.Context()); err != nil || !a.Ready() {
+		t.Error(err)
 	}
 }
 
@@ -434,15 +444,84 @@ func TestRotatedKeyIsFetchedForTheFirstTokenThatNamesIt(t *testing.T) {
 	})
 }
 
-func TestTokenWithoutKidCausesNoFetch(t *testing.T) {
+func TestSignatureThatNoKeyVerifiesCausesOneFetch(t *testing.T) {
 	i := &idp{status: 200, body: set("rsa1")}
 	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
-		reason(a, mint("unknown", object{"alg": "RS256"}, claims(nil)))
+		// The issuer's next key has the kid of the one before, and there is a token without kid.
+		i.answer(200, set(published("rsa2", object{"kid": "rsa1"})))
+		rotated := mint("rsa2", object{"alg": "RS256", "kid": "rsa1"}, claims(nil))
+		if got := reason(a, rotated); got != "" || i.count() != 2 {
+			t.Errorf("%q after %d fetches", got, i.count())
+		}
+		for range 100 {
+			reason(a, mint("unknown", object{"alg": "RS256", "kid": "rsa1"}, claims(object{"sub": "nobody"})))
+			reason(a, mint("unknown", object{"alg": "RS256"}, claims(object{"sub": "nobody"})))
+		}
+		if n := i.count(); n != 2 {
+			t.Errorf("forged tokens cause %d fetches", n-2)
+		}
+		time.Sleep(refetchEvery)
+		i.answer(200, set("ed25519"))
+		if got := reason(a, mint("ed25519", object{"alg": "EdDSA"}, claims(nil))); got != "" || i.count() != 3 {
+			t.Errorf("without kid: %q after %d fetches", got, i.count())
+		}
+	})
+}
+
+func TestTokenThatCannotBeOursCausesNoFetch(t *testing.T) {
+	i := &idp{status: 200, body: set("rsa1")}
+	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
 		reason(a, good("ec256", object{"iss": "https://x"}))
+		reason(a, mint("unknown", object{"alg": "HS256"}, claims(nil)))
+		reason(a, "a.b.c")
 		if n := i.count(); n != 1 {
 			t.Errorf("%d fetches", n)
 		}
 	})
+}
+
+func TestStrangersCannotUseUpTheFetchAfterARotation(t *testing.T) {
+	i := &idp{status: 200, body: set("rsa1")}
+	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
+		if got := reason(a, good("rsa1", nil)); got != "" {
+			t.Fatal(got)
+		}
+		stranger := func() {
+			reason(a, mint("unknown", object{"alg": "RS256", "kid": "made-up"}, claims(object{"sub": "nobody"})))
+		}
+		stranger()
+		i.answer(200, set("rsa1", "rsa2"))
+		stranger()
+		if n := i.count(); n != 2 {
+			t.Fatalf("%d fetches", n)
+		}
+		if got := reason(a, good("rsa2", object{"sub": "another"})); got != outcome.UnknownKey {
+			t.Errorf("a subject that is not known: %q", got)
+		}
+		if got := reason(a, good("rsa2", nil)); got != "" || i.count() != 3 {
+			t.Errorf("a subject that is known: %q after %d fetches", got, i.count())
+		}
+		for range 100 {
+			reason(a, mint("unknown", object{"alg": "RS256", "kid": "made-up"}, claims(nil)))
+		}
+		if n := i.count(); n != 3 {
+			t.Errorf("%d fetches", n)
+		}
+	})
+}
+
+func TestSubjectsAreBounded(t *testing.T) {
+	var s subjects
+	if s.knows("") {
+		t.Error("knows one it has never seen")
+	}
+	for n := range maxSubjects + 10 {
+		s.saw(fmt.Sprint(n))
+		s.saw(fmt.Sprint(n))
+	}
+	if len(s.is) != maxSubjects || len(s.ring) != maxSubjects || s.knows("9") || !s.knows("10") || !s.knows(fmt.Sprint(maxSubjects+9)) {
+		t.Errorf("%d subjects", len(s.is))
+	}
 }
 
 func TestRefreshCanOverlapRun(t *testing.T) {

@@ -11,84 +11,108 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/altairalabs/omnia-gateway/config"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // How an issuer is asked for its keys.
 const (
-	refreshEvery = 10 * time.Minute       // less up to a tenth, so that replicas do not ask all at once
 	firstRetry   = 250 * time.Millisecond // after a fetch that failed; doubled for each further one
 	lastRetry    = 15 * time.Second
-	refetchEvery = 30 * time.Second   // at most, for a kid that is not known
-	refetchWait  = 3 * time.Second    // that a request with such a kid waits
+	refetchEvery = 30 * time.Second   // at most, for a token that no key verifies
+	refetchWait  = 3 * time.Second    // that a request with such a token waits
 	keepFor      = 7 * 24 * time.Hour // that keys are used through an outage
 	maxKeys      = 100                // in one set; further ones are skipped
 	maxTried     = 4                  // keys for one token: a stranger's costs that many signatures
 )
 
-// jwks is a key set that was fetched. It is not changed, and while the issuer's keys stay the same
-// it is the same pointer: what was verified with it is still verified.
+// jwks is a key set that was read. It is not changed, and while the issuer's keys stay the same it is
+// the same pointer: what was verified with it is still verified.
 type jwks struct {
-	keys []jwk // may be empty: a set in which nothing is usable is known to be so
+	keys    []jwk     // that can verify something; there may be none
+	skipped []skipped // the others of the set
 }
 
-// usable returns how many keys can verify something.
-func (s *jwks) usable() (n int) {
-	for _, k := range s.keys {
-		if !k.weak {
-			n++
-		}
+// skipped is a key that cannot be used. It is kept so that a token which names it can be told why.
+type skipped struct {
+	kid, why string
+	weak     bool // it is too short
+}
+
+// String returns the key for a log line.
+func (k skipped) String() string {
+	if k.kid == "" {
+		return "a key without kid: " + k.why
 	}
-	return n
+	return clip(k.kid) + ": " + k.why
 }
 
 // equal reports whether two sets hold the same keys.
 func (s *jwks) equal(other *jwks) bool {
-	return slices.EqualFunc(s.keys, other.keys, func(a, b jwk) bool {
+	return slices.Equal(s.skipped, other.skipped) && slices.EqualFunc(s.keys, other.keys, func(a, b jwk) bool {
 		pub, ok := a.public.(interface{ Equal(crypto.PublicKey) bool })
 		return a.kid == b.kid && a.alg == b.alg && ok && pub.Equal(b.public)
 	})
 }
 
+// why returns the reasons for which keys were skipped: the first few of them, in one line.
+func (s *jwks) why() string {
+	const most = 4
+	var words []string
+	for _, k := range s.skipped[:min(len(s.skipped), most)] {
+		words = append(words, k.String())
+	}
+	if len(s.skipped) > most {
+		words = append(words, "…")
+	}
+	return strings.Join(words, ", ")
+}
+
 // parseKeys reads a JWK set (RFC 7517 §5). Keys that are broken, or not for verifying signatures
-// with one of our algorithms, are skipped and counted; the rest of the set works. It is an error if
-// there is no key at all, usable or not.
-func parseKeys(b []byte) (set *jwks, skipped int, err error) {
+// with one of our algorithms, are skipped; the rest of the set works. It is an error if there is no
+// key at all, usable or not.
+func parseKeys(b []byte) (*jwks, error) {
 	var document map[string]json.RawMessage // and no struct, which would also take KEYS
 	if err := json.Unmarshal(b, &document); err != nil {
-		return nil, 0, errors.New("not a JSON object")
+		return nil, errors.New("not a JSON object")
 	}
 	var list []json.RawMessage
 	if err := json.Unmarshal(document["keys"], &list); err != nil || len(list) == 0 {
-		return nil, 0, errors.New("no keys in it")
+		return nil, errors.New("no keys in it")
 	}
-	set = &jwks{}
-	for _, raw := range list[:min(len(list), maxKeys)] {
-		if k, err := parseKey(raw); err == nil {
+	set := &jwks{}
+	for n, raw := range list {
+		k, err := jwk{}, errTooMany
+		if n < maxKeys {
+			k, err = parseKey(raw)
+		}
+		if err != nil {
+			set.skipped = append(set.skipped, skipped{k.kid, err.Error(), errors.Is(err, errWeak)})
+		} else {
 			set.keys = append(set.keys, k)
 		}
 	}
 	// Some issuers give their keys in another order each time.
 	slices.SortStableFunc(set.keys, func(a, b jwk) int { return cmp.Or(cmp.Compare(a.kid, b.kid), cmp.Compare(a.alg, b.alg)) })
-	return set, len(list) - set.usable(), nil
+	slices.SortStableFunc(set.skipped, func(a, b skipped) int { return cmp.Or(cmp.Compare(a.kid, b.kid), cmp.Compare(a.why, b.why)) })
+	return set, nil
 }
+
+var errTooMany = fmt.Errorf("more than %d keys", maxKeys)
 
 // find returns the keys to try for a token: those that its kid names, then those that have none. A
 // token without kid may be from any. The refusal tells why there is none.
 func (s *jwks) find(alg, kid string) ([]jwk, *outcome.Refusal) {
 	var named, others []jwk
-	var weak, unfit bool
+	var unfit bool
 	for _, k := range s.keys {
 		byName := kid != "" && k.kid == kid
 		switch {
 		case kid != "" && k.kid != "" && !byName:
-		case k.weak:
-			weak = weak || byName
 		case !k.fits(alg):
 			unfit = unfit || byName
 		case byName:
@@ -97,44 +121,31 @@ func (s *jwks) find(alg, kid string) ([]jwk, *outcome.Refusal) {
 			others = append(others, k)
 		}
 	}
-	keys := append(named, others...)
-	switch {
-	case len(keys) > 0:
+	if keys := append(named, others...); len(keys) > 0 {
 		return keys[:min(len(keys), maxTried)], nil
-	case weak:
-		return nil, &outcome.Refusal{Reason: outcome.WeakKey, Detail: "key " + clip(kid) + " is shorter than " + fmt.Sprint(minRSA) + " bits"}
+	}
+	n := slices.IndexFunc(s.skipped, func(k skipped) bool { return kid != "" && k.kid == kid })
+	switch {
+	case n >= 0 && s.skipped[n].weak:
+		return nil, outcome.Refuse(outcome.WeakKey, "key "+clip(kid)+" is skipped: "+s.skipped[n].why)
 	case unfit:
-		return nil, &outcome.Refusal{Reason: outcome.AlgKeyMismatch, Detail: "key " + clip(kid) + " is not for " + alg}
-	case kid == "":
-		return nil, &outcome.Refusal{Reason: outcome.UnknownKey, Detail: "the issuer has no key for " + alg}
+		return nil, outcome.Refuse(outcome.AlgKeyMismatch, "key "+clip(kid)+" is not for "+alg)
+	case n >= 0:
+		return nil, outcome.Refuse(outcome.UnknownKey, "key "+clip(kid)+" is in the set and is skipped: "+s.skipped[n].why)
+	case kid != "":
+		return nil, outcome.Refuse(outcome.UnknownKey, fmt.Sprintf("key %s is not in the set of %d keys", clip(kid), len(s.keys)+len(s.skipped)))
+	case len(s.skipped) > 0:
+		return nil, outcome.Refuse(outcome.UnknownKey, "the token has no kid, and no usable key is for "+alg+"; skipped are "+s.why())
 	}
-	return nil, &outcome.Refusal{Reason: outcome.UnknownKey, Detail: "the issuer has no key " + clip(kid)}
-}
-
-// source is where the keys of an issuer come from. Sets with equal sources are one.
-type source struct {
-	issuer   string
-	uri      string // "": discovery
-	insecure bool   // http:// is allowed beyond loopback
-}
-
-// newSource returns the source that a configuration names, if keys may come from there.
-func newSource(j config.JWT) (source, error) {
-	from := source{issuer: j.Issuer, uri: j.JWKSURI, insecure: j.InsecureHTTP}
-	if from.uri != "" {
-		if _, err := from.allowed(from.uri); err != nil {
-			return source{}, fmt.Errorf("jwksUri: %w", err)
-		}
-	}
-	return from, nil
+	return nil, outcome.Refuse(outcome.UnknownKey, "the token has no kid, and no key of the issuer is for "+alg)
 }
 
 // keySet is the keys of one issuer, kept fresh by run in the background.
 type keySet struct {
 	// Immutable.
 	source
-	client *http.Client
-	log    *slog.Logger
+	transport http.RoundTripper // nil: one of its own for each fetch
+	log       *slog.Logger
 
 	set  atomic.Pointer[jwks] // the last good one; nil while there is none
 	wake chan struct{}        // asks run for a fetch now
@@ -143,29 +154,26 @@ type keySet struct {
 	mu        sync.Mutex
 	running   bool
 	waiting   chan struct{} // closed when the fetch that requests wait for has ended; nil when none waits
-	refetched time.Time     // when wake was last used
+	refetched [2]time.Time  // when wake was last used for a stranger, and for a subject that is known
 	url       string        // where the keys were last asked for, fit for a log
 	started   uint64        // fetches
 	stored    uint64        // the fetch whose set is in use
 	ended     uint64        // fetches, and how many of them failed
 	failures  uint64
 	fetched   time.Time // when set was last confirmed
-	skipped   int       // keys that came with it and are not usable
 	lastErr   error
 	warning   string // what is odd about the discovery document
+
+	subjects subjects
 }
 
-func newKeySet(from source, o Options) *keySet {
-	s := &keySet{
-		source: from, log: o.Log.With("issuer", from.issuer), wake: make(chan struct{}, 1),
-		client: &http.Client{
-			Transport: o.Transport,
-			// A redirect could lead to another host's keys, or from https to http.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-	}
-	if from.uri != "" {
-		s.url = redacted(from.uri)
+// newKeySet returns the set of a source; first is what was read of it already, or nil.
+func newKeySet(from source, first *jwks, o Options) *keySet {
+	s := &keySet{source: from, transport: o.Transport, log: o.Log.With("issuer", from.issuer), wake: make(chan struct{}, 1)}
+	s.url = from.place()
+	if first != nil {
+		s.set.Store(first)
+		s.fetched, s.started, s.stored, s.ended = time.Now(), 1, 1, 1
 	}
 	return s
 }
@@ -185,7 +193,7 @@ func (s *keySet) state() IssuerState {
 	defer s.mu.Unlock()
 	state := IssuerState{Issuer: s.issuer, Warning: s.warning, KeysURL: s.url, Fetched: s.fetched, Refreshes: s.ended, Failures: s.failures}
 	if set := s.current(); set != nil {
-		state.Keys, state.Skipped = set.usable(), s.skipped
+		state.Keys, state.Skipped = len(set.keys), len(set.skipped)
 	}
 	if s.lastErr != nil {
 		state.LastError = s.lastErr.Error()
@@ -196,6 +204,10 @@ func (s *keySet) state() IssuerState {
 // run fetches until ctx ends: at once, then regularly, after a failure soon again, and when wake
 // asks.
 func (s *keySet) run(ctx context.Context) {
+	if s.inline != "" { // nothing of it can change
+		<-ctx.Done()
+		return
+	}
 	s.mu.Lock()
 	s.running = true
 	s.mu.Unlock()
@@ -217,14 +229,14 @@ func (s *keySet) run(ctx context.Context) {
 			s.release()
 			s.mu.Unlock()
 		}
-		wait := refreshEvery
+		wait := s.interval()
 		if err != nil {
-			wait, retry = retry, min(2*retry, lastRetry)
+			wait, retry = min(retry, wait), min(2*retry, lastRetry)
 		} else {
 			retry = firstRetry
 		}
 		select {
-		case <-time.After(wait - rand.N(wait/10)):
+		case <-time.After(wait - rand.N(wait/10)): // so that replicas do not ask all at once
 		case <-s.wake:
 		case <-ctx.Done():
 			return
@@ -240,19 +252,26 @@ func (s *keySet) release() {
 	}
 }
 
-// refetch gets the keys anew because a token names one that is not known, and returns the set that
-// is there then. All requests that ask share one fetch, which belongs to run and not to any of them:
-// a client that goes away cannot spoil it. If the last such fetch is less than refetchEvery ago
-// refetch returns at once, so that made-up names cost the issuer nothing.
-func (s *keySet) refetch(ctx context.Context) *jwks {
+// refetch gets the keys anew because those that are there do not verify a token, and returns the set
+// that is there then. All requests that ask share one fetch, which belongs to run and not to any of
+// them: a client that goes away cannot spoil it. If the last such fetch is less than refetchEvery
+// ago refetch returns at once, so that made-up tokens cost the issuer nothing. Strangers cannot use
+// up the fetch that users need after a rotation: a token whose subject was verified before, which
+// known reports, has a second one.
+func (s *keySet) refetch(ctx context.Context, known func() bool) *jwks {
 	s.mu.Lock()
 	if s.waiting == nil {
 		now := time.Now()
-		if !s.running || !s.refetched.IsZero() && now.Sub(s.refetched) < refetchEvery {
+		free := func(n int) bool { return s.refetched[n].IsZero() || now.Sub(s.refetched[n]) >= refetchEvery }
+		slot := 0
+		if !free(0) {
+			slot = 1
+		}
+		if !s.running || !free(slot) || slot == 1 && !known() {
 			s.mu.Unlock()
 			return s.current()
 		}
-		s.refetched, s.waiting = now, make(chan struct{})
+		s.refetched[slot], s.waiting = now, make(chan struct{})
 		select {
 		case s.wake <- struct{}{}:
 		default:
@@ -275,15 +294,15 @@ func (s *keySet) fetch(ctx context.Context) error {
 	s.started++
 	number := s.started
 	s.mu.Unlock()
-	limited, cancel := context.WithTimeout(ctx, fetchLimit)
+	limited, cancel := context.WithTimeout(ctx, s.timeout())
 	defer cancel()
-	set, skipped, from, err := s.get(limited)
+	set, from, err := s.get(limited)
 	switch {
 	case err == nil:
 	case ctx.Err() != nil: // the caller has given up, which says nothing about the issuer
 		return fmt.Errorf("issuer %s: fetch keys: %w", s.issuer, ctx.Err())
 	case limited.Err() != nil:
-		err = fmt.Errorf("%s: no whole answer within %s", from, fetchLimit)
+		err = fmt.Errorf("%s: no whole answer within %s", from, s.timeout())
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -291,16 +310,21 @@ func (s *keySet) fetch(ctx context.Context) error {
 		s.url = from
 	}
 	s.ended++
-	if before := s.current(); err == nil && set.usable() == 0 && before != nil && before.usable() > 0 {
-		// That is how a broken deployment of the issuer looks; such a set would log every user out.
-		err = fmt.Errorf("%s: none of %d keys is usable", from, skipped)
+	if err == nil && len(set.keys) == 0 {
+		err = fmt.Errorf("%s: none of %d keys is usable: %s", from, len(set.skipped), set.why())
+		// A set in which nothing is usable does not replace one with keys: that is how a broken
+		// deployment of the issuer looks, and it would log every user out.
+		if before := s.current(); before == nil || len(before.keys) == 0 && !before.equal(set) {
+			s.set.Store(set)
+			s.fetched = time.Now()
+		}
 	}
 	if err != nil {
 		s.failed(err)
 		return fmt.Errorf("issuer %s: fetch keys: %w", s.issuer, err)
 	}
 	if number > s.stored {
-		s.stored, s.skipped = number, skipped
+		s.stored = number
 		s.succeeded(set)
 	}
 	return nil
@@ -330,7 +354,7 @@ func (s *keySet) succeeded(set *jwks) {
 		s.set.Store(set)
 	}
 	if changed || s.lastErr != nil {
-		s.log.Info("keys fetched", "url", s.url, "keys", set.usable(), "skipped", s.skipped)
+		s.log.Info("keys fetched", "url", s.url, "keys", len(set.keys), "skipped", len(set.skipped), "why", set.why())
 	}
 	s.fetched, s.lastErr = time.Now(), nil
 }

@@ -109,6 +109,7 @@ func (t *token) readHeader() error {
 	if t.alg, err = shortString("alg", found[0]); err != nil {
 		return err
 	}
+	t.alg = canonical(t.alg)
 	t.kid, err = shortString("kid", found[1])
 	return err
 }
@@ -129,6 +130,16 @@ func (t *token) content() (content, error) {
 		return content{}, fmt.Errorf("payload: %w", err)
 	}
 	return c, nil
+}
+
+// subject returns the claim sub of a token that nothing is verified of, or "".
+func (t *token) subject() string {
+	found, err := glance(t.payload, "sub")
+	if err != nil {
+		return ""
+	}
+	sub, _ := shortString("sub", found[0])
+	return sub
 }
 
 // content is the claims of a token, the registered ones taken out.

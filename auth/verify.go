@@ -108,6 +108,9 @@ func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity
 		return nil, nil, outcome.Refuse(outcome.Malformed, err.Error())
 	}
 	id, err := i.judge(content, v.now(), t)
+	if err == nil {
+		i.keys.subjects.saw(id.Subject)
+	}
 	return id, keys, err
 }
 
@@ -147,22 +150,35 @@ func (i *issuer) check(ctx context.Context, tok *token, t Trace) (*jwks, error) 
 		}
 		return nil, i.unavailable()
 	}
-	keys, refusal := set.find(tok.alg, tok.kid)
-	if refusal != nil && refusal.Reason == outcome.UnknownKey && tok.kid != "" {
-		if set = i.keys.refetch(ctx); set == nil {
+	tried, refusal := set.verify(tok)
+	if refusal != nil {
+		// After a rotation the issuer has keys that we have not, perhaps under a kid that we know.
+		newer := i.keys.refetch(ctx, func() bool { return i.keys.subjects.knows(tok.subject()) })
+		if newer == nil {
 			return nil, i.unavailable()
 		}
-		keys, refusal = set.find(tok.alg, tok.kid)
+		if newer != set {
+			set = newer
+			tried, refusal = set.verify(tok)
+		}
+	}
+	if tried > 0 {
+		t.trace("key", "%d of the issuer's %d keys may have signed", tried, len(set.keys))
 	}
 	if refusal != nil {
 		return nil, refusal
 	}
-	t.trace("key", "%d of the issuer's %d keys may have signed", len(keys), set.usable())
-	if !signedByOne(tok, keys) {
-		return nil, &outcome.Refusal{Reason: outcome.BadSignature, Detail: fmt.Sprintf("none of the matching keys verifies the signature (%d tried)", len(keys))}
-	}
 	t.trace("signature", "good")
 	return set, nil
+}
+
+// verify looks for a key that verifies the signature. It returns how many were tried.
+func (s *jwks) verify(tok *token) (tried int, refusal *outcome.Refusal) {
+	keys, refusal := s.find(tok.alg, tok.kid)
+	if refusal == nil && !signedByOne(tok, keys) {
+		refusal = outcome.Refuse(outcome.BadSignature, fmt.Sprintf("none of the matching keys verifies the signature (%d tried)", len(keys)))
+	}
+	return len(keys), refusal
 }
 
 // signedByOne reports whether one of the keys has made the token's signature.

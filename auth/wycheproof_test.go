@@ -25,7 +25,7 @@ func judgeJWS(keys, text string) outcome.Reason {
 	if methods[tok.alg] == nil {
 		return outcome.AlgNotAllowed
 	}
-	set, _, err := parseKeys([]byte(keys))
+	set, err := parseKeys([]byte(keys))
 	if err != nil {
 		return outcome.JWKSUnavailable
 	}

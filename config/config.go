@@ -159,6 +159,14 @@ type JWT struct {
 	Issuer string `yaml:"issuer" env:"JWT_ISSUER"`
 	// JWKSURI is where its keys are. Empty: OIDC discovery, then <issuer>/.well-known/jwks.json.
 	JWKSURI string `yaml:"jwksUri" env:"JWT_JWKS_URI"`
+	// JWKS is the key set itself, as JSON, for an issuer that cannot be asked.
+	JWKS string `yaml:"jwks" env:"JWT_JWKS"`
+	// JWKSFile is a file with the key set. It must be there at the start, and is read every 5 s.
+	JWKSFile string `yaml:"jwksFile" env:"JWT_JWKS_FILE"`
+	// Fetch is how the issuer is asked for its keys.
+	Fetch Fetch `yaml:"fetch" envPrefix:"JWT_FETCH_"`
+	// Timeout is fetch.timeout under the name that Istio has for it.
+	Timeout time.Duration `yaml:"timeout" env:"JWT_TIMEOUT"`
 	// Audiences: the claim aud must hold one of them. Empty: not looked at.
 	Audiences []string `yaml:"audiences" env:"JWT_AUDIENCES"`
 	// ForwardOriginalToken gives the agent the token as Authorization: Bearer. Default true.
@@ -179,10 +187,27 @@ type JWT struct {
 	ClockSkew time.Duration `yaml:"clockSkew" env:"JWT_CLOCK_SKEW"`
 	// RequireExpiration refuses tokens without exp. Default true.
 	RequireExpiration bool `yaml:"requireExpiration" env:"JWT_REQUIRE_EXPIRATION"`
-	// InsecureHTTP allows http:// in issuer and jwksUri beyond loopback.
+	// InsecureHTTP allows http:// beyond loopback in jwksUri, and in the issuer if it is asked for its keys.
 	InsecureHTTP bool `yaml:"insecureHTTP" env:"JWT_INSECURE_HTTP"`
 	// Algorithms are those accepted; the default is all that are supported.
 	Algorithms []string `yaml:"algorithms" env:"JWT_ALGORITHMS"`
+}
+
+// Discovers reports whether the issuer is asked where its keys are.
+func (j JWT) Discovers() bool { return j.JWKSURI == "" && j.JWKS == "" && j.JWKSFile == "" }
+
+// Fetch is how an issuer is asked for its keys.
+type Fetch struct {
+	// Proxy is the HTTP proxy to go through, http:// or https://, with user information if it wants some. The environment's is not used.
+	Proxy string `yaml:"proxy" env:"PROXY"`
+	// CAFile is a PEM file of the authorities that sign the issuer's certificate, instead of the system's. It is read for each fetch.
+	CAFile string `yaml:"caFile" env:"CA_FILE"`
+	// BearerTokenFile is a file with a token that the issuer, and a jwksUri that is written here, are sent. It is read for each fetch.
+	BearerTokenFile string `yaml:"bearerTokenFile" env:"BEARER_TOKEN_FILE"`
+	// Timeout is for one fetch, discovery included. Default 10s, at most 1m.
+	Timeout time.Duration `yaml:"timeout" env:"TIMEOUT"`
+	// Interval is how long keys are used until they are asked for again. Default 10m, from 30s to 24h.
+	Interval time.Duration `yaml:"interval" env:"INTERVAL"`
 }
 
 // ClaimHeader maps one claim to one header.
@@ -307,7 +332,8 @@ type (
 )
 
 // Algorithms are the signature algorithms that can be accepted (RFC 7518 §3.1, RFC 8037 §3.1): asymmetric ones only, as a key set is public.
-var Algorithms = [...]string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+// Ed25519 is another name of EdDSA (RFC 9864).
+var Algorithms = [...]string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"}
 
 // Default is the configuration in which nothing was said.
 func Default() Config {
@@ -356,6 +382,7 @@ func DefaultJWT() JWT {
 		FromHeaders:       HeaderSources{{Name: "Authorization", Prefix: "Bearer "}},
 		FromParams:        []string{"access_token"},
 		FromSubprotocols:  []string{"bearer", "base64url.bearer.authorization.k8s.io"},
+		Fetch:             Fetch{Timeout: 10 * time.Second, Interval: 10 * time.Minute},
 		ClockSkew:         60 * time.Second,
 		RequireExpiration: true,
 		Algorithms:        append([]string(nil), Algorithms[:]...),

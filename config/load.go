@@ -81,7 +81,7 @@ func Load(s Sources) (*Config, error) {
 	for _, key := range slices.Sorted(maps.Keys(leftovers)) {
 		l.notes = append(l.notes, fmt.Sprintf("%s: %s: %s, so that it can never match; %s", l.place(key), key, leftovers[key][0], leftovers[key][1]))
 	}
-	c.Notes = slices.Concat(l.notes, c.remarks(), writable(s, c.TLS))
+	c.Notes = slices.Concat(l.notes, c.remarks(), writable(s, &c), unusedProxy(s.Environ, c.Authentication))
 	return &c, nil
 }
 
@@ -119,9 +119,13 @@ func (c *Config) normalize() {
 
 // writable are notes about files that anybody on the machine may write: who can, rules the gateway. That others may read a key is not
 // noted, since that is how Kubernetes mounts a Secret. What is wrong with a file otherwise, whoever reads it says.
-func writable(s Sources, t TLS) (notes []string) {
+func writable(s Sources, c *Config) (notes []string) {
 	type named struct{ name, file string }
+	t := c.TLS
 	files := []named{{"tls.certFile", t.CertFile}, {"tls.keyFile", t.KeyFile}, {"tls.clientCAFile", t.ClientCAFile}}
+	for _, j := range c.Authentication.Issuers() {
+		files = append(files, named{"jwksFile of issuer " + j.Issuer, j.JWKSFile}, named{"fetch.caFile of issuer " + j.Issuer, j.Fetch.CAFile})
+	}
 	if file := s.ConfigFile(); file != "" {
 		files = append(files, named{"configuration file", file})
 	}
@@ -134,6 +138,19 @@ func writable(s Sources, t TLS) (notes []string) {
 		}
 	}
 	return notes
+}
+
+// unusedProxy is a note about a proxy of the environment that an operator may count on.
+func unusedProxy(environ []string, a Authentication) []string {
+	if !a.Enabled || !slices.ContainsFunc(a.Issuers(), func(j JWT) bool { return j.JWKS == "" && j.JWKSFile == "" && j.Fetch.Proxy == "" }) {
+		return nil
+	}
+	for _, e := range environ {
+		if name, value, _ := strings.Cut(e, "="); strings.EqualFold(name, "HTTPS_PROXY") && value != "" {
+			return []string{name + " is set and not used: keys are fetched without a proxy; set authentication.jwt.fetch.proxy if there is no other way"}
+		}
+	}
+	return nil
 }
 
 // Problem is one mistake in the configuration.

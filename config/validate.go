@@ -1,6 +1,8 @@
 package config
 
 import (
+	"cmp"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
@@ -420,16 +422,17 @@ func (k *checker) issuer(key string, j JWT, enabled bool) {
 	case strings.ContainsFunc(j.Issuer, func(c rune) bool { return isControl(c) || strings.ContainsRune(" {}<>\"", c) }):
 		k.add(key+".issuer", "a space, brace, bracket, quote or control character, which no issuer has",
 			"write it exactly as in the claim iss, with variables and templates filled in")
-	case !isURL && j.JWKSURI == "":
+	case !isURL && j.Discovers():
 		k.add(key+".issuer", "not an http:// or https:// URL, so its keys cannot be found", "set jwksUri as well", key+".jwksUri")
 	case !isURL:
 	case issuer.User != nil:
 		k.add(key+".issuer", "user information in the URL", "remove it: the address is public")
-	case j.JWKSURI == "" && (issuer.RawQuery != "" || issuer.ForceQuery || strings.Contains(j.Issuer, "#")):
+	case j.Discovers() && (issuer.RawQuery != "" || issuer.ForceQuery || strings.Contains(j.Issuer, "#")):
 		k.add(key+".issuer", "query or fragment in the URL, so its keys cannot be found", "set jwksUri as well", key+".jwksUri")
-	case issuer.Scheme == "http" && !IsLoopback(issuer) && !j.InsecureHTTP:
-		k.add(key+".issuer", "http:// beyond loopback", insecure, key+".insecureHTTP")
+	case issuer.Scheme == "http" && j.Discovers() && !IsLoopback(issuer) && !j.InsecureHTTP:
+		k.add(key+".issuer", "http:// beyond loopback", insecure+"; with jwksUri, jwks or jwksFile it is only a name", key+".insecureHTTP")
 	}
+	k.fetch(key, j)
 	if j.JWKSURI == "" {
 		return
 	}
@@ -445,6 +448,60 @@ func (k *checker) issuer(key string, j JWT, enabled bool) {
 	case keys.Scheme == "http" && !IsLoopback(keys) && !j.InsecureHTTP:
 		k.add(key+".jwksUri", "http:// beyond loopback", insecure, key+".insecureHTTP")
 	}
+}
+
+// fetch checks where an issuer's keys come from, and how.
+func (k *checker) fetch(key string, j JWT) {
+	var given []string
+	for _, from := range []struct{ name, value string }{{"jwksUri", j.JWKSURI}, {"jwks", j.JWKS}, {"jwksFile", j.JWKSFile}} {
+		if from.value != "" {
+			given = append(given, from.name)
+		}
+	}
+	if len(given) > 1 {
+		k.add(key+"."+given[1], "a second source of keys beside "+given[0], "keep one of the two")
+	}
+	if j.JWKS != "" && !json.Valid([]byte(j.JWKS)) {
+		k.add(key+".jwks", "not JSON", `write the key set itself, such as '{"keys": [{"kty": "EC", …}]}', or its address as jwksUri`)
+	}
+	at, f, own := key+".fetch", j.Fetch, DefaultJWT().Fetch
+	if (j.JWKS != "" || j.JWKSFile != "") && f != own {
+		k.add(at, "nothing is fetched beside "+given[0], "remove it, or name an address as jwksUri")
+		return
+	}
+	if f.Proxy != "" {
+		if u, ok := httpURL(f.Proxy); !ok || u.Path != "" && u.Path != "/" || u.RawQuery != "" || strings.Contains(f.Proxy, "#") {
+			k.add(at+".proxy", "not the http:// or https:// URL of a proxy", "write scheme, host and port, such as http://proxy.example.com:3128")
+		}
+	}
+	if u, ok := httpURL(cmp.Or(j.JWKSURI, j.Issuer)); f.BearerTokenFile != "" && ok && u.Scheme == "http" && !IsLoopback(u) {
+		k.add(at+".bearerTokenFile", "the token would be sent over http://", "use https:// for the issuer and jwksUri")
+	}
+	k.between(at+".timeout", f.Timeout, time.Second, time.Minute)
+	k.between(at+".interval", f.Interval, 30*time.Second, 24*time.Hour)
+	if j.Timeout != 0 {
+		k.between(key+".timeout", j.Timeout, time.Second, time.Minute)
+		if f.Timeout != own.Timeout && f.Timeout != j.Timeout {
+			k.add(key+".timeout", "another value than fetch.timeout, which is the same", "keep one of the two")
+		}
+	}
+}
+
+func (k *checker) between(key string, d, least, most time.Duration) {
+	if d < least || d > most {
+		k.add(key, "out of range", fmt.Sprintf("from %s to %s", short(least), short(most)))
+	}
+}
+
+// short returns a duration without the parts of it that are 0.
+func short(d time.Duration) string {
+	s := d.String()
+	for _, zero := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(s, zero) {
+			s = s[:len(s)-2]
+		}
+	}
+	return s
 }
 
 func (k *checker) claimHeaders(key string, mappings ClaimHeaders) {

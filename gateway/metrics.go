@@ -96,6 +96,8 @@ var (
 	descKeysAge     = prometheus.NewDesc("omnia_gateway_jwks_age_seconds", "Since the issuer's keys were last fetched.", []string{"issuer"}, nil)
 	descKeys        = prometheus.NewDesc("omnia_gateway_jwks_keys", "Usable keys of the issuer.", []string{"issuer"}, nil)
 	descRefreshes   = prometheus.NewDesc("omnia_gateway_jwks_refreshes_total", "Fetches of the issuer's keys.", []string{"issuer", "result"}, nil)
+	descRemembered  = prometheus.NewDesc("omnia_gateway_remembered_tokens", "Verified tokens that are remembered.", nil, nil)
+	descTokenBytes  = prometheus.NewDesc("omnia_gateway_remembered_tokens_bytes", "Memory of the verified tokens that are remembered, about.", nil, nil)
 	descReady       = prometheus.NewDesc("omnia_gateway_ready", "1 when new connections are welcome.", nil, nil)
 	descCertificate = prometheus.NewDesc("omnia_gateway_certificate_expiry_seconds", "When the certificate ends, in seconds since 1970.", nil, nil)
 	descBuild       = prometheus.NewDesc("omnia_gateway_build_info", "Version and commit of the gateway.", []string{"version", "revision"}, nil)
@@ -103,7 +105,7 @@ var (
 
 // Describe is for the registry.
 func (live) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descConnections, descRequests, descBytes, descMessages, descKeysAge, descKeys, descRefreshes, descReady, descCertificate, descBuild} {
+	for _, d := range []*prometheus.Desc{descConnections, descRequests, descBytes, descMessages, descKeysAge, descKeys, descRefreshes, descRemembered, descTokenBytes, descReady, descCertificate, descBuild} {
 		c <- d
 	}
 }
@@ -131,6 +133,9 @@ func (l live) Collect(c chan<- prometheus.Metric) {
 		counter(descRefreshes, i.Refreshes-i.Failures, i.Issuer, "ok")
 		counter(descRefreshes, i.Failures, i.Issuer, "error")
 	}
+	tokens, bytes := l.g.policy.Load().Remembered()
+	gauge(descRemembered, float64(tokens))
+	gauge(descTokenBytes, float64(bytes))
 	ready := 0.0
 	if l.g.ready() {
 		ready = 1

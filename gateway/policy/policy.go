@@ -122,6 +122,9 @@ func (r Removed) Allowed() bool { return r.Key != claimHeaders }
 // Ready reports whether tokens can be judged: see auth.Verifier.Ready.
 func (p *Policy) Ready() bool { return p.verifier.Ready() }
 
+// Remembered returns how many verified tokens are remembered, and about how many bytes they take.
+func (p *Policy) Remembered() (tokens, bytes int) { return p.verifier.Remembered() }
+
 // Issuers returns the states of all issuers, in the order of the configuration.
 func (p *Policy) Issuers() []auth.IssuerState { return p.verifier.Issuers() }
 
