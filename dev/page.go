@@ -13,7 +13,7 @@ import (
 var pageHTML []byte
 
 // newPage serves the page. Its policy allows only the one script and the one style in the page.
-// The page may connect to any WebSocket, because the developer can enter an address.
+// The page may ask any server, because the developer can enter an address.
 func newPage() (http.Handler, error) {
 	script, err := inlineHash("script")
 	if err != nil {
@@ -23,7 +23,7 @@ func newPage() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	policy := "default-src 'none'; script-src " + script + "; style-src " + style + "; img-src data:; connect-src 'self' ws: wss:; " +
+	policy := "default-src 'none'; script-src " + script + "; style-src " + style + "; img-src data:; connect-src * ws: wss:; " +
 		"base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		h := w.Header()

@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 func TestPageHasAStrictPolicy(t *testing.T) {
@@ -71,7 +73,14 @@ func TestPageDocumentsItsIDs(t *testing.T) {
 			t.Errorf("%d elements with the id %s, want 1", n, id[1])
 		}
 	}
-	// The page and the issuer know the same faults.
+	// The page has words for every refusal that it can be shown, and knows the same faults as the
+	// issuer.
+	for _, word := range outcome.All() {
+		known := strings.Contains(string(pageHTML), "'"+string(word)+"':") || strings.Contains(string(pageHTML), "\n  "+string(word)+":")
+		if word.Refuses() && !known && word != outcome.ClientLost && word != outcome.UpstreamRefused {
+			t.Errorf("the page has no words for %s", word)
+		}
+	}
 	for _, fault := range faults {
 		if !strings.Contains(string(pageHTML), `broken: '`+string(fault)+`'`) {
 			t.Errorf("the page does not offer %s", fault)

@@ -10,17 +10,18 @@ import (
 
 // shown is what the page showed in Chromium for one kind of token.
 type shown struct {
-	Name, Protocol, Code, Meaning, Status, Reason, Refusal string
-	Opened                                                 bool
-	Frames, Problems                                       []string
+	Name, Protocol, Code, Meaning, Status, Reason, Refusal, Answered, Answer string
+
+	Opened           bool
+	Frames, Problems []string
 }
 
 // browse tries kinds of tokens on the page of a running dev.
-func browse(t *testing.T, d *developer, kinds ...string) map[string]shown {
+func browse(t *testing.T, page string, kinds ...string) map[string]shown {
 	t.Helper()
 	needs(t, "node", "playwright-core", "chromium")
-	cmd := client(t, "bash", append([]string{"-c", `exec node clients/browser.js "$(command -v chromium)" "$@"`, "browse",
-		d.word(`In a browser:\n\n  (\S+)`)}, kinds...)...)
+	cmd := clientFor(t, 3*patience, "bash", append([]string{"-c", `exec node clients/browser.js "$(command -v chromium)" "$@"`, "browse",
+		page}, kinds...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -66,28 +67,42 @@ func (s shown) served(t *testing.T, protocol, code string) {
 }
 
 func TestBrowser(t *testing.T) {
+	for mode, args := range map[string][]string{"plain": nil, "TLS": {"--tls"}} {
+		t.Run(mode, func(t *testing.T) {
+			d := startDev(t, append([]string{binary, "dev", "--listen", "127.0.0.1:0"}, args...)...)
+			d.showsAll(t, d.page())
+		})
+	}
+}
+
+// showsAll holds a page of dev to all that it should show: an open connection and its end, an
+// answer by HTTP, and each refusal with its word.
+func (d *developer) showsAll(t *testing.T, page string) {
 	refusals := map[string]string{ // each a 401
 		"none": "no-token", "expired": "expired", "audience": "wrong-audience", "issuer": "wrong-issuer", "signature": "bad-signature",
 		"key": "unknown-key", "alg-none": "alg-not-allowed",
 	}
-	for mode, args := range map[string][]string{"plain": nil, "TLS": {"--tls"}} {
-		t.Run(mode, func(t *testing.T) {
-			d := startDev(t, append([]string{binary, "dev", "--listen", "127.0.0.1:0"}, args...)...)
-			kinds := []string{"short", "fresh", "fresh/query"} // the short one ends while the others are tried
-			for kind := range refusals {
-				kinds = append(kinds, kind)
+	kinds := []string{"short", "fresh", "fresh/query"} // the short one ends while the others are tried
+	for kind := range refusals {
+		kinds = append(kinds, kind)
+	}
+	all := browse(t, page, kinds...)
+	t.Run("talks with a token as subprotocol", func(t *testing.T) { all["fresh"].served(t, "bearer", "1000") })
+	t.Run("talks with a token in the query", func(t *testing.T) { all["fresh/query"].served(t, "(none)", "1000") })
+	t.Run("is told when the token ends", func(t *testing.T) { all["short"].served(t, "bearer", "3000") })
+	t.Run("reads an answer by HTTP", func(t *testing.T) {
+		if s := all["fresh"]; s.Answered != "426" {
+			t.Errorf("the page shows %q, want the agent's 426", s.Answer)
+		}
+	})
+	for kind, reason := range refusals {
+		t.Run("is told "+reason, func(t *testing.T) {
+			s := all[kind]
+			if s.Opened || s.Status != "401" || s.Reason != reason || !strings.HasPrefix(s.Refusal, "401 "+reason+": ") {
+				t.Errorf("the page shows %+v, want 401 %s", s, reason)
 			}
-			all := browse(t, d, kinds...)
-			t.Run("talks with a token as subprotocol", func(t *testing.T) { all["fresh"].served(t, "bearer", "1000") })
-			t.Run("talks with a token in the query", func(t *testing.T) { all["fresh/query"].served(t, "(none)", "1000") })
-			t.Run("is told when the token ends", func(t *testing.T) { all["short"].served(t, "bearer", "3000") })
-			for kind, reason := range refusals {
-				t.Run("is told "+reason, func(t *testing.T) {
-					if s := all[kind]; s.Opened || s.Status != "401" || s.Reason != reason ||
-						!strings.HasPrefix(s.Refusal, "401 "+reason+": ") {
-						t.Errorf("the page shows %+v, want 401 %s", s, reason)
-					}
-				})
+			if s.Answered != "401" || !strings.Contains(s.Answer, `"reason":"`+reason+`"`) {
+				t.Errorf("by HTTP the page shows %q, want 401 %s", s.Answer, reason)
 			}
 		})
 	}

@@ -107,6 +107,9 @@ func (d *developer) atTerminal(t *testing.T, lines ...string) (string, error) {
 	return run(t, cmd)
 }
 
+// page is the address of the page.
+func (d *developer) page() string { return d.word(`In a browser:\n\n  (\S+)`) }
+
 // export is the line that makes $TOKEN.
 func (d *developer) export() string { return d.line("export TOKEN") }
 
@@ -251,7 +254,7 @@ func TestDevServesTheDevelopersOwnAgent(t *testing.T) {
 					`ws.send("hello from a page")`)
 			})
 			t.Run("on the page of dev", func(t *testing.T) {
-				s := browse(t, d, "fresh")["fresh"]
+				s := browse(t, d.page(), "fresh")["fresh"]
 				if !s.Opened || s.Protocol != "bearer" || !slices.Contains(s.Frames, "hello from Chromium") || s.Code != "1000" {
 					t.Errorf("the page shows %+v", s)
 				}
@@ -289,7 +292,7 @@ func TestDevTakesAnotherPortIfItsOwnIsInUse(t *testing.T) {
 
 func TestLifetimeOfDevIsThatOfEveryToken(t *testing.T) {
 	d := startDev(t, binary, "dev", "--listen", "127.0.0.1:0", "--lifetime", "7m")
-	page := d.word(`In a browser:\n\n  (\S+)`)
+	page := d.page()
 	for name, token := range map[string]string{
 		"the issuer's": d.token(url.Values{"sub": {"alice"}}),
 		"the page's":   tokenFrom(t, page+"token", nil),

@@ -39,6 +39,10 @@ async function attempt(context, name) {
     report.status = await attribute('refusal', 'data-status');
     report.reason = await attribute('refusal', 'data-reason');
     report.refusal = await shown('refusal');
+    await page.click('#fetch');
+    await page.waitForSelector('#answer[data-status]');
+    report.answered = await attribute('answer', 'data-status');
+    report.answer = await shown('answer');
     report.problems = problems;
     console.log(JSON.stringify(report));
   };
