@@ -374,7 +374,7 @@ func allFeatures() []feature {
 			q.gateway.refuse(stageForm, 401)
 		}},
 		{"place", "query empty", "", func(q *trial) {
-			q.place = func(string) { q.addQuery("access_token=", "", "") }
+			q.place = func(string) { q.addQuery("access_token=", "", "access_token=") }
 			q.both(func(s *side) { s.refuse(stageForm, 401) })
 		}},
 		{"place", "query of another case", rowNoToken, func(q *trial) {
