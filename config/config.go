@@ -103,6 +103,9 @@ type Route struct {
 	Public bool `yaml:"public"`
 	// Query says what the client may not choose in the query string.
 	Query Query `yaml:"query"`
+	// HostHeader is the Host that the agent sees: keep (the client's, the default, because agents compare
+	// it with Origin) or upstream (that of Upstream, for agents that answer only to their own name).
+	HostHeader string `yaml:"hostHeader"`
 	// RequiredClaims are asked in addition to those of authentication.authorization; {agent} stands for the label of the path.
 	RequiredClaims RequiredClaims `yaml:"requiredClaims"`
 	// AllowedOrigins are the exact origins (scheme://host[:port]) from which a browser may come. Empty: any. ["*"] says the same, and is needed
@@ -296,7 +299,9 @@ type Limits struct {
 	MaxMessageBytes int64 `yaml:"maxMessageBytes" env:"MAX_MESSAGE_BYTES"`
 	// MessagesPerSecond slows a sender down. Not supported yet.
 	MessagesPerSecond float64 `yaml:"messagesPerSecond" env:"MESSAGES_PER_SECOND"`
-	// HandshakeTimeout bounds TLS handshake and request head together, and likewise the agent's answer. Default 10s.
+	// UpstreamTimeout bounds the agent's answer to a handshake, connection and TLS included. Default 30s.
+	UpstreamTimeout time.Duration `yaml:"upstreamTimeout" env:"UPSTREAM_TIMEOUT"`
+	// HandshakeTimeout bounds TLS handshake and request head together. Default 10s.
 	HandshakeTimeout time.Duration `yaml:"handshakeTimeout" env:"HANDSHAKE_TIMEOUT"`
 	// MaxHeaderBytes bounds the request head. Default 32768; at least 4096, as tokens are long.
 	MaxHeaderBytes int `yaml:"maxHeaderBytes" env:"MAX_HEADER_BYTES"`
@@ -350,6 +355,7 @@ func Default() Config {
 		Limits: Limits{
 			MaxMessageBytes:  16 << 20,
 			HandshakeTimeout: 10 * time.Second,
+			UpstreamTimeout:  30 * time.Second,
 			MaxHeaderBytes:   32 << 10,
 		},
 		Log: Log{Format: "json", Level: "info"},
@@ -391,5 +397,5 @@ func DefaultJWT() JWT {
 
 // DefaultRoute is a route of which nothing was said.
 func DefaultRoute() Route {
-	return Route{StripPrefix: true, Query: Query{Drop: []string{"agent", "namespace", "workspace", "device_id"}}}
+	return Route{StripPrefix: true, HostHeader: "keep", Query: Query{Drop: []string{"agent", "namespace", "workspace", "device_id"}}}
 }

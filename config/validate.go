@@ -142,6 +142,7 @@ func (k *checker) routes(routes Routes) {
 		if host := strings.TrimPrefix(r.Host, "*."); r.Host != "" && !isHostName(strings.ToLower(host)) {
 			k.add(key+".host", "not a host name", "write it without scheme and port: agents.example.com or *.agents.example.com")
 		}
+		k.oneOf(key+".hostHeader", r.HostHeader, "keep", "upstream")
 		k.query(key+".query", r.Query, hasAgent)
 		k.requiredClaims(key+".requiredClaims", r.RequiredClaims)
 		if r.Public && len(r.RequiredClaims) > 0 {
@@ -662,6 +663,9 @@ func (k *checker) limits(l Limits) {
 	}
 	if l.HandshakeTimeout <= 0 {
 		k.add("limits.handshakeTimeout", "0 or less", "handshakes must be bounded; the default is 10s")
+	}
+	if l.UpstreamTimeout <= 0 {
+		k.add("limits.upstreamTimeout", "0 or less", "an agent's answer must be bounded; the default is 30s")
 	}
 	if l.MaxHeaderBytes < minHeaderBytes {
 		k.add("limits.maxHeaderBytes", "too little for a token and other headers", fmt.Sprintf("at least %d; the default is 32768", minHeaderBytes))

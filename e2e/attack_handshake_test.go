@@ -89,24 +89,49 @@ func TestG01NoTunnelUnlessTheAgentsAnswerIsARight101(t *testing.T) {
 	gone()
 }
 
-func TestG02UpgradeToAnythingElseIsRefused(t *testing.T) {
+// An Upgrade to another protocol is ignored (RFC 9110 §7.8): the request is served as HTTP/1.1, the
+// agent does not see the offer, and no tunnel opens.
+func TestG02UpgradeToAnythingElseOpensNothing(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
 	g := start(t, plain(i, a.URL).with("authentication.authorization.excludePaths", []string{"/open"}))
 	for _, line := range []string{
-		"Upgrade: h2c", "Upgrade: foo", "Upgrade: websocket, h2c", "Upgrade: h2c, websocket", "Upgrade: websocket\r\nUpgrade: h2c",
-		"Upgrade: websocket\r\nUpgrade: websocket",
-		"Upgrade: websocket/13", "Upgrade: TLS/1.0", "Upgrade:", "Upgrade: \"websocket\"", "Upgrade: web socket", "Upgrade: ,websocket",
+		"Upgrade: foo", "Upgrade: websocket/13", "Upgrade: TLS/1.0", "Upgrade: \"websocket\"", "Upgrade: web socket",
+		"Upgrade: h2c, TLS/1.0", "Upgrade: websockets",
 	} {
 		change := map[string]string{"Upgrade": line}
-		g.rejected(t, 400, "bad-upgrade", upgrade(change, i.bearer(t))+frames+second)
+		open := strings.Replace(upgrade(change), "/my-agent/ws", "/my-agent/open", 1)
+		for _, text := range []string{upgrade(change, i.bearer(t)), open} {
+			g.one(t, 200, text+frames+second) // what follows is no request
+			if r := a.request(t); r.Header["Upgrade"] != nil || r.Header["Connection"] != nil {
+				t.Errorf("%s: the agent was told %v", line, r.Header)
+			}
+		}
 		g.rejected(t, 401, "no-token", upgrade(change)+frames+second)
-		g.rejected(t, 400, "bad-upgrade", strings.Replace(upgrade(change), "/my-agent/ws", "/my-agent/open", 1)+second)
+	}
+	// Java's HttpClient sends h2c with each request over a connection that it keeps.
+	s := g.dial(t)
+	for range 2 {
+		s.say(keepAlive("GET", "/my-agent/x", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c",
+			"HTTP2-Settings: AAEAAEAA", i.bearer(t)))
+		if r := s.answer(); r.StatusCode != 200 || r.Close {
+			t.Errorf("h2c: %s, closed: %v", r.Status, r.Close)
+		} else {
+			io.Copy(io.Discard, r.Body)
+		}
+		if r := a.request(t); r.Header["Upgrade"] != nil || r.Header["Http2-Settings"] != nil {
+			t.Errorf("h2c: the agent was told %v", r.Header)
+		}
 	}
 	a.untouched(t)
-	s := g.dial(t)
-	s.say(upgrade(map[string]string{"Upgrade": "upgrade: WebSocket", "Connection": "connection: keep-alive, UPGRADE,"}, i.bearer(t)))
-	if r := s.answer(); r.StatusCode != http.StatusSwitchingProtocols {
-		t.Errorf("other spellings of the right thing: %s", r.Status)
+	for _, line := range []string{
+		"upgrade: WebSocket", "Upgrade: websocket, h2c", "Upgrade: h2c, websocket", "Upgrade: h2c\r\nUpgrade: websocket",
+		"Upgrade: ,websocket",
+	} {
+		s := g.dial(t)
+		s.say(upgrade(map[string]string{"Upgrade": line, "Connection": "connection: keep-alive, UPGRADE,"}, i.bearer(t)))
+		if r := s.answer(); r.StatusCode != http.StatusSwitchingProtocols {
+			t.Errorf("%q: %s", line, r.Status)
+		}
 	}
 }
 
@@ -145,7 +170,7 @@ func TestG04BytesBehindARefusedUpgradeAreNoRequest(t *testing.T) {
 	g := start(t, plain(i, a.URL))
 	g.rejected(t, 401, "no-token", upgrade(nil)+second)
 	g.rejected(t, 401, "no-token", upgrade(nil)+frames+second)
-	g.rejected(t, 400, "bad-upgrade", upgrade(map[string]string{"Sec-WebSocket-Version": "Sec-WebSocket-Version: 8"}, i.bearer(t))+second)
+	g.rejected(t, 426, "bad-version", upgrade(map[string]string{"Sec-WebSocket-Version": "Sec-WebSocket-Version: 8"}, i.bearer(t))+second)
 	g.rejected(t, 404, "no-route", strings.Replace(upgrade(nil, i.bearer(t)), "/my-agent/", "/else/", 1)+second)
 	g.rejected(t, 400, "bad-path", strings.Replace(upgrade(nil, i.bearer(t)), "/my-agent/", "/my-agent//", 1)+second)
 	g.one(t, 200, strings.Replace(upgrade(nil), "/my-agent/ws", "/healthz", 1)+second)
@@ -249,9 +274,7 @@ func TestG09HandshakeFieldsAreSingle(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
 	g := start(t, plain(i, a.URL))
 	for _, change := range []map[string]string{
-		{"Sec-WebSocket-Version": "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 8"},
-		{"Sec-WebSocket-Version": "Sec-WebSocket-Version: 13, 8"}, {"Sec-WebSocket-Version": "Sec-WebSocket-Version: 8"},
-		{"Sec-WebSocket-Version": ""}, {"Sec-WebSocket-Version": "Sec-WebSocket-Version: 013"},
+		{"Sec-WebSocket-Version": ""},
 		{"Sec-WebSocket-Version": "Sec_WebSocket_Version: 13"},
 		{"Sec-WebSocket-Key": ""}, {"Sec-WebSocket-Key": "Sec-WebSocket-Key:"}, {"Sec-WebSocket-Key": "Sec-WebSocket-Key: AAAA"},
 		{"Sec-WebSocket-Key": "Sec-WebSocket-Key: " + rawws.Key + "\r\nSec-WebSocket-Key: " + rawws.Key},
@@ -266,6 +289,15 @@ func TestG09HandshakeFieldsAreSingle(t *testing.T) {
 			continue
 		}
 		g.rejected(t, 400, "bad-upgrade", upgrade(change, i.bearer(t)))
+	}
+	for _, line := range []string{
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Version: 8", "Sec-WebSocket-Version: 13, 8", "Sec-WebSocket-Version: 8",
+		"Sec-WebSocket-Version: 013", "Sec-WebSocket-Version:",
+	} {
+		r := g.rejected(t, 426, "bad-version", upgrade(map[string]string{"Sec-WebSocket-Version": line}, i.bearer(t)))
+		if r.Header.Get("Sec-WebSocket-Version") != "13" || r.Header.Get("Upgrade") != "websocket" {
+			t.Errorf("%q: %v", line, r.Header)
+		}
 	}
 	a.untouched(t)
 }
@@ -310,7 +342,7 @@ func TestG11AgentsThatNeverComeToThePointAreGivenUp(t *testing.T) {
 			io.Copy(io.Discard, v.br)
 		}
 	})
-	g := start(t, plain(i, a.URL).with("limits.handshakeTimeout", "700ms"))
+	g := start(t, plain(i, a.URL).with("limits.upstreamTimeout", "700ms"))
 	gone := g.leftovers()
 	for path, want := range map[string]struct {
 		status int

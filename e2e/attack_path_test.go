@@ -101,15 +101,16 @@ func TestE06FragmentsAreRefusedAndQuestionMarksStayWhatTheyAre(t *testing.T) {
 	locked(t, 401, "no-token", "/my-agent/ws%3f.cs", "/my-agent/open%3f", "/my-agent/open%23", "/my-agent/ws?.css", "/my-agent/ws?/free/x",
 		"/my-agent/ws?x=/../public")
 	passes(t, map[string]string{"/public/a%3Fb%23c": "/a%3Fb%23c", "/public/a?b?c=/../d//e\\": "/a?b?c=/../d//e\\",
-		"/my-agent/open?": "/open"})
+		"/my-agent/open?": "/open?"})
 }
 
 func TestE07CaseAndLookalikesOpenNothing(t *testing.T) {
-	locked(t, 404, "no-route", "/PUBLIC/x", "/Public/x", "/HealthZ", "/%50ublic/x", "/public\u200b/x", "/p\u00fcblic/x")
-	locked(t, 401, "no-token", "/my-agent/OPEN", "/my-agent/Free/x", "/my-agent/ws.CSS", "/my-agent/open\uff0f", "/my-agent/\uff4fpen")
+	locked(t, 404, "no-route", "/PUBLIC/x", "/Public/x", "/HealthZ", "/%50ublic/x")
+	locked(t, 400, "bad-path", "/public\u200b/x", "/p\u00fcblic/x", "/my-agent/open\uff0f", "/my-agent/\uff4fpen", "/public/\xff\xfe")
+	locked(t, 401, "no-token", "/my-agent/OPEN", "/my-agent/Free/x", "/my-agent/ws.CSS")
 	passes(t, map[string]string{ // no server in its senses makes dots or slashes of these; the agent gets them as they are
 		"/public/%ef%bc%8e%ef%bc%8e/x": "/%ef%bc%8e%ef%bc%8e/x", "/public/%c0%ae%c0%ae/x": "/%c0%ae%c0%ae/x",
-		"/public/\xff\xfe": "/\xff\xfe", "/public/..%c0%af": "/..%c0%af",
+		"/public/..%c0%af": "/..%c0%af",
 	})
 }
 
@@ -128,9 +129,10 @@ func TestE08SlashesAndLongerNamesOpenNothing(t *testing.T) {
 }
 
 func TestE09OnlyPathsAreTargetsAndOnlyKnownMethodsAreMethods(t *testing.T) {
-	locked(t, 400, "bad-path", "http://gateway.test/public/x", "http://evil.example/my-agent/ws", "https://gateway.test/my-agent/ws",
-		"HTTP://gateway.test/healthz",
-		"ws://gateway.test/public/x", "*")
+	locked(t, 400, "bad-path", "https://gateway.test/public/x", "https://gateway.test/my-agent/ws", "http://u@gateway.test/public/x",
+		"ftp://gateway.test/public/x", "ws://gateway.test/public/x", "*")
+	locked(t, 401, "no-token", "http://evil.example/my-agent/ws", "http://gateway.test/my-agent/ws?/public/x")
+	passes(t, map[string]string{"http://gateway.test/public/x?y": "/x?y", "HTTP://other.test/public": "/"})
 	g, a := doors(t)
 	for _, target := range []string{"public/x", "x:healthz", "?/public", "", "\\public"} {
 		g.one(t, 400, plainRequest("GET", target))
@@ -160,7 +162,7 @@ func TestE10HostIsOneAndPicksNoAgent(t *testing.T) {
 	g := start(t, s.with("upstream.allowLoopback", true))
 	bearer := i.bearer(t)
 	for _, label := range []string{
-		"a.b", "127.0.0.1", "a@b", "a:80", "A", "-a", "a-", "a_b", "*", "%40", "%3a", "a%2eb", "a%20", "\u00e4", strings.Repeat("a", 64),
+		"a.b", "127.0.0.1", "a@b", "a:80", "A", "-a", "a-", "a_b", "*", "%40", "%3a", "a%2eb", "a%20", strings.Repeat("a", 64),
 		"{agent}", "a,b", "[::1]", "%5b::1%5d",
 	} {
 		g.rejected(t, 404, "no-route", plainRequest("GET", "/agents/"+label+"/ws", bearer))

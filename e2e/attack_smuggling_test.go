@@ -234,8 +234,13 @@ func TestF10HTTP2IsNotSpoken(t *testing.T) {
 	all := g.attempt(t, keepAlive("GET", "/my-agent/x", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c",
 		"HTTP2-Settings: AAMAAABkAAQAAP__", i.bearer(t))+
 		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"+settingsFrame)
-	if len(all) != 1 || all[0].StatusCode != 400 {
+	// The request is served as if it had not offered h2c (RFC 9110 §7.8). The preface is refused.
+	if len(all) != 2 || all[0].StatusCode != 200 || all[1].StatusCode < 400 {
 		t.Errorf("h2c was answered %v", all)
+	}
+	r := a.request(t)
+	if r.RequestURI != "/x" || r.Header["Upgrade"] != nil || r.Header["Http2-Settings"] != nil {
+		t.Errorf("the agent got %s with %v", r.RequestURI, r.Header)
 	}
 	a.untouched(t)
 }

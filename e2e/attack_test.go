@@ -104,6 +104,12 @@ func told(t *testing.T, r *http.Request, pairs ...string) {
 		want["Connection"], want["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
 		want["Sec-Websocket-Version"], want["Sec-Websocket-Key"] = []string{"13"}, []string{rawws.Key}
 	}
+	if prefix := r.Header["X-Forwarded-Prefix"]; len(prefix) > 0 { // of routes that strip theirs
+		if len(prefix) != 1 || !strings.HasPrefix(prefix[0], "/") {
+			t.Errorf("the agent was told X-Forwarded-Prefix: %q", prefix)
+		}
+		want["X-Forwarded-Prefix"] = prefix
+	}
 	if via := r.Header["Via"]; len(via) != 1 || !strings.HasPrefix(via[0], "1.1 omnia-gateway-") {
 		t.Errorf("the agent was told Via: %q", via)
 	} else {

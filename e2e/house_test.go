@@ -25,7 +25,7 @@ var arrows = map[string][]string{
 	"gateway": {
 		"auth", "config", "gateway/handshake", "gateway/policy", "gateway/relay", "gateway/session", "internal/buildinfo", "outcome",
 	},
-	"gateway/handshake": {},
+	"gateway/handshake": {"outcome"},
 	"gateway/policy":    {"auth", "config", "gateway/handshake", "outcome"},
 	"gateway/relay":     {"outcome"},
 	"gateway/session":   {"config", "gateway/policy", "outcome"},

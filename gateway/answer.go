@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/gateway/handshake"
@@ -22,8 +23,9 @@ type exchange struct {
 	r       *http.Request
 	start   time.Time
 	pass    *policy.Pass
-	session string // the id, once it is a session
-	code    int    // the status of the agent's answer to plain HTTP; 0 while there is none
+	session string     // the id, once it is a session
+	code    int        // the status of the agent's answer to plain HTTP; 0 while there is none
+	body    *agentBody // of that answer
 }
 
 // newExchange prepares a request. bodyWait is how long a body may take that no room reads.
@@ -33,11 +35,17 @@ func newExchange(w http.ResponseWriter, r *http.Request, bodyWait time.Duration)
 	// request in HTTP/1.0 it has forgotten the Transfer-Encoding: what another server on the way made of
 	// the two is unknown (RFC 9112 §6.1). And a client that asked for a tunnel may go on as if it had
 	// one (RFC 9931). So nothing that follows is read as a request.
-	answer.last = len(r.TransferEncoding) > 0 || r.ProtoMajor != 1 || r.ProtoMinor == 0 || handshake.Wanted(r)
+	answer.last = len(r.TransferEncoding) > 0 || r.ProtoMajor != 1 || r.ProtoMinor == 0 || wantsTunnel(r)
 	if r.ContentLength != 0 {
 		answer.rc.SetReadDeadline(time.Now().Add(bodyWait)) // stallReader has its own
 	}
 	return &exchange{w: answer, r: r, start: time.Now()}
+}
+
+// wantsTunnel reports whether a client may take an answer for a tunnel. Clients that offer h2c wait for
+// the answer, and send it with every request.
+func wantsTunnel(r *http.Request) bool {
+	return slices.ContainsFunc(handshake.List(r.Header["Upgrade"]), func(s string) bool { return s != "h2c" })
 }
 
 // refuse answers a request that does not get through, and reports it.
@@ -62,8 +70,11 @@ func (g *Gateway) answerRefusal(x *exchange, reason outcome.Reason) {
 	if s := reason.RetryAfter(); s != "" {
 		h.Set("Retry-After", s)
 	}
-	if reason == outcome.BadMethod {
+	switch reason {
+	case outcome.BadMethod:
 		h.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+	case outcome.BadVersion: // RFC 6455 §4.2.2, RFC 9110 §15.5.22
+		h["Sec-WebSocket-Version"], h["Upgrade"] = []string{handshake.Version}, []string{"websocket"}
 	}
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Type", "application/problem+json")
@@ -131,7 +142,7 @@ func (g *Gateway) answerMetadata(x *exchange) {
 // report writes the one log line of a request that became no WebSocket session, and counts it.
 func (g *Gateway) report(x *exchange, reason outcome.Reason, code int, detail string) {
 	message := "refused"
-	if reason == x.pass.Reason || reason == outcome.UpstreamRefused {
+	if reason == x.pass.Reason || reason == outcome.UpstreamRefused || x.code != 0 {
 		message = "answered"
 	}
 	if handshake.Wanted(x.r) {

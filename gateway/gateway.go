@@ -75,8 +75,8 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 			MaxMessage: c.Limits.MaxMessageBytes, PingInterval: c.Session.PingInterval, StallTimeout: c.Session.StallTimeout,
 			IdleTimeout: c.Session.IdleTimeout,
 		},
-		fixed:    newAgents(c.Limits.HandshakeTimeout, nil, log),
-		chosen:   newAgents(c.Limits.HandshakeTimeout, notThisMachine, log),
+		fixed:    newAgents(c.Limits.UpstreamTimeout, nil, log),
+		chosen:   newAgents(c.Limits.UpstreamTimeout, notThisMachine, log),
 		via:      "omnia-gateway-" + session.NewID()[:16],
 		sessions: session.New(),
 	}
@@ -238,7 +238,7 @@ func writeSwitch(w io.Writer, agent http.Header, p handshake.Protocols, id strin
 	}
 	b := bufio.NewWriterSize(w, 1024)
 	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
-	h.Write(b)
+	handshake.Spelled(h).Write(b)
 	b.WriteString("\r\n")
 	return b.Flush()
 }

@@ -310,7 +310,7 @@ func TestAnswerThatBrokeOffIsInTheLogWithItsStatus(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 	wstest.Eventually(t, "a line in the log", func() bool { return len(r.log.lines(t, "answered")) > 0 })
-	if l := r.log.lines(t, "answered")[0]; l["status"] != 201.0 || l["reason"] != "ok" || l["err"] != "the answer broke off" {
+	if l := r.log.lines(t, "answered")[0]; l["status"] != 201.0 || l["reason"] != "upstream-lost" || l["err"] != "the agent hung up while it answered: unexpected EOF" {
 		t.Errorf("%v", l)
 	}
 }
@@ -364,7 +364,8 @@ func TestRefusalsSayTheWordAndNoSecret(t *testing.T) {
 		{"subject", "GET", "/my-agent", []string{bearer("sub", "")}, 403, outcome.NoPrincipal},
 		{"claim", "GET", "/my-agent", []string{bearer("roles", []string{"user"})}, 403, outcome.ClaimMismatch},
 		{"header", "GET", "/my-agent", []string{bearer("email", "a\nb")}, 403, outcome.ClaimNotRepresentable},
-		{"upgrade", "GET", "/my-agent", []string{bearer(), "Connection: Upgrade", "Upgrade: h2c"}, 400, outcome.BadUpgrade},
+		{"upgrade", "GET", "/my-agent", []string{bearer(), "Connection: close", "Upgrade: websocket"}, 400, outcome.BadUpgrade},
+		{"version", "GET", "/my-agent", []string{bearer(), "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 8"}, 426, outcome.BadVersion},
 		{"agent", "GET", "/nowhere/x?" + secret, []string{bearer()}, 502, outcome.UpstreamUnreachable},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

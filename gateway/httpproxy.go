@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/gateway/policy"
@@ -114,7 +115,8 @@ func (g *Gateway) forward(x *exchange) {
 	if e := s.Begin(t); e != nil { // ended before it began
 		cancel(ended{e})
 	}
-	x.r = x.r.WithContext(ctx)
+	r := x.r // its context ends when the client goes away
+	x.r = r.WithContext(ctx)
 	end := func() *outcome.Ending { // why the gateway has ended it, or nil
 		if e, ok := context.Cause(ctx).(ended); ok {
 			return e.Ending
@@ -126,10 +128,15 @@ func (g *Gateway) forward(x *exchange) {
 		if e := end(); e != nil && detail != "" {
 			detail = "the answer was cut: " + string(e.Reason)
 		}
-		if x.code != 0 {
-			g.sessions.Free(s)
-			g.report(x, x.pass.Reason, x.code, detail)
+		if x.code == 0 {
+			return
 		}
+		reason := x.pass.Reason
+		if x.body.err != nil && end() == nil && r.Context().Err() == nil {
+			reason, detail = outcome.UpstreamLost, "the agent hung up while it answered: "+outcome.Line(x.body.err)
+		}
+		g.sessions.Free(s)
+		g.report(x, reason, x.code, detail)
 	}()
 	if err := g.roundTrip(x, t); err != nil {
 		if e := end(); e != nil {
@@ -153,7 +160,7 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 	proxy.Rewrite = func(pr *httputil.ProxyRequest) {
 		out := pr.Out
 		out.URL = &url.URL{Scheme: p.Scheme, Host: p.Addr, Opaque: p.Target}
-		out.Host = r.Host
+		out.Host = p.AgentHost
 		out.Header = p.Header // set here, after everything that the client's Connection header could take away
 		out.Trailer = nil
 		if len(out.Header["User-Agent"]) == 0 {
@@ -172,6 +179,8 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 			t.streams()
 		}
 		x.code = resp.StatusCode
+		x.body = &agentBody{ReadCloser: resp.Body}
+		resp.Body = x.body
 		return nil
 	}
 	proxy.ErrorHandler = func(_ http.ResponseWriter, req *http.Request, e error) {
@@ -181,7 +190,7 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 		case body.broken.Load():
 			err = outcome.Refuse(outcome.ClientLost, "the body of the request broke off")
 		default:
-			err = refusedBy(r.Context(), e, outcome.UpstreamUnreachable)
+			err = refusedBy(r.Context(), e, lostOr(e, outcome.UpstreamUnreachable))
 		}
 	}
 	interim := 0
@@ -197,6 +206,31 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 	proxy.ServeHTTP(w, in)
 	rc.SetWriteDeadline(time.Now().Add(bodyStall)) // for the end of the body, which net/http writes when the handler has returned
 	return err
+}
+
+// lostOr returns UpstreamLost if an agent was reached and hung up, else the other word.
+func lostOr(err error, other outcome.Reason) outcome.Reason {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
+		return other
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return outcome.UpstreamLost
+	}
+	return other
+}
+
+// agentBody is the body of an agent's answer. It remembers how it ended.
+type agentBody struct {
+	io.ReadCloser
+	err error // that ended it, if it was no io.EOF
+}
+
+func (b *agentBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.err = err
+	}
+	return n, err
 }
 
 // countingWriter counts the bytes of an answer's body.
@@ -230,7 +264,10 @@ func (w *stallWriter) WriteHeader(code int) {
 		keep := policy.EndToEnd(h)
 		maps.DeleteFunc(h, func(name string, _ []string) bool { return keep[name] == nil })
 	} else if w.last { // not sooner, because httputil clears all headers after an interim answer
-		h.Set("Connection", "close")
+		h["Connection"] = []string{"close"}
+		if h.Get("Upgrade") != "" {
+			h.Add("Connection", "Upgrade") // RFC 9110 §7.8
+		}
 	}
 	w.rc.SetWriteDeadline(time.Now().Add(bodyStall))
 	w.ResponseWriter.WriteHeader(code)

@@ -134,7 +134,7 @@ func (d *dialer) handshake(ctx context.Context, p *policy.Pass, r *http.Request)
 	out := http.Request{
 		Method: http.MethodGet,
 		URL:    &url.URL{Opaque: p.Target},
-		Host:   r.Host, // agents compare it with Origin
+		Host:   p.AgentHost,
 		Header: p.Header.Clone(),
 	}
 	h := out.Header
@@ -142,6 +142,7 @@ func (d *dialer) handshake(ctx context.Context, p *policy.Pass, r *http.Request)
 	if len(h["User-Agent"]) == 0 {
 		h["User-Agent"] = []string{""} // else net/http would name itself
 	}
+	out.Header = handshake.Spelled(h)
 	if err := out.Write(conn); err != nil {
 		return nil, refusedBy(ctx, err, outcome.UpstreamUnreachable)
 	}

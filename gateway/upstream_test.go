@@ -56,7 +56,7 @@ func asked(serve func(c net.Conn, r *http.Request)) func(net.Conn) {
 
 // offer is a pass for a handshake with further headers, as admit makes it.
 func offer(host string, h http.Header) *policy.Pass {
-	p := &policy.Pass{Scheme: "http", Addr: host, Target: "/ws?a=1", Header: http.Header{
+	p := &policy.Pass{Scheme: "http", Addr: host, AgentHost: "public.example.com", Target: "/ws?a=1", Header: http.Header{
 		"Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {rawws.Key},
 	}}
 	for name, values := range h {

@@ -17,6 +17,7 @@ const (
 	BadHost    Reason = "bad-host"
 	BadMethod  Reason = "bad-method"
 	BadUpgrade Reason = "bad-upgrade"
+	BadVersion Reason = "bad-version"
 	BadOrigin  Reason = "bad-origin"
 	NoRoute    Reason = "no-route"
 )
@@ -123,6 +124,7 @@ var table = [...]row{
 	{reason: BadHost, status: 400, check: "host"},
 	{reason: BadMethod, status: 405, check: "method"},
 	{reason: BadUpgrade, status: 400, check: "upgrade"},
+	{reason: BadVersion, status: 426, check: "upgrade"},
 	{reason: BadOrigin, status: 403, check: "origin"},
 	{reason: NoRoute, status: 404, check: "route"},
 
@@ -160,7 +162,7 @@ var table = [...]row{
 	{reason: ProtocolError, code: protocolError},
 	{reason: Idle, code: normal},
 	{reason: DeadPeer, code: timeout},
-	{reason: UpstreamLost, code: goingAway},
+	{reason: UpstreamLost, status: 502, code: goingAway},
 	{reason: ClientLost, status: clientClosed, code: goingAway},
 	{reason: Closed, code: passedOn},
 }

@@ -12,33 +12,60 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// Wanted reports whether a request asks for a tunnel, in a right or a wrong way.
-func Wanted(r *http.Request) bool { return len(r.Header["Upgrade"]) > 0 }
+// Wanted reports whether a request asks for a WebSocket, in a right or a wrong way. An Upgrade to
+// any other protocol is ignored (RFC 9110 §7.8): Java's HttpClient sends h2c with every request.
+func Wanted(r *http.Request) bool { return slices.ContainsFunc(List(r.Header["Upgrade"]), isWebSocket) }
 
-// Fault returns what is wrong with a client's handshake (RFC 6455 §4.2.1), or "". Every Upgrade
-// that is no WebSocket is wrong: a tunnel for another protocol (h2c) would go around every rule.
-func Fault(r *http.Request) string {
+// Fault returns the word and the detail of what is wrong with a client's handshake (RFC 6455 §4.2.1);
+// the word is "" if all is well.
+func Fault(r *http.Request) (outcome.Reason, string) {
+	versions := r.Header["Sec-Websocket-Version"]
 	switch {
-	case !strings.EqualFold(one(r.Header, "Upgrade"), "websocket"):
-		return "Upgrade is not one websocket"
 	case !slices.ContainsFunc(List(r.Header["Connection"]), isUpgrade):
-		return "Connection does not say Upgrade"
+		return outcome.BadUpgrade, "Connection does not say Upgrade"
 	case r.Method != http.MethodGet:
-		return "the method is not GET"
+		return outcome.BadUpgrade, "the method is not GET"
 	case !r.ProtoAtLeast(1, 1):
-		return "HTTP/1.0"
-	case one(r.Header, "Sec-Websocket-Version") != "13":
-		return "Sec-WebSocket-Version is not one 13"
+		return outcome.BadUpgrade, "HTTP/1.0"
+	case len(versions) == 0:
+		return outcome.BadUpgrade, "no Sec-WebSocket-Version"
+	case one(r.Header, "Sec-Websocket-Version") != Version:
+		return outcome.BadVersion, "Sec-WebSocket-Version is not one 13"
 	case !validKey(one(r.Header, "Sec-Websocket-Key")):
-		return "Sec-WebSocket-Key is not one key of 16 bytes"
+		return outcome.BadUpgrade, "Sec-WebSocket-Key is not one key of 16 bytes"
 	case r.ContentLength != 0 || len(r.TransferEncoding) > 0:
-		return "a handshake with a body"
+		return outcome.BadUpgrade, "a handshake with a body"
 	case r.Header.Get("Expect") != "":
-		return "a handshake with Expect"
+		return outcome.BadUpgrade, "a handshake with Expect"
 	}
-	return ""
+	return "", ""
+}
+
+// Version is the one version of the protocol (RFC 6455 §4.1).
+const Version = "13"
+
+// spelling is how RFC 6455 writes its headers, by the name that net/http gives to them.
+var spelling = map[string]string{
+	"Sec-Websocket-Key": "Sec-WebSocket-Key", "Sec-Websocket-Accept": "Sec-WebSocket-Accept", "Sec-Websocket-Version": "Sec-WebSocket-Version",
+	"Sec-Websocket-Protocol": "Sec-WebSocket-Protocol", "Sec-Websocket-Extensions": "Sec-WebSocket-Extensions",
+}
+
+// Spelled returns headers with the names of the handshake as RFC 6455 spells them. They are meant to
+// be written, not looked up. Names do not depend on case (RFC 9110 §5.1), but some agents do: Debian's
+// broadwayd knows only this spelling.
+func Spelled(h http.Header) http.Header {
+	out := make(http.Header, len(h))
+	for name, values := range h {
+		if right, ok := spelling[name]; ok {
+			name = right
+		}
+		out[name] = values
+	}
+	return out
 }
 
 // AnswerFault returns what is wrong with an agent's 101 (RFC 6455 §4.1), given the headers that it
@@ -131,6 +158,8 @@ func one(h http.Header, name string) string {
 	}
 	return ""
 }
+
+func isWebSocket(s string) bool { return strings.EqualFold(s, "websocket") }
 
 func isUpgrade(s string) bool { return strings.EqualFold(s, "upgrade") }
 

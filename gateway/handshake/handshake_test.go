@@ -2,9 +2,11 @@ package handshake
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // right returns a right handshake, as net/http hands it over.
@@ -21,36 +23,34 @@ func TestUpgrades(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		change func(*http.Request)
-		ok     bool
+		want   outcome.Reason
 	}{
-		{"right", func(*http.Request) {}, true},
+		{"right", func(*http.Request) {}, ""},
 		{"other case", func(r *http.Request) {
 			r.Header["Upgrade"], r.Header["Connection"] = []string{"WebSocket"}, []string{"keep-alive,UPGRADE"}
-		}, true},
-		{"two lines of Connection", func(r *http.Request) { r.Header["Connection"] = []string{"keep-alive", "Upgrade"} }, true},
-		{"h2c", func(r *http.Request) { r.Header["Upgrade"] = []string{"h2c"} }, false},
-		{"a list", func(r *http.Request) { r.Header["Upgrade"] = []string{"websocket, h2c"} }, false},
-		{"two lines", func(r *http.Request) { r.Header["Upgrade"] = []string{"websocket", "websocket"} }, false},
-		{"empty", func(r *http.Request) { r.Header["Upgrade"] = []string{""} }, false},
-		{"no Connection", func(r *http.Request) { r.Header.Del("Connection") }, false},
-		{"another Connection", func(r *http.Request) { r.Header["Connection"] = []string{"close, upgraded"} }, false},
-		{"POST", func(r *http.Request) { r.Method = "POST" }, false},
-		{"HTTP/1.0", func(r *http.Request) { r.ProtoMinor = 0 }, false},
-		{"no version", func(r *http.Request) { r.Header.Del("Sec-WebSocket-Version") }, false},
-		{"version 8", func(r *http.Request) { r.Header.Set("Sec-WebSocket-Version", "8") }, false},
-		{"two versions", func(r *http.Request) { r.Header.Add("Sec-WebSocket-Version", "13") }, false},
-		{"no key", func(r *http.Request) { r.Header.Del("Sec-WebSocket-Key") }, false},
-		{"a short key", func(r *http.Request) { r.Header.Set("Sec-WebSocket-Key", "AAAA") }, false},
-		{"two keys", func(r *http.Request) { r.Header.Add("Sec-WebSocket-Key", rawws.Key) }, false},
-		{"a body", func(r *http.Request) { r.ContentLength = 5 }, false},
-		{"a body of unknown length", func(r *http.Request) { r.ContentLength = -1 }, false},
-		{"a chunked body", func(r *http.Request) { r.TransferEncoding = []string{"chunked"} }, false},
-		{"Expect", func(r *http.Request) { r.Header.Set("Expect", "100-continue") }, false},
+		}, ""},
+		{"two lines of Connection", func(r *http.Request) { r.Header["Connection"] = []string{"keep-alive", "Upgrade"} }, ""},
+		{"a list", func(r *http.Request) { r.Header["Upgrade"] = []string{"h2c, websocket"} }, ""},
+		{"two lines", func(r *http.Request) { r.Header["Upgrade"] = []string{"websocket", "websocket"} }, ""},
+		{"no Connection", func(r *http.Request) { r.Header.Del("Connection") }, outcome.BadUpgrade},
+		{"another Connection", func(r *http.Request) { r.Header["Connection"] = []string{"close, upgraded"} }, outcome.BadUpgrade},
+		{"POST", func(r *http.Request) { r.Method = "POST" }, outcome.BadUpgrade},
+		{"HTTP/1.0", func(r *http.Request) { r.ProtoMinor = 0 }, outcome.BadUpgrade},
+		{"no version", func(r *http.Request) { r.Header.Del("Sec-WebSocket-Version") }, outcome.BadUpgrade},
+		{"version 8", func(r *http.Request) { r.Header.Set("Sec-WebSocket-Version", "8") }, outcome.BadVersion},
+		{"two versions", func(r *http.Request) { r.Header.Add("Sec-WebSocket-Version", "13") }, outcome.BadVersion},
+		{"no key", func(r *http.Request) { r.Header.Del("Sec-WebSocket-Key") }, outcome.BadUpgrade},
+		{"a short key", func(r *http.Request) { r.Header.Set("Sec-WebSocket-Key", "AAAA") }, outcome.BadUpgrade},
+		{"two keys", func(r *http.Request) { r.Header.Add("Sec-WebSocket-Key", rawws.Key) }, outcome.BadUpgrade},
+		{"a body", func(r *http.Request) { r.ContentLength = 5 }, outcome.BadUpgrade},
+		{"a body of unknown length", func(r *http.Request) { r.ContentLength = -1 }, outcome.BadUpgrade},
+		{"a chunked body", func(r *http.Request) { r.TransferEncoding = []string{"chunked"} }, outcome.BadUpgrade},
+		{"Expect", func(r *http.Request) { r.Header.Set("Expect", "100-continue") }, outcome.BadUpgrade},
 	} {
 		r := right()
 		tt.change(r)
-		if why := Fault(r); (why == "") != tt.ok {
-			t.Errorf("%s: %q", tt.name, why)
+		if word, why := Fault(r); word != tt.want || (why == "") != (word == "") || !Wanted(r) {
+			t.Errorf("%s: %q %q, wanted %v", tt.name, word, why, Wanted(r))
 		}
 	}
 }
@@ -106,5 +106,30 @@ func TestKeys(t *testing.T) {
 		if validKey(key) != want {
 			t.Errorf("%q: %v", key, !want)
 		}
+	}
+}
+
+func TestOnlyWebSocketIsAnUpgrade(t *testing.T) {
+	for lines, want := range map[string]bool{
+		"websocket": true, "WebSocket": true, "h2c, websocket": true, "h2c|websocket": true, "websocket|websocket": true,
+		"": false, "h2c": false, "TLS/1.0, HTTP/1.1": false, "websocket/13": false, "websockets": false, "\"websocket\"": false,
+	} {
+		if got := Wanted(&http.Request{Header: http.Header{"Upgrade": strings.Split(lines, "|")}}); got != want {
+			t.Errorf("%q: %v", lines, got)
+		}
+	}
+}
+
+func TestNamesAreSpelledAsInTheRFC(t *testing.T) {
+	got := Spelled(http.Header{
+		"Sec-Websocket-Key": {"a"}, "Sec-Websocket-Accept": {"b"}, "Sec-Websocket-Version": {"c"}, "Sec-Websocket-Protocol": {"d", "e"},
+		"Sec-Websocket-Extensions": {"f"}, "Sec-Websocket-Other": {"g"}, "X-User-Id": {"h"},
+	})
+	var b strings.Builder
+	got.Write(&b)
+	want := "Sec-WebSocket-Accept: b\r\nSec-WebSocket-Extensions: f\r\nSec-WebSocket-Key: a\r\nSec-WebSocket-Protocol: d\r\n" +
+		"Sec-WebSocket-Protocol: e\r\nSec-WebSocket-Version: c\r\nSec-Websocket-Other: g\r\nX-User-Id: h\r\n"
+	if b.String() != want {
+		t.Errorf("got %s", b.String())
 	}
 }

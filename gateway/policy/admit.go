@@ -70,13 +70,19 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 
 	pass.Upgrade = handshake.Wanted(r)
 	if pass.Upgrade {
-		if why := handshake.Fault(r); why != "" {
-			return pass, outcome.Refuse(outcome.BadUpgrade, why)
+		if word, why := handshake.Fault(r); word != "" {
+			return pass, outcome.Refuse(word, why)
 		}
 	}
 	pass.Protocols.Offered = handshake.List(pass.Header["Sec-Websocket-Protocol"])
 	pass.Scheme, pass.Addr = route.address(pass.Agent)
 	pass.Chosen = pass.Addr != route.upstream.Host
+	if pass.AgentHost = r.Host; route.hostIsUpstream {
+		pass.AgentHost = pass.Addr
+	}
+	if prefix := route.prefix(path); prefix != "" {
+		pass.Header["X-Forwarded-Prefix"] = []string{strings.Join(append(pass.Header["X-Forwarded-Prefix"], prefix), ", ")}
+	}
 	pass.Target = route.path(path, rest)
 	query, removed := route.query(query, pass.Agent)
 	if query != "" {

@@ -70,17 +70,17 @@ func TestOrderOfTheRules(t *testing.T) {
 		lines  []string
 		want   outcome.Reason
 	}{
-		{"/nowhere//x", []string{bad, "Origin: null", "Upgrade: h2c"}, outcome.BadPath},
-		{"/nowhere/x", []string{bad, "Origin: null", "Upgrade: h2c"}, outcome.NoRoute},
-		{"/my-agent/x?access_token=a", []string{bad, "Origin: null", "Upgrade: h2c"}, outcome.BadOrigin},
-		{"/my-agent/x?access_token=a", []string{bad, "Upgrade: h2c"}, outcome.MultipleCredentials},
-		{"/my-agent/x", []string{bad, "Upgrade: h2c"}, outcome.Expired},
-		{"/my-agent/x", []string{"Upgrade: h2c"}, outcome.NoToken},
-		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token("sub", "", "roles", nil, "email", "a\nb"), "Upgrade: h2c"},
+		{"/nowhere//x", []string{bad, "Origin: null", "Upgrade: websocket"}, outcome.BadPath},
+		{"/nowhere/x", []string{bad, "Origin: null", "Upgrade: websocket"}, outcome.NoRoute},
+		{"/my-agent/x?access_token=a", []string{bad, "Origin: null", "Upgrade: websocket"}, outcome.BadOrigin},
+		{"/my-agent/x?access_token=a", []string{bad, "Upgrade: websocket"}, outcome.MultipleCredentials},
+		{"/my-agent/x", []string{bad, "Upgrade: websocket"}, outcome.Expired},
+		{"/my-agent/x", []string{"Upgrade: websocket"}, outcome.NoToken},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token("sub", "", "roles", nil, "email", "a\nb"), "Upgrade: websocket"},
 			outcome.NoPrincipal},
-		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token("roles", nil, "email", "a\nb"), "Upgrade: h2c"}, outcome.ClaimMismatch},
-		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token("email", "a\nb"), "Upgrade: h2c"}, outcome.ClaimNotRepresentable},
-		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token(), "Upgrade: h2c"}, outcome.BadUpgrade},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token("roles", nil, "email", "a\nb"), "Upgrade: websocket"}, outcome.ClaimMismatch},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token("email", "a\nb"), "Upgrade: websocket"}, outcome.ClaimNotRepresentable},
+		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token(), "Upgrade: websocket"}, outcome.BadUpgrade},
 		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token()}, outcome.OK},
 		// for this hop alone
 		{"/my-agent/x", []string{"Authorization: Bearer " + i.Token(), "Connection: close, Authorization"}, outcome.NoToken},
@@ -204,7 +204,7 @@ func TestWhatTheAgentIsTold(t *testing.T) {
 			}
 			want := http.Header{
 				"X-Forwarded-For": {"192.0.2.1"}, "X-Forwarded-Proto": {"http"}, "X-Forwarded-Host": {"gateway.test"},
-				"Sec-Websocket-Key": {rawws.Key}, "Sec-Websocket-Version": {"13"},
+				"X-Forwarded-Prefix": {"/agents/cat"}, "Sec-Websocket-Key": {rawws.Key}, "Sec-Websocket-Version": {"13"},
 			}
 			maps.Copy(want, identity)
 			maps.Copy(want, tt.header)

@@ -151,8 +151,8 @@ func (h headerRules) client(remote string, in http.Header) (addr netip.Addr, fro
 	}
 	hops := strings.Split(strings.Join(in["X-Forwarded-For"], ","), ",")
 	for i := len(hops) - 1; i >= 0; i-- {
-		hop, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
-		if err != nil {
+		hop, ok := parseHop(hops[i])
+		if !ok {
 			break
 		}
 		if addr = hop.Unmap().WithZone(""); !h.trusts(addr) {
@@ -160,6 +160,17 @@ func (h headerRules) client(remote string, in http.Header) (addr netip.Addr, fro
 		}
 	}
 	return addr, true
+}
+
+// parseHop returns the address in an element of X-Forwarded-For. Some balancers append a port to it,
+// and brackets around an IPv6 address.
+func parseHop(s string) (netip.Addr, bool) {
+	s = strings.Trim(strings.TrimSpace(s), `"`)
+	if ap, err := netip.ParseAddrPort(s); err == nil {
+		return ap.Addr(), true
+	}
+	a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"))
+	return a, err == nil
 }
 
 func (h headerRules) trusts(a netip.Addr) bool {

@@ -13,9 +13,6 @@ import (
 // text. Nothing is resolved: an ambiguous path is refused.
 func target(r *http.Request) (path, query string, _ error) {
 	bad := func(why string) error { return outcome.Refuse(outcome.BadPath, why) }
-	if r.Method == http.MethodConnect || !strings.HasPrefix(r.RequestURI, "/") {
-		return "", "", bad("the request target is no path")
-	}
 	if strings.Contains(r.RequestURI, "#") {
 		return "", "", bad("fragment in the request target")
 	}
@@ -23,11 +20,33 @@ func target(r *http.Request) (path, query string, _ error) {
 		return "", "", bad("a character that is not ASCII and not percent-encoded")
 	}
 	raw, query, _ := strings.Cut(r.RequestURI, "?")
+	raw, ok := originForm(raw, r.TLS != nil)
+	if r.Method == http.MethodConnect || !ok {
+		return "", "", bad("the request target is no path")
+	}
 	path, err := config.CleanPath(raw)
 	if err != nil {
 		return "", "", bad(err.Error())
 	}
 	return path, query, nil
+}
+
+// originForm returns the path of a request target without its query. A target in absolute form gives
+// its path (RFC 9112 §3.2.2); its authority has already taken the place of Host, by net/http.
+func originForm(target string, secure bool) (path string, ok bool) {
+	if strings.HasPrefix(target, "/") {
+		return target, true
+	}
+	scheme, rest, ok := strings.Cut(target, "://")
+	if !ok || !strings.EqualFold(scheme, "http") && !(secure && strings.EqualFold(scheme, "https")) {
+		return "", false
+	}
+	slash := strings.IndexByte(rest, '/')
+	if slash < 0 {
+		slash, rest = len(rest), rest+"/"
+	}
+	authority := rest[:slash]
+	return rest[slash:], authority != "" && !strings.Contains(authority, "@")
 }
 
 // allowedMethod keeps out methods that make no sense here: TRACE would show a client its verified

@@ -28,6 +28,10 @@ func TestTarget(t *testing.T) {
 		"/a|{b}":                         {"/a%7C%7Bb%7D", ""},
 		"/trailing/":                     {"/trailing/", ""},
 		"/...":                           {"/...", ""},
+		"http://host/ws?a=1":             {"/ws", "a=1"},
+		"HTTP://host:80/%68ealthz":       {"/healthz", ""},
+		"http://host":                    {"/", ""},
+		"http://host?a=1":                {"/", "a=1"},
 		"/.hidden/..x":                   {"/.hidden/..x", ""},
 	} {
 		if path, query, err := target(request("GET", uri)); err != nil || path != want[0] || query != want[1] {
@@ -38,7 +42,7 @@ func TestTarget(t *testing.T) {
 
 func TestTargetRefusesWhatTwoServersReadDifferently(t *testing.T) {
 	for _, uri := range []string{
-		"", "*", "x:foo", "http://host/ws", "//host/ws", "/a//b", "/a//", "/.", "/..", "/a/./b", "/a/../b", "/a/..", "/%2e%2e/a",
+		"", "*", "x:foo", "https://host/ws", "ftp://host/ws", "http://u@host/ws", "http:///ws", "//host/ws", "/a//b", "/a//", "/.", "/..", "/a/./b", "/a/../b", "/a/..", "/%2e%2e/a",
 		"/a/.%2E/b",
 		"/a/..;x=1/b", "/a/.;/b", "/a/..%3Bx/b", "/a%2Fb", "/a%2fb", "/a%5Cb", "/a\\b", "/a%00b", "/a%0d%0ab", "/a%1fb", "/a%7fb",
 		"/a\x01b", "/a%", "/a%2", "/a%zz", "/a#b", "/a?b#c", "/a b", "/é", "/a\xc3\xa9", "/a?b=é", "/a?\xff",

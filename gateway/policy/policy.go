@@ -92,6 +92,8 @@ type Pass struct {
 	Scheme, Addr string
 	// Chosen reports whether the client's path has chosen Addr, by a template in the route's upstream.
 	Chosen bool
+	// AgentHost is the Host header that the agent sees.
+	AgentHost string
 	// Target is path and query for the agent, as they go over the wire.
 	Target string
 	// Header are the headers for the agent, without those of the handshake.

@@ -18,12 +18,14 @@ type route struct {
 	segments []string
 	upstream *url.URL
 	strip    bool
-	public   bool
-	drop     map[string]bool // parameters whose every copy goes: true if because of query.drop, false for those of set
-	set      [][2]string
-	rules    auth.Rules // global and its own
-	origins  []string
-	resource *resource // nil: clients are told nothing
+
+	hostIsUpstream bool // the agent's Host is its own address
+	public         bool
+	drop           map[string]bool // parameters whose every copy goes: true if because of query.drop, false for those of set
+	set            [][2]string
+	rules          auth.Rules // global and its own
+	origins        []string
+	resource       *resource // nil: clients are told nothing
 }
 
 // newRoutes compiles the routes and puts them in the order in which they are tried: the first that
@@ -40,11 +42,13 @@ func newRoutes(c *config.Config) ([]*route, error) {
 			host:     strings.TrimPrefix(strings.ToLower(rc.Host), "*"),
 			upstream: u,
 			strip:    rc.StripPrefix,
-			public:   rc.Public,
-			drop:     map[string]bool{},
-			rules:    auth.NewRules(c.Authentication.Authorization.RequiredClaims, rc.RequiredClaims),
-			origins:  rc.AllowedOrigins,
-			resource: newResource(c, rc),
+
+			hostIsUpstream: rc.HostHeader == "upstream",
+			public:         rc.Public,
+			drop:           map[string]bool{},
+			rules:          auth.NewRules(c.Authentication.Authorization.RequiredClaims, rc.RequiredClaims),
+			origins:        rc.AllowedOrigins,
+			resource:       newResource(c, rc),
 		}
 		if p := strings.Trim(rc.Path, "/"); p != "" {
 			r.segments = strings.Split(p, "/")
@@ -216,4 +220,20 @@ func (r *route) seen(public, rest string) string {
 		return rest
 	}
 	return public
+}
+
+// prefix returns what is taken from the front of a path that the route has matched; "" if nothing is.
+func (r *route) prefix(path string) string {
+	if !r.strip {
+		return ""
+	}
+	end := 0
+	for range r.segments {
+		if next := strings.IndexByte(path[end+1:], '/'); next >= 0 {
+			end += 1 + next
+		} else {
+			end = len(path)
+		}
+	}
+	return path[:end]
 }
