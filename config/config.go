@@ -295,6 +295,9 @@ type Limits struct {
 	MaxRequestsPerUser int `yaml:"maxRequestsPerUser" env:"MAX_REQUESTS_PER_USER"`
 	// MaxRequestsPerIP is the same for one client address.
 	MaxRequestsPerIP int `yaml:"maxRequestsPerIP" env:"MAX_REQUESTS_PER_IP"`
+	// RefusedPerIP is how many tokens of one client address may be refused in a minute before it has to
+	// wait: a second, then twice as long with each refusal, up to a minute. 0, the default: it never waits.
+	RefusedPerIP int `yaml:"refusedPerIP" env:"REFUSED_PER_IP"`
 	// MaxMessageBytes is the size of a message, over all its fragments, either way. Default 16777216.
 	MaxMessageBytes int64 `yaml:"maxMessageBytes" env:"MAX_MESSAGE_BYTES"`
 	// MessagesPerSecond slows a sender down. Not supported yet.

@@ -650,6 +650,7 @@ func (k *checker) limits(l Limits) {
 		{"limits.maxRequests", l.MaxRequests},
 		{"limits.maxRequestsPerUser", l.MaxRequestsPerUser},
 		{"limits.maxRequestsPerIP", l.MaxRequestsPerIP},
+		{"limits.refusedPerIP", l.RefusedPerIP},
 	} {
 		if n.value < 0 {
 			k.add(n.key, "negative", "write 0 for no limit")

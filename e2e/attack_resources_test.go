@@ -173,3 +173,26 @@ func TestI08BodiesAreNotBuffered(t *testing.T) {
 		t.Errorf("a body of %d MB took %v MB", size>>20, grown/(1<<20))
 	}
 }
+
+func TestI10RefusedTokensOfOneAddressCostAGrowingWait(t *testing.T) {
+	i, a := newIssuer(t), newAgent(t, (*visit).echo)
+	g := start(t, plain(i, a.URL).with("limits.refusedPerIP", 3))
+	bad := "Authorization: Bearer " + i.token(t, "aud", "others")
+	for range 3 {
+		g.refused(t, 401, "wrong-audience", "/my-agent/ws", bad)
+	}
+	for range 3 { // without a token nothing is verified, and nothing counts
+		g.refused(t, 401, "no-token", "/my-agent/ws")
+	}
+	g.connect(t, "/my-agent/ws", i.bearer(t)).echoes("within the limit")
+	g.refused(t, 401, "wrong-audience", "/my-agent/ws", bad)
+	r := g.refused(t, 429, "too-many-refused-tokens", "/my-agent/ws", i.bearer(t))
+	if r.Header.Get("Retry-After") != "1" {
+		t.Errorf("Retry-After %q", r.Header.Get("Retry-After"))
+	}
+	g.one(t, 200, plainRequest("GET", "/healthz")) // a probe of the same address
+	eventually(t, "the wait is over", func() bool {
+		_, r := g.handshake(t, "/my-agent/ws", i.bearer(t))
+		return r.StatusCode == 101
+	})
+}

@@ -45,7 +45,7 @@ var homes = map[string][]string{
 	"github.com/go-chi/chi/v5":            {"gateway"},
 	"go.yaml.in/yaml/v3":                  {"config", "config/istio"},
 	"github.com/golang-jwt/jwt/v5":        {"auth", "dev"},
-	"github.com/hashicorp/golang-lru/v2":  {"auth"},
+	"github.com/hashicorp/golang-lru/v2":  {"auth", "gateway"},
 	"github.com/pires/go-proxyproto":      {"gateway"},
 	"github.com/prometheus/client_golang": {"gateway"},
 	"github.com/spf13/cobra":              {"cmd/omnia-gateway"},

@@ -50,7 +50,7 @@ func wantsTunnel(r *http.Request) bool {
 
 // refuse answers a request that does not get through, and reports it.
 func (g *Gateway) refuse(x *exchange, refusal *outcome.Refusal) {
-	g.answerRefusal(x, refusal.Reason)
+	g.answerRefusal(x, refusal)
 	g.report(x, refusal.Reason, refusal.Reason.Status(), refusal.Text())
 }
 
@@ -61,13 +61,14 @@ type problem struct {
 	Reason outcome.Reason `json:"reason"`
 }
 
-func (g *Gateway) answerRefusal(x *exchange, reason outcome.Reason) {
+func (g *Gateway) answerRefusal(x *exchange, refusal *outcome.Refusal) {
+	reason := refusal.Reason
 	code := reason.Status()
 	h := x.w.Header()
 	if c := reason.Challenge(); c != "" {
 		h.Set("WWW-Authenticate", c+x.pass.Hint)
 	}
-	if s := reason.RetryAfter(); s != "" {
+	if s := refusal.RetryAfter(); s != "" {
 		h.Set("Retry-After", s)
 	}
 	switch reason {

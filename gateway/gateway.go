@@ -44,6 +44,7 @@ type Gateway struct {
 	fixed    agents        // of upstreams that the configuration names
 	chosen   agents        // of upstreams that a client's path has chosen, by a template
 	via      string        // this process, in the header Via
+	refused  *refused
 	sessions *session.Registry
 	metrics  *metrics
 	noted    sync.Map // of route and kind: that something was removed has been logged
@@ -79,6 +80,7 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 		chosen:   newAgents(c.Limits.UpstreamTimeout, notThisMachine, log),
 		via:      "omnia-gateway-" + session.NewID()[:16],
 		sessions: session.New(),
+		refused:  newRefused(c.Limits.RefusedPerIP),
 	}
 	p, err := policy.New(c, g.keys)
 	if err != nil {
@@ -102,7 +104,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := newExchange(w, r, g.config.Limits.HandshakeTimeout)
 	defer g.abort(x)
 	var err error
-	x.pass, err = g.policy.Load().Admit(r.Context(), r)
+	x.pass, err = g.admit(r)
 	if err == nil {
 		g.noteRemoved(x.pass)
 	}
@@ -118,6 +120,26 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		g.forward(x)
 	}
+}
+
+// admit asks the policy about a request, unless its client has to wait because its tokens were refused
+// too often. Probes never wait.
+func (g *Gateway) admit(r *http.Request) (*policy.Pass, error) {
+	p := g.policy.Load()
+	if g.config.Limits.RefusedPerIP == 0 || r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
+		return p.Admit(r.Context(), r)
+	}
+	client := p.Client(r)
+	if wait := g.refused.waits(client); wait > 0 {
+		return &policy.Pass{Client: client}, &outcome.Refusal{Reason: outcome.TooManyRefused, Wait: wait, Detail: "limits.refusedPerIP"}
+	}
+	pass, err := p.Admit(r.Context(), r)
+	if err != nil {
+		if word := outcome.RefusalOf(err).Reason; word.Status() == http.StatusUnauthorized && word != outcome.NoToken {
+			g.refused.add(client)
+		}
+	}
+	return pass, err
 }
 
 // noteRemoved logs the first header and the first parameter that a route's agent does not get, and

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Reason is the one word for an outcome.
@@ -97,6 +98,8 @@ type Refusal struct {
 	Detail string
 	// Err is the cause, if an error was.
 	Err error
+	// Wait is when trying again may help, if the refusal knows better than the table.
+	Wait time.Duration
 }
 
 // Refuse returns a refusal whose detail is text.
@@ -108,6 +111,14 @@ func (r *Refusal) Error() string {
 		return string(r.Reason) + ": " + text
 	}
 	return string(r.Reason)
+}
+
+// RetryAfter returns the Retry-After header of the refusal, in whole seconds, or "".
+func (r *Refusal) RetryAfter() string {
+	if r.Wait > 0 {
+		return strconv.Itoa(int((r.Wait + time.Second - 1) / time.Second))
+	}
+	return r.Reason.RetryAfter()
 }
 
 // Unwrap returns the cause, or nil.

@@ -49,6 +49,7 @@ const (
 	TooManyConnections     Reason = "too-many-connections"
 	TooManyUserConnections Reason = "too-many-user-connections"
 	TooManyAddrConnections Reason = "too-many-address-connections"
+	TooManyRefused         Reason = "too-many-refused-tokens"
 	UpstreamUnreachable    Reason = "upstream-unreachable"
 	UpstreamTimeout        Reason = "upstream-timeout"
 	UpstreamBadHandshake   Reason = "upstream-bad-handshake"
@@ -150,6 +151,7 @@ var table = [...]row{
 	{reason: TooManyConnections, status: 503, retryAfter: 5},
 	{reason: TooManyUserConnections, status: 429, retryAfter: 30},
 	{reason: TooManyAddrConnections, status: 429, retryAfter: 30},
+	{reason: TooManyRefused, status: 429, retryAfter: 1},
 	{reason: UpstreamUnreachable, status: 502},
 	{reason: UpstreamTimeout, status: 504},
 	{reason: UpstreamBadHandshake, status: 502},

@@ -173,6 +173,19 @@ func parseHop(s string) (netip.Addr, bool) {
 	return a, err == nil
 }
 
+// Network returns what counts as one client address: an IPv4 address, or the /64 of an IPv6 one, of
+// which a client has as many as it likes (RFC 4291 §2.5.4).
+func Network(a netip.Addr) netip.Addr {
+	if !a.Is6() || a.Is4In6() {
+		return a
+	}
+	p, err := a.Prefix(64)
+	if err != nil {
+		return a
+	}
+	return p.Addr()
+}
+
 func (h headerRules) trusts(a netip.Addr) bool {
 	for _, p := range h.trusted {
 		if p.Contains(a) {

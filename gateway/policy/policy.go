@@ -130,6 +130,12 @@ func (p *Policy) Remembered() (tokens, bytes int) { return p.verifier.Remembered
 // Issuers returns the states of all issuers, in the order of the configuration.
 func (p *Policy) Issuers() []auth.IssuerState { return p.verifier.Issuers() }
 
+// Client returns the address of a request's client, as limits see it.
+func (p *Policy) Client(r *http.Request) netip.Addr {
+	addr, _ := p.headers.client(r.RemoteAddr, r.Header)
+	return addr
+}
+
 // Upstream is an agent whose address is fixed.
 type Upstream struct{ Route, Scheme, Addr string }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/gateway/policy"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
@@ -65,7 +66,7 @@ func limitsOf(k Kind, l config.Limits) limits {
 }
 
 func (r *Registry) take(s *Session, l limits) *outcome.Refusal {
-	u, addr := user{s.Issuer(), s.Subject()}, network(s.Client)
+	u, addr := user{s.Issuer(), s.Subject()}, policy.Network(s.Client)
 	over := func(n, limit int) bool { return limit > 0 && n >= limit }
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -109,23 +110,10 @@ func (r *Registry) release(s *Session) {
 	if p.users[u]--; p.users[u] == 0 {
 		delete(p.users, u)
 	}
-	addr := network(s.Client)
+	addr := policy.Network(s.Client)
 	if p.addrs[addr]--; p.addrs[addr] == 0 {
 		delete(p.addrs, addr)
 	}
-}
-
-// network returns what counts as one client address: an IPv4 address, or the /64 of an IPv6 one, of
-// which a client has as many as it likes (RFC 4291 §2.5.4).
-func network(a netip.Addr) netip.Addr {
-	if !a.Is6() || a.Is4In6() {
-		return a
-	}
-	p, err := a.Prefix(64)
-	if err != nil {
-		return a
-	}
-	return p.Addr()
 }
 
 // Remove forgets s: a drain no longer waits for it. Its traffic stays counted.
