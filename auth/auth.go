@@ -2,14 +2,14 @@
 //
 // A Verifier finds and removes a request's one credential: Take (source.go). Verify (verify.go)
 // looks at its form (token.go) and turns it into an Identity with the keys of the token's own
-// issuer. Rules (rule.go) tell whether that identity may pass, and Headers (claim.go) what the agent
-// is told about it. A Signer (mint.go) makes tokens for development and tests.
+// issuer. Rules (rule.go) tell whether that identity may pass, and Headers (claim.go) what the
+// agent is told about it. A Signer (mint.go) makes tokens for development and tests.
 //
-// Keys (keys.go) hold one key set for each issuer (keyset.go, of keys read by jwk.go) and fetch it
-// (fetch.go). They live longer than a Verifier, which is made anew for every configuration.
+// Keys (keys.go) hold one key set for each issuer (keyset.go, of keys read by jwk.go) and fetch
+// it (fetch.go). They live longer than a Verifier, which is made anew for every configuration.
 //
-// Every way to be refused is an outcome.Refusal with one Reason; the words are the same in the log,
-// the metrics, `explain` and the docs.
+// Every way to be refused is an outcome.Refusal with one Reason; the words are the same in the
+// log, the metrics, `explain` and the docs.
 package auth
 
 import (
@@ -46,7 +46,8 @@ func (id *Identity) HasPrincipal() bool {
 	return id.Subject != "" && strings.TrimSpace(id.Subject) == id.Subject && !strings.ContainsAny(id.Subject, "\n\r\v\f\u0085\u2028\u2029")
 }
 
-// Trace is told each check that a token passed, in order, for explain. A nil Trace is told nothing.
+// Trace is told each check that a token passed, in order, for explain. A nil Trace is told
+// nothing.
 type Trace func(check, detail string)
 
 // trace tells t, if there is one.
@@ -132,10 +133,10 @@ func (v *Verifier) refersTo(s *keySet) bool {
 	return slices.ContainsFunc(v.issuers, func(i *issuer) bool { return i.keys == s })
 }
 
-// Ready reports whether tokens can be judged: every issuer was asked for its keys, and at least one
-// has given a set, even if nothing in it is usable: its tokens are then judged, and refused. An
-// issuer whose keys are missing fails for its own tokens only. Without authentication it is always
-// true.
+// Ready reports whether tokens can be judged: every issuer was asked for its keys, and at least
+// one has given a set, even if nothing in it is usable: its tokens are then judged, and refused.
+// An issuer whose keys are missing fails for its own tokens only. Without authentication it is
+// always true.
 func (v *Verifier) Ready() bool {
 	if len(v.issuers) == 0 {
 		return true
@@ -148,7 +149,8 @@ func (v *Verifier) Ready() bool {
 type IssuerState struct {
 	// Issuer is its name.
 	Issuer string
-	// KeysURL is where the keys come from, without userinfo and query. Empty until discovery has found out.
+	// KeysURL is where the keys come from, without userinfo and query. Empty until discovery has
+	// found out.
 	KeysURL string
 	// Keys counts those that can be used, Skipped those of the last set that could not.
 	Keys, Skipped int
@@ -156,8 +158,8 @@ type IssuerState struct {
 	Fetched time.Time
 	// LastError tells why the last fetch failed, or is "".
 	LastError string
-	// Warning tells what is wrong although keys can be fetched: a discovery document that speaks for
-	// another issuer. "" if nothing is.
+	// Warning tells what is wrong although keys can be fetched: a discovery document that speaks
+	// for another issuer. "" if nothing is.
 	Warning string
 	// Refreshes counts the fetches, Failures those of them that failed.
 	Refreshes, Failures uint64

@@ -101,8 +101,8 @@ func claims(changes object) object {
 	return with(object{"iss": issuerName, "sub": "user-1", "aud": "agents", "iat": now.Unix() - 10, "exp": now.Unix() + 300}, changes)
 }
 
-// mint makes a token: header and claims may be objects or JSON text. The signature is made with the method of alg if that fits the key,
-// else with the key's own.
+// mint makes a token: header and claims may be objects or JSON text. The signature is made with
+// the method of alg if that fits the key, else with the key's own.
 func mint(key string, header, claims any) string {
 	text := func(v any) string {
 		if s, ok := v.(string); ok {

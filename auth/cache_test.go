@@ -19,7 +19,8 @@ func TestA28CacheIsBoundedInBytes(t *testing.T) {
 	list := strings.Repeat("0,", 1000) + "0"
 	before := heap()
 	for n := range 10_000 {
-		payload := fmt.Sprintf(`{"iss":%q,"sub":"user-%d","exp":1800000300,"list":[%s],"pad":%q%s}`, issuerName, n, list, strings.Repeat("x", n%4000), numbered(50))
+		payload := fmt.Sprintf(`{"iss":%q,"sub":"user-%d","exp":1800000300,"list":[%s],"pad":%q%s}`, issuerName, n, list,
+			strings.Repeat("x", n%4000), numbered(50))
 		content, err := readContent(payload)
 		if err != nil {
 			t.Fatal(err)
@@ -28,7 +29,8 @@ func TestA28CacheIsBoundedInBytes(t *testing.T) {
 		if err == nil || id != nil { // it is for no audience
 			t.Fatal("judged")
 		}
-		a.cache.add(sha256.Sum256([]byte(payload)), verified{&Identity{Issuer: issuerName, Subject: content.subject, Claims: content.Claims}, keys})
+		a.cache.add(sha256.Sum256([]byte(payload)),
+			verified{&Identity{Issuer: issuerName, Subject: content.subject, Claims: content.Claims}, keys})
 	}
 	if grown := int(heap()) - int(before); grown > 32<<20 {
 		t.Errorf("10,000 tokens have left %d MB", grown>>20)

@@ -184,9 +184,9 @@ func (s *keySet) discover(ctx context.Context, uri string) (keys string, err err
 	return keys, nil
 }
 
-// address is where a document is. One that the operator has written, as issuer or as jwksUri, may be
-// on this machine, and gets the token of bearerTokenFile; one that a discovery document names may not
-// and does not, unless it is on the issuer's own host.
+// address is where a document is. One that the operator has written, as issuer or as jwksUri,
+// may be on this machine, and gets the token of bearerTokenFile; one that a discovery document
+// names may not and does not, unless it is on the issuer's own host.
 type address struct {
 	text    string
 	written bool
@@ -224,7 +224,8 @@ func (s *keySet) read(ctx context.Context, at address) ([]byte, error) {
 	}
 	body, err := ask(req, transport)
 	if err != nil && !trusted && s.how.BearerTokenFile != "" {
-		err = fmt.Errorf("%w; the token of fetch.bearerTokenFile is not sent to a host that only the discovery document names: write this address as jwksUri", err)
+		err = fmt.Errorf("%w; the token of fetch.bearerTokenFile is not sent to a host that only the discovery document names: write "+
+			"this address as jwksUri", err)
 	}
 	return body, err
 }
@@ -246,7 +247,8 @@ func ask(req *http.Request, transport http.RoundTripper) ([]byte, error) {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		if to, err := resp.Location(); err == nil && resp.StatusCode/100 == 3 {
-			return nil, fmt.Errorf("status %d: a redirect to %s, which is not followed; write the address of the keys as jwksUri", resp.StatusCode, redacted(to.String()))
+			return nil, fmt.Errorf("status %d: a redirect to %s, which is not followed; write the address of the keys as jwksUri",
+				resp.StatusCode, redacted(to.String()))
 		}
 		return nil, fmt.Errorf("status %d", resp.StatusCode)
 	}
@@ -279,7 +281,8 @@ func (s source) allowed(uri string) (*url.URL, error) {
 	return u, nil
 }
 
-var errLocal = errors.New("the discovery document names an address of this machine or its link, which only the operator may: write it as jwksUri")
+var errLocal = errors.New("the discovery document names an address of this machine or its link, which only the operator may: write it " +
+	"as jwksUri")
 
 // isLocal reports whether an address is this machine's, or its link's, where clouds have metadata.
 func isLocal(a netip.Addr) bool {
@@ -287,9 +290,9 @@ func isLocal(a netip.Addr) bool {
 	return a.IsLoopback() || a.IsUnspecified() || a.IsLinkLocalUnicast() || a.IsMulticast()
 }
 
-// roundTripper returns the transport of one request. It takes no proxy from the environment: a proxy
-// could give us any keys over http. A guarded one does not connect to local addresses, whatever name
-// they hide under.
+// roundTripper returns the transport of one request. It takes no proxy from the environment: a
+// proxy could give us any keys over http. A guarded one does not connect to local addresses,
+// whatever name they hide under.
 func (s *keySet) roundTripper(guarded bool) (http.RoundTripper, error) {
 	if s.transport != nil {
 		return s.transport, nil

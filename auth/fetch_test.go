@@ -39,7 +39,8 @@ func serving(t *testing.T, h http.HandlerFunc, change func(*config.JWT)) (*gate,
 
 func TestAcceptCoversWhatAKubernetesAPIServerGives(t *testing.T) {
 	a, err := serving(t, func(w http.ResponseWriter, r *http.Request) {
-		if !strings.Contains(r.Header.Get("Accept"), "application/jwk-set+json") || !strings.Contains(r.Header.Get("Accept"), "application/json") {
+		if !strings.Contains(r.Header.Get("Accept"), "application/jwk-set+json") ||
+			!strings.Contains(r.Header.Get("Accept"), "application/json") {
 			w.WriteHeader(http.StatusNotAcceptable)
 			return
 		}
@@ -92,7 +93,8 @@ func TestRedirectIsNotFollowedButTold(t *testing.T) {
 		}
 		http.Redirect(w, r, "https://keys.example.com/v2/keys?code=secret", http.StatusMovedPermanently)
 	}, nil)
-	if err == nil || !strings.Contains(err.Error(), "301: a redirect to https://keys.example.com/v2/keys, which is not followed; write") || strings.Contains(err.Error(), "secret") {
+	if err == nil || !strings.Contains(err.Error(),
+		"301: a redirect to https://keys.example.com/v2/keys, which is not followed; write") || strings.Contains(err.Error(), "secret") {
 		t.Error(err)
 	}
 }
@@ -121,7 +123,8 @@ func TestKeysInTheConfigurationNeedNoNetwork(t *testing.T) {
 	for name, text := range map[string]string{
 		"no set": `{}`, "nothing usable": set(published("rsa1", object{"use": "enc"})), "two values": set("rsa1") + set("rsa1"),
 	} {
-		if _, err := newGate(settings(func(c *config.Authentication) { c.JWT.JWKSURI, c.JWT.JWKS = "", text }), Options{}); err == nil || !strings.Contains(err.Error(), "jwks: ") {
+		if _, err := newGate(settings(func(c *config.Authentication) { c.JWT.JWKSURI, c.JWT.JWKS = "", text }), Options{}); err == nil ||
+			!strings.Contains(err.Error(), "jwks: ") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -157,7 +160,8 @@ func TestKeysInAFileAreWatched(t *testing.T) {
 		if reason(a, good("rsa2", nil)) != "" || reason(a, good("rsa1", nil)) != outcome.UnknownKey {
 			t.Error("the change went unseen")
 		}
-		for name, spoil := range map[string]func(){"bad": func() { write("{") }, "gone": func() { os.Remove(file) }, "unusable": func() { write(set("rsa1024")) }} {
+		for name, spoil := range map[string]func(){"bad": func() { write("{") }, "gone": func() { os.Remove(file) },
+			"unusable": func() { write(set("rsa1024")) }} {
 			spoil()
 			time.Sleep(time.Hour)
 			if state := a.Issuers()[0]; reason(a, good("rsa2", nil)) != "" || state.LastError == "" || state.Failures == 0 || !a.Ready() {
@@ -224,8 +228,8 @@ func TestTokenForTheIssuerGoesToTheIssuerOnly(t *testing.T) {
 		err        string
 	}{
 		"discovery, keys on the issuer's host": {"", issuerName + "/k", map[string]string{"auth.example.com": "Bearer first"}, ""},
-		"discovery, keys elsewhere": {"", "https://keys.example.com/k", map[string]string{"auth.example.com": "Bearer first", "keys.example.com": ""},
-			"write this address as jwksUri"},
+		"discovery, keys elsewhere": {"", "https://keys.example.com/k",
+			map[string]string{"auth.example.com": "Bearer first", "keys.example.com": ""}, "write this address as jwksUri"},
 		"jwksUri": {"https://keys.example.com/k", "", map[string]string{"keys.example.com": "Bearer first"}, ""},
 	} {
 		sent := map[string]string{}
@@ -250,10 +254,11 @@ func TestTokenForTheIssuerGoesToTheIssuerOnly(t *testing.T) {
 	}
 	// It is read for each fetch.
 	var sent []string
-	a := build(t, settings(func(c *config.Authentication) { c.JWT.Fetch.BearerTokenFile = file }), func(r *http.Request) (*http.Response, error) {
-		sent = append(sent, r.Header.Get("Authorization"))
-		return respond(200, allKeys())
-	})
+	a := build(t, settings(func(c *config.Authentication) { c.JWT.Fetch.BearerTokenFile = file }),
+		func(r *http.Request) (*http.Response, error) {
+			sent = append(sent, r.Header.Get("Authorization"))
+			return respond(200, allKeys())
+		})
 	a.Refresh(t.Context())
 	os.WriteFile(file, []byte("second"), 0o600)
 	a.Refresh(t.Context())
@@ -278,7 +283,8 @@ func TestFetchTellsWhichFileIsMissing(t *testing.T) {
 			"fetch.bearerTokenFile": func(f *config.Fetch) { f.BearerTokenFile = file },
 		} {
 			asked := func(http.ResponseWriter, *http.Request) { t.Errorf("%s %s: the issuer was asked", key, file) }
-			if _, err := serving(t, asked, func(j *config.JWT) { change(&j.Fetch) }); err == nil || !strings.Contains(err.Error(), key+": ") {
+			if _, err := serving(t, asked, func(j *config.JWT) { change(&j.Fetch) }); err == nil ||
+				!strings.Contains(err.Error(), key+": ") {
 				t.Errorf("%s %s: %v", key, file, err)
 			}
 		}

@@ -31,8 +31,9 @@ type jwk struct {
 // errWeak is about an RSA key that is too short.
 var errWeak = fmt.Errorf("it has fewer than %d bits", minRSA)
 
-// parseKey reads one key. With an error it returns the kid, if the key has one. Only kty and its parameters are given to the library: what stands beside
-// them (x5c, x5u, private parts) can then neither break a good key nor be followed.
+// parseKey reads one key. With an error it returns the kid, if the key has one. Only kty and its
+// parameters are given to the library: what stands beside them (x5c, x5u, private parts) can
+// then neither break a good key nor be followed.
 func parseKey(raw []byte) (k jwk, err error) {
 	defer func() { // broken keys have made big-number code panic before
 		if r := recover(); r != nil {

@@ -97,8 +97,8 @@ func (k *Keys) Keep(verifiers ...*Verifier) {
 	k.notify()
 }
 
-// set returns the set for a source, which is added if there is none yet; first is what was read of it
-// already, or nil.
+// set returns the set for a source, which is added if there is none yet; first is what was read
+// of it already, or nil.
 func (k *Keys) set(from source, first *jwks) *keySet {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -23,7 +23,7 @@ import (
 
 func TestBrokenKeysAreSkippedAndTheRestWorks(t *testing.T) {
 	rsa1 := func(changes object) object { return published("rsa1", changes) }
-	odd := func(bits int) string { // a modulus that nobody has the factors of
+	odd := func(bits int) string { // a modulus whose factors are unknown
 		n := new(big.Int).Lsh(big.NewInt(1), uint(bits-1))
 		return encode(n.Add(n, big.NewInt(1)).Bytes())
 	}
@@ -82,7 +82,8 @@ func TestGoodKeysAreTakenWithWhateverStandsBesideThem(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if _, err := parseKey([]byte(strings.Replace(string(must(json.Marshal(published("rsa1", nil)))), `"kid":"rsa1"`, `"kid":null`, 1))); err != nil {
+	if _, err := parseKey([]byte(strings.Replace(string(must(json.Marshal(published("rsa1", nil)))), `"kid":"rsa1"`, `"kid":null`,
+		1))); err != nil {
 		t.Errorf("null: %v", err)
 	}
 }
@@ -174,14 +175,16 @@ func TestDiscovery(t *testing.T) {
 		{"another issuer", "", func(b, i string) map[string]string {
 			return map[string]string{openid: document("https://evil.example", b+"/k"), "/k": allKeys()}
 		}, false, fallback},
-		{"no keys address", "", func(b, i string) map[string]string { return map[string]string{openid: `{"issuer":"` + i + `"}`} }, false, fallback},
+		{"no keys address", "", func(b, i string) map[string]string { return map[string]string{openid: `{"issuer":"` + i + `"}`} }, false,
+			fallback},
 		{"keys over plain http elsewhere", "", func(b, i string) map[string]string {
 			return map[string]string{openid: document(i, "http://keys.example/k")}
 		}, false, "/k"},
 		{"keys in a file", "", func(b, i string) map[string]string {
 			return map[string]string{openid: document(i, "file:///etc/passwd")}
 		}, false, "/etc/passwd"},
-		{"HTML", "", func(b, i string) map[string]string { return map[string]string{openid: "<html>", fallback: "<html>"} }, false, fallback},
+		{"HTML", "", func(b, i string) map[string]string { return map[string]string{openid: "<html>", fallback: "<html>"} }, false,
+			fallback},
 		{"redirect of the keys", "", func(b, i string) map[string]string {
 			return map[string]string{openid: document(i, b+"/r"), "/r": "→/k", "/k": allKeys()}
 		}, false, "/r"},
@@ -217,9 +220,10 @@ func TestDiscovery(t *testing.T) {
 
 func TestKeysComeOverHTTPSOnlyBeyondThisMachine(t *testing.T) {
 	for uri, want := range map[string]bool{
-		"https://idp/keys": true, "http://127.0.0.1:1/keys": true, "http://[::1]:1/keys": true, "http://localhost/keys": true, "http://LOCALHOST/keys": true,
-		"http://idp/keys": false, "http://localhost.evil/keys": false, "http://127.0.0.1.evil/keys": false, "http://[::ffff:127.0.0.1]/keys": true,
-		"ftp://idp/keys": false, "file:///keys": false, "//idp/keys": false, "keys": false,
+		"https://idp/keys": true, "http://127.0.0.1:1/keys": true, "http://[::1]:1/keys": true, "http://localhost/keys": true,
+		"http://LOCALHOST/keys": true,
+		"http://idp/keys":       false, "http://localhost.evil/keys": false, "http://127.0.0.1.evil/keys": false,
+		"http://[::ffff:127.0.0.1]/keys": true, "ftp://idp/keys": false, "file:///keys": false, "//idp/keys": false, "keys": false,
 	} {
 		for _, insecure := range []bool{false, true} {
 			_, err := newGate(settings(func(c *config.Authentication) { c.JWT.JWKSURI, c.JWT.InsecureHTTP = uri, insecure }), Options{})
@@ -237,7 +241,8 @@ func TestFirstSetWithNothingUsableCountsAndIsTold(t *testing.T) {
 	if err := a.Refresh(t.Context()); err == nil || !strings.Contains(err.Error(), why) {
 		t.Error(err)
 	}
-	if state := a.Issuers()[0]; !a.Ready() || state.Keys != 0 || state.Skipped != 2 || state.Fetched.IsZero() || !strings.Contains(state.LastError, why) {
+	if state := a.Issuers()[0]; !a.Ready() || state.Keys != 0 || state.Skipped != 2 || state.Fetched.IsZero() ||
+		!strings.Contains(state.LastError, why) {
 		t.Errorf("%+v", state)
 	}
 	_, err := a.Verify(t.Context(), Credential{Token: good("rsa1", nil)}, nil)
@@ -323,7 +328,7 @@ func (i *idp) simulate(t *testing.T, story func(t *testing.T, a *gate, log *jour
 		synctest.Wait()
 		story(t, a, log)
 		cancel()
-		wg.Wait() // Run leaves nothing behind: the bubble would not end
+		wg.Wait() // Run leaves no goroutine: the bubble would not end
 	})
 }
 

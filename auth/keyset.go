@@ -30,8 +30,8 @@ const (
 	maxTried     = 4                  // keys for one token: a stranger's costs that many signatures
 )
 
-// jwks is a key set that was read. It is not changed, and while the issuer's keys stay the same it is
-// the same pointer: what was verified with it is still verified.
+// jwks is a key set that was read. It is not changed, and while the issuer's keys stay the same
+// it is the same pointer: what was verified with it is still verified.
 type jwks struct {
 	keys    []jwk     // that can verify something; there may be none
 	skipped []skipped // the others of the set
@@ -73,8 +73,8 @@ func (s *jwks) why() string {
 }
 
 // parseKeys reads a JWK set (RFC 7517 §5). Keys that are broken, or not for verifying signatures
-// with one of our algorithms, are skipped; the rest of the set works. It is an error if there is no
-// key at all, usable or not.
+// with one of our algorithms, are skipped; the rest of the set works. It is an error if there is
+// no key at all, usable or not.
 func parseKeys(b []byte) (*jwks, error) {
 	var document map[string]json.RawMessage // and no struct, which would also take KEYS
 	if err := json.Unmarshal(b, &document); err != nil {
@@ -133,7 +133,8 @@ func (s *jwks) find(alg, kid string) ([]jwk, *outcome.Refusal) {
 	case n >= 0:
 		return nil, outcome.Refuse(outcome.UnknownKey, "key "+clip(kid)+" is in the set and is skipped: "+s.skipped[n].why)
 	case kid != "":
-		return nil, outcome.Refuse(outcome.UnknownKey, fmt.Sprintf("key %s is not in the set of %d keys", clip(kid), len(s.keys)+len(s.skipped)))
+		return nil, outcome.Refuse(outcome.UnknownKey,
+			fmt.Sprintf("key %s is not in the set of %d keys", clip(kid), len(s.keys)+len(s.skipped)))
 	case len(s.skipped) > 0:
 		return nil, outcome.Refuse(outcome.UnknownKey, "the token has no kid, and no usable key is for "+alg+"; skipped are "+s.why())
 	}
@@ -220,7 +221,8 @@ func (s *keySet) run(ctx context.Context) {
 	retry := firstRetry
 	for {
 		s.mu.Lock()
-		// Requests that come during this fetch wait for the next one: this may have begun too early.
+		// Requests that come during this fetch wait for the next one: this may have begun too
+		// early.
 		awaited := s.waiting != nil
 		s.mu.Unlock()
 		err := s.fetch(ctx)
@@ -252,12 +254,12 @@ func (s *keySet) release() {
 	}
 }
 
-// refetch gets the keys anew because those that are there do not verify a token, and returns the set
-// that is there then. All requests that ask share one fetch, which belongs to run and not to any of
-// them: a client that goes away cannot spoil it. If the last such fetch is less than refetchEvery
-// ago refetch returns at once, so that made-up tokens cost the issuer nothing. Strangers cannot use
-// up the fetch that users need after a rotation: a token whose subject was verified before, which
-// known reports, has a second one.
+// refetch gets the keys anew because those that are there do not verify a token, and returns the
+// set that is there then. All requests that ask share one fetch, which belongs to run and not to
+// any of them: a client that goes away cannot spoil it. If the last such fetch is less than
+// refetchEvery ago refetch returns at once, so that made-up tokens cost the issuer nothing.
+// Strangers cannot use up the fetch that users need after a rotation: a token whose subject was
+// verified before, which known reports, has a second one.
 func (s *keySet) refetch(ctx context.Context, known func() bool) *jwks {
 	s.mu.Lock()
 	if s.waiting == nil {

@@ -80,8 +80,9 @@ func decodeJWS(text string) (*token, error) {
 	return &token{signed: text[:len(head)+1+len(body)], signature: signature, header: string(header), payload: string(payload)}, nil
 }
 
-// decodePart decodes unpadded base64url whose unused bits are zero: one text for each value, so that
-// a token cannot be changed and stay valid. Go's decoder skips line breaks even when it is strict.
+// decodePart decodes unpadded base64url whose unused bits are zero: one text for each value, so
+// that a token cannot be changed and stay valid. Go's decoder skips line breaks even when it is
+// strict.
 func decodePart(s string) ([]byte, error) {
 	if s == "" {
 		return nil, errors.New("empty")
@@ -203,8 +204,8 @@ func stringOf(name, value string) (string, error) {
 	return decodeString(value), nil
 }
 
-// shortString is stringOf for text that no scan has accepted yet, in which a long string with escapes
-// is not worth its decoding.
+// shortString is stringOf for text that no scan has accepted yet, in which a long string with
+// escapes is not worth its decoding.
 func shortString(name, value string) (string, error) {
 	const most = 2048
 	if len(value) > most && strings.Contains(value, `\`) {

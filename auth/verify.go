@@ -16,8 +16,8 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// methods verify signatures. Those of PS are our own: golang-jwt's accept a salt of any length, RFC
-// 7518 §3.5 that of the hash only.
+// methods verify signatures. Those of PS are our own: golang-jwt's accept a salt of any length,
+// RFC 7518 §3.5 that of the hash only.
 var methods = map[string]jwt.SigningMethod{
 	"RS256": jwt.SigningMethodRS256, "RS384": jwt.SigningMethodRS384, "RS512": jwt.SigningMethodRS512,
 	"PS256": pss("PS256", crypto.SHA256), "PS384": pss("PS384", crypto.SHA384), "PS512": pss("PS512", crypto.SHA512),
@@ -32,12 +32,12 @@ func pss(name string, hash crypto.Hash) jwt.SigningMethod {
 	}
 }
 
-// Verify judges the token of a credential: form, algorithm, issuer, key, signature, times, audience,
-// subject, in this order. The error is an *outcome.Refusal with the reason of the first check that
-// fails; what a token says is not believed, nor put into an answer, before its signature is
-// verified. Verify waits for the network only when a token of a known issuer names an unknown key,
-// for refetchWait at most, and no longer than ctx. Whether the subject can be a principal is for the
-// caller to ask: where no token is needed it does not matter.
+// Verify judges the token of a credential: form, algorithm, issuer, key, signature, times,
+// audience, subject, in this order. The error is an *outcome.Refusal with the reason of the
+// first check that fails; what a token says is not believed, nor put into an answer, before its
+// signature is verified. Verify waits for the network only when a token of a known issuer names
+// an unknown key, for refetchWait at most, and no longer than ctx. Whether the subject can be a
+// principal is for the caller to ask: where no token is needed it does not matter.
 func (v *Verifier) Verify(ctx context.Context, c Credential, t Trace) (*Identity, error) {
 	small := len(c.Token) <= maxRemembered
 	var key digest
@@ -88,7 +88,8 @@ func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity
 		return nil, nil, &outcome.Refusal{Reason: outcome.WrongIssuer, Detail: "issuer " + clip(tok.issuer)}
 	}
 	if !i.algorithms[tok.alg] {
-		return nil, nil, &outcome.Refusal{Reason: outcome.AlgNotAllowed, Detail: fmt.Sprintf("algorithm %s for issuer %s", tok.alg, i.Issuer)}
+		return nil, nil, &outcome.Refusal{Reason: outcome.AlgNotAllowed,
+			Detail: fmt.Sprintf("algorithm %s for issuer %s", tok.alg, i.Issuer)}
 	}
 	t.trace("algorithm", "%s is allowed", tok.alg)
 	if err := i.takes(c); err != nil {
@@ -176,7 +177,8 @@ func (i *issuer) check(ctx context.Context, tok *token, t Trace) (*jwks, error) 
 func (s *jwks) verify(tok *token) (tried int, refusal *outcome.Refusal) {
 	keys, refusal := s.find(tok.alg, tok.kid)
 	if refusal == nil && !signedByOne(tok, keys) {
-		refusal = outcome.Refuse(outcome.BadSignature, fmt.Sprintf("none of the matching keys verifies the signature (%d tried)", len(keys)))
+		refusal = outcome.Refuse(outcome.BadSignature,
+			fmt.Sprintf("none of the matching keys verifies the signature (%d tried)", len(keys)))
 	}
 	return len(keys), refusal
 }
@@ -196,7 +198,8 @@ func (i *issuer) unavailable() error {
 	return &outcome.Refusal{Reason: outcome.JWKSUnavailable, Detail: "no keys of issuer " + i.Issuer + ": " + why}
 }
 
-// times looks at exp and nbf (RFC 7519 §4.1.4, §4.1.5). Clocks may differ by the skew, inclusively.
+// times looks at exp and nbf (RFC 7519 §4.1.4, §4.1.5). Clocks may differ by the skew,
+// inclusively.
 func (i *issuer) times(c content, id *Identity, now time.Time, t Trace) error {
 	switch {
 	case c.neverValid:
@@ -245,7 +248,8 @@ func (i *issuer) intended(audience []string, t Trace) error {
 	return &outcome.Refusal{Reason: outcome.WrongAudience, Detail: fmt.Sprintf("audience is none of %q", i.Audiences)}
 }
 
-// bareAudience returns an audience as Envoy compares it: without http:// or https:// and without one slash at the end.
+// bareAudience returns an audience as Envoy compares it: without http:// or https:// and without
+// one slash at the end.
 func bareAudience(s string) string {
 	if bare, ok := strings.CutPrefix(s, "https://"); ok {
 		s = bare

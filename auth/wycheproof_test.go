@@ -10,7 +10,8 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// judgeJWS is Verify up to the signature, for a payload of any kind: most vectors sign the word foo.
+// judgeJWS is Verify up to the signature, for a payload of any kind: most vectors sign the word
+// foo.
 func judgeJWS(keys, text string) outcome.Reason {
 	tok, err := decodeJWS(text)
 	if err == nil {
@@ -39,8 +40,9 @@ func judgeJWS(keys, text string) outcome.Reason {
 	return ""
 }
 
-// TestWycheproof runs the vectors for JSON Web Signatures of Project Wycheproof (github.com/C2SP/wycheproof, testdata/wycheproof/COMMIT).
-// Where our answer is not the expected one, the table says why.
+// TestWycheproof runs the vectors for JSON Web Signatures of Project Wycheproof
+// (github.com/C2SP/wycheproof, testdata/wycheproof/COMMIT). Where our answer is not the expected
+// one, the table says why.
 func TestWycheproof(t *testing.T) {
 	deviations := map[string]string{ // file and tcId
 		"signature 259": "empty payload: no JWT", "signature 264": "empty payload: no JWT", "signature 268": "empty payload: no JWT",

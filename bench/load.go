@@ -271,7 +271,8 @@ const (
 	pathSource = "/source" // sends as many binary messages as the number in a text message says
 )
 
-// streamSize is the size of a message in a stream, and answerSize that of one in an agent's answer.
+// streamSize is the size of a message in a stream, and answerSize that of one in an agent's
+// answer.
 const (
 	streamSize = 64 << 10
 	answerSize = 64

@@ -1,11 +1,13 @@
-// Package config is what an operator may say: the types of the configuration file, how a file and the environment become one Config,
-// and every check that needs nothing but the text itself.
+// Package config is what an operator may say: the types of the configuration file, how a file
+// and the environment become one Config, and every check that needs nothing but the text itself.
 //
-// The story is Load: defaults, then the file (strictly: an unknown key is an error), then the environment, then Validate. All problems
-// are reported at once, each with its place and a hint. The block `authentication` is the one of Omnia's Helm values, so that a values
-// file can be given as it is.
+// The story is Load: defaults, then the file (strictly: an unknown key is an error), then the
+// environment, then Validate. All problems are reported at once, each with its place and a hint.
+// The block `authentication` is the one of Omnia's Helm values, so that a values file can be
+// given as it is.
 //
-// The package is plain data and imports nothing of ours. Other packages compile their own section once, in their constructors.
+// The package is plain data and imports nothing of ours. Other packages compile their own
+// section once, in their constructors.
 package config
 
 import (
@@ -13,20 +15,23 @@ import (
 	"time"
 )
 
-// Config is the whole configuration. Its zero value is not usable: Default gives the documented defaults, Load reads a file over them.
-// A Config is not changed after Load and may be shared.
+// Config is the whole configuration. Its zero value is not usable: Default gives the documented
+// defaults, Load reads a file over them. A Config is not changed after Load and may be shared.
 type Config struct {
 	// Listen is the public address, host:port. Empty means :8443 with TLS and :8080 without.
 	Listen string `yaml:"listen" env:"LISTEN"`
-	// TLS terminates wss:// on the public listener. Without a certificate the listener speaks plain HTTP.
+	// TLS terminates wss:// on the public listener. Without a certificate the listener speaks
+	// plain HTTP.
 	TLS TLS `yaml:"tls" envPrefix:"TLS_"`
 	// Admin is the listener of operators: health, metrics, sessions.
 	Admin Admin `yaml:"admin" envPrefix:"ADMIN_"`
-	// Routes say which agent a request goes to. At least one is needed. Order does not matter: the most exact host and path win.
+	// Routes say which agent a request goes to. At least one is needed. Order does not matter:
+	// the most exact host and path win.
 	Routes Routes `yaml:"routes" env:"ROUTES"`
-	// TrustedProxies are the networks whose X-Forwarded-* headers are believed. Empty: none.
+	// TrustedProxies are the networks whose X-Forwarded-* headers are trusted. Empty: none.
 	TrustedProxies []netip.Prefix `yaml:"trustedProxies" env:"TRUSTED_PROXIES"`
-	// ProxyProtocol says which load balancers pass TCP connections on and name the client in front of them.
+	// ProxyProtocol says which load balancers pass TCP connections on and name the client in
+	// front of them.
 	ProxyProtocol ProxyProtocol `yaml:"proxyProtocol" envPrefix:"PROXY_PROTOCOL_"`
 	// Authentication says who is let in. It is the block of the same name in Omnia's Helm values.
 	Authentication Authentication `yaml:"authentication"`
@@ -39,23 +44,26 @@ type Config struct {
 	// Log says what is written to standard error, and how.
 	Log Log `yaml:"log" envPrefix:"LOG_"`
 
-	// Notes are what Load found that an operator should know and that is no mistake: one line each, to be logged at start.
+	// Notes are what Load found that an operator should know and that is no mistake: one line
+	// each, to be logged at start.
 	Notes []string `yaml:"-"`
 }
 
 // TLS is the certificate of the public listener.
 type TLS struct {
-	// CertFile is the PEM file of the certificate chain. It is read again when it changes, also through a symlink swap.
+	// CertFile is the PEM file of the certificate chain. It is read again when it changes, also
+	// through a symlink swap.
 	CertFile string `yaml:"certFile" env:"CERT_FILE"`
 	// KeyFile is the PEM file of the private key, read together with CertFile.
 	KeyFile string `yaml:"keyFile" env:"KEY_FILE"`
 	// MinVersion is the lowest TLS version spoken: "1.2" (the default) or "1.3".
 	MinVersion string `yaml:"minVersion" env:"MIN_VERSION"`
-	// ClientCAFile, when set, asks every client for a certificate that one of the authorities in this PEM file has signed.
+	// ClientCAFile, when set, asks every client for a certificate that one of the authorities in
+	// this PEM file has signed.
 	ClientCAFile string `yaml:"clientCAFile" env:"CLIENT_CA_FILE"`
 }
 
-// Enabled says whether the public listener speaks TLS.
+// Enabled reports whether the public listener speaks TLS.
 func (t TLS) Enabled() bool { return t.CertFile != "" || t.KeyFile != "" }
 
 // DefaultListen is the public address where none was said.
@@ -68,13 +76,14 @@ func (t TLS) DefaultListen() string {
 
 // Admin is the listener of operators.
 type Admin struct {
-	// Listen is its address, host:port; loopback by default, because nothing there asks who is calling.
+	// Listen is its address, host:port; loopback by default, because nothing there asks who is
+	// calling.
 	Listen string `yaml:"listen" env:"LISTEN"`
-	// MetricsListen is the address of a second listener that serves /healthz, /readyz and /metrics alone, for probes and Prometheus. Empty:
-	// there is none.
+	// MetricsListen is the address of a second listener that serves /healthz, /readyz and
+	// /metrics alone, for probes and Prometheus. Empty: there is none.
 	MetricsListen string `yaml:"metricsListen" env:"METRICS_LISTEN"`
-	// Hosts are the names under which it may be asked, besides localhost and any address. Other names
-	// are refused, so that no web page can reach it by DNS rebinding.
+	// Hosts are the names under which it may be asked, besides localhost and any address. Other
+	// names are refused, so that no web page can reach it by DNS rebinding.
 	Hosts []string `yaml:"hosts" env:"HOSTS"`
 	// Profiling serves Go's profiles under /debug/pprof/. Default false.
 	Profiling bool `yaml:"profiling" env:"PROFILING"`
@@ -82,42 +91,50 @@ type Admin struct {
 
 // ProxyProtocol says which load balancers name the client by the PROXY protocol.
 type ProxyProtocol struct {
-	// From are the networks of load balancers that begin each connection with a PROXY protocol header, version 1 or 2. A connection from
-	// there without one is closed; from anywhere else a header is not looked for. Empty: from no network.
+	// From are the networks of load balancers that begin each connection with a PROXY protocol
+	// header, version 1 or 2. A connection from there without one is closed; from anywhere else
+	// a header is not looked for. Empty: from no network.
 	From []netip.Prefix `yaml:"from" env:"FROM"`
 }
 
 // Route sends requests of one host and path prefix to one agent.
 type Route struct {
-	// Path is a prefix of whole segments made of letters, digits and - . _ ~; one segment may be {agent}, which takes any one DNS label.
+	// Path is a prefix of whole segments made of letters, digits and - . _ ~; one segment may be
+	// {agent}, which takes any one DNS label.
 	Path string `yaml:"path"`
-	// Upstream is the agent's address, http:// or https://; {agent} in its host is replaced by the label of the path.
+	// Upstream is the agent's address, http:// or https://; {agent} in its host is replaced by
+	// the label of the path.
 	Upstream string `yaml:"upstream"`
 	// Upstreams are several addresses instead of one. Not supported yet.
 	Upstreams []string `yaml:"upstreams"`
 	// StripPrefix takes the prefix away before the agent sees the request. Default true.
 	StripPrefix bool `yaml:"stripPrefix"`
-	// Host limits the route to one host name, or to the subdomains of one: *.agents.example.com. Empty: any host.
+	// Host limits the route to one host name, or to the subdomains of one: *.agents.example.com.
+	// Empty: any host.
 	Host string `yaml:"host"`
 	// Public lets requests in without a token. Identity headers are removed all the same.
 	Public bool `yaml:"public"`
 	// Query says what the client may not choose in the query string.
 	Query Query `yaml:"query"`
-	// HostHeader is the Host that the agent sees: keep (the client's, the default, because agents compare
-	// it with Origin) or upstream (that of Upstream, for agents that answer only to their own name).
+	// HostHeader is the Host that the agent sees: keep (the client's, the default, because
+	// agents compare it with Origin) or upstream (that of Upstream, for agents that answer only
+	// to their own name).
 	HostHeader string `yaml:"hostHeader"`
-	// RequiredClaims are asked in addition to those of authentication.authorization; {agent} stands for the label of the path.
+	// RequiredClaims are asked in addition to those of authentication.authorization; {agent}
+	// stands for the label of the path.
 	RequiredClaims RequiredClaims `yaml:"requiredClaims"`
-	// AllowedOrigins are the exact origins (scheme://host[:port]) from which a browser may come. Empty: any. ["*"] says the same, and is needed
-	// where fromCookies is set.
+	// AllowedOrigins are the exact origins (scheme://host[:port]) from which a browser may come.
+	// Empty: any. ["*"] says the same, and is needed where fromCookies is set.
 	AllowedOrigins []string `yaml:"allowedOrigins"`
-	// ProtectedResource tells OAuth clients, such as those of MCP, where to get a token for the route (RFC 9728). One of its keys switches it on.
+	// ProtectedResource tells OAuth clients, such as those of MCP, where to get a token for the
+	// route (RFC 9728). One of its keys switches it on.
 	ProtectedResource ProtectedResource `yaml:"protectedResource"`
 }
 
 // ProtectedResource is what OAuth clients are told of a route.
 type ProtectedResource struct {
-	// Scopes are what a client should ask the issuer for; {agent} stands for the label of the path.
+	// Scopes are what a client should ask the issuer for; {agent} stands for the label of the
+	// path.
 	Scopes []string `yaml:"scopes"`
 	// Name is what the agent is called where a person is asked for consent.
 	Name string `yaml:"name"`
@@ -132,16 +149,18 @@ func (p ProtectedResource) Enabled() bool {
 
 // Query says what of the query string the client may not choose.
 type Query struct {
-	// Set replaces every copy of a parameter by this value; {agent} stands for the label of the path.
+	// Set replaces every copy of a parameter by this value; {agent} stands for the label of the
+	// path.
 	Set map[string]string `yaml:"set"`
-	// Drop removes every copy of a parameter. The default are those that Omnia's agents believe; an empty list removes none. The variable is for all
-	// routes.
+	// Drop removes every copy of a parameter. The default are those that Omnia's agents believe;
+	// an empty list removes none. The variable is for all routes.
 	Drop []string `yaml:"drop"`
 }
 
 // Authentication says who is let in.
 type Authentication struct {
-	// Enabled false lets everybody in. Identity headers are removed all the same. Default true.
+	// Enabled false admits every request, without a token. Identity headers are removed all the
+	// same. Default true.
 	Enabled bool `yaml:"enabled" env:"AUTHENTICATION_ENABLED"`
 	// JWT is the issuer of the tokens.
 	JWT JWT `yaml:"jwt"`
@@ -149,7 +168,7 @@ type Authentication struct {
 	JWTRules JWTRules `yaml:"jwtRules" env:"JWT_RULES"`
 	// Authorization says what a verified caller must bring.
 	Authorization Authorization `yaml:"authorization"`
-	// EdgeTrust says which headers of the client are removed because agents believe them.
+	// EdgeTrust says which headers of the client are removed because agents trust them.
 	EdgeTrust EdgeTrust `yaml:"edgeTrust" envPrefix:"EDGE_TRUST_"`
 }
 
@@ -176,21 +195,24 @@ type JWT struct {
 	ForwardOriginalToken bool `yaml:"forwardOriginalToken" env:"JWT_FORWARD_ORIGINAL_TOKEN"`
 	// OutputClaimToHeaders are the identity headers the agent gets.
 	OutputClaimToHeaders ClaimHeaders `yaml:"outputClaimToHeaders" env:"OUTPUT_CLAIM_TO_HEADERS"`
-	// FromHeaders are the headers in which a token may sit. This list and the next three stand alone: each replaces its own default, and
-	// an empty one switches its place off.
+	// FromHeaders are the headers in which a token may sit. This list and the next three stand
+	// alone: each replaces its own default, and an empty one switches its place off.
 	FromHeaders HeaderSources `yaml:"fromHeaders" env:"JWT_FROM_HEADERS"`
 	// FromParams are the query parameters in which a token may sit.
 	FromParams []string `yaml:"fromParams" env:"JWT_FROM_PARAMS"`
-	// FromCookies are the cookies in which a token may sit. Default none: browsers send cookies from any page.
+	// FromCookies are the cookies in which a token may sit. Default none: browsers send cookies
+	// from any page.
 	FromCookies []string `yaml:"fromCookies" env:"JWT_FROM_COOKIES"`
-	// FromSubprotocols are the forms in which Sec-WebSocket-Protocol may hold a token: bearer (the entry after it is the token) and
-	// base64url.bearer.authorization.k8s.io (the token follows a dot, in base64url).
+	// FromSubprotocols are the forms in which Sec-WebSocket-Protocol may hold a token: bearer
+	// (the entry after it is the token) and base64url.bearer.authorization.k8s.io (the token
+	// follows a dot, in base64url).
 	FromSubprotocols []string `yaml:"fromSubprotocols" env:"JWT_FROM_SUBPROTOCOLS"`
 	// ClockSkew is by how much clocks may differ, both ways. Default 60s, at most 10m.
 	ClockSkew time.Duration `yaml:"clockSkew" env:"JWT_CLOCK_SKEW"`
 	// RequireExpiration refuses tokens without exp. Default true.
 	RequireExpiration bool `yaml:"requireExpiration" env:"JWT_REQUIRE_EXPIRATION"`
-	// InsecureHTTP allows http:// beyond loopback in jwksUri, and in the issuer if it is asked for its keys.
+	// InsecureHTTP allows http:// beyond loopback in jwksUri, and in the issuer if it is asked
+	// for its keys.
 	InsecureHTTP bool `yaml:"insecureHTTP" env:"JWT_INSECURE_HTTP"`
 	// Algorithms are those accepted; the default is all that are supported.
 	Algorithms []string `yaml:"algorithms" env:"JWT_ALGORITHMS"`
@@ -201,15 +223,19 @@ func (j JWT) Discovers() bool { return j.JWKSURI == "" && j.JWKS == "" && j.JWKS
 
 // Fetch is how an issuer is asked for its keys.
 type Fetch struct {
-	// Proxy is the HTTP proxy to go through, http:// or https://, with user information if it wants some. The environment's is not used.
+	// Proxy is the HTTP proxy to go through, http:// or https://, with user information if it
+	// wants some. The environment's is not used.
 	Proxy string `yaml:"proxy" env:"PROXY"`
-	// CAFile is a PEM file of the authorities that sign the issuer's certificate, instead of the system's. It is read for each fetch.
+	// CAFile is a PEM file of the authorities that sign the issuer's certificate, instead of the
+	// system's. It is read for each fetch.
 	CAFile string `yaml:"caFile" env:"CA_FILE"`
-	// BearerTokenFile is a file with a token that the issuer, and a jwksUri that is written here, are sent. It is read for each fetch.
+	// BearerTokenFile is a file with a token that the issuer, and a jwksUri that is written
+	// here, are sent. It is read for each fetch.
 	BearerTokenFile string `yaml:"bearerTokenFile" env:"BEARER_TOKEN_FILE"`
 	// Timeout is for one fetch, discovery included. Default 10s, at most 1m.
 	Timeout time.Duration `yaml:"timeout" env:"TIMEOUT"`
-	// Interval is how long keys are used until they are asked for again. Default 10m, from 30s to 24h.
+	// Interval is how long keys are used until they are asked for again. Default 10m, from 30s
+	// to 24h.
 	Interval time.Duration `yaml:"interval" env:"INTERVAL"`
 }
 
@@ -227,8 +253,8 @@ type ClaimHeader struct {
 type HeaderSource struct {
 	// Name of the header.
 	Name string `yaml:"name"`
-	// Prefix before the token. One that ends in a space is a scheme (RFC 9110 §11.4) and is compared case-insensitively. Empty: the whole
-	// value is the token.
+	// Prefix before the token. One that ends in a space is a scheme (RFC 9110 §11.4) and is
+	// compared case-insensitively. Empty: the whole value is the token.
 	Prefix string `yaml:"prefix"`
 }
 
@@ -236,8 +262,9 @@ type HeaderSource struct {
 type Authorization struct {
 	// RequiredClaims must all be fulfilled.
 	RequiredClaims RequiredClaims `yaml:"requiredClaims" env:"REQUIRED_CLAIMS"`
-	// ExcludePaths need no token: /x exactly, /x* a prefix, *x a suffix, * everything, {*} one segment, {**} the rest.
-	// Only a missing key means the default list; an empty list excludes nothing.
+	// ExcludePaths need no token: /x exactly, /x* a prefix, *x a suffix, * everything, {*} one
+	// segment, {**} the rest. Only a missing key means the default list; an empty list excludes
+	// nothing.
 	ExcludePaths []string `yaml:"excludePaths" env:"EXCLUDE_PATHS"`
 }
 
@@ -249,7 +276,8 @@ type RequiredClaim struct {
 	Values []string `yaml:"values"`
 }
 
-// EdgeTrust says which request headers are removed because agents believe them. Headers of OutputClaimToHeaders are removed in any case.
+// EdgeTrust says which request headers are removed because agents trust them. Headers of
+// OutputClaimToHeaders are removed in any case.
 type EdgeTrust struct {
 	// StripInboundClaimHeaders false keeps the headers of the three lists below. Default true.
 	StripInboundClaimHeaders bool `yaml:"stripInboundClaimHeaders" env:"STRIP_INBOUND_CLAIM_HEADERS"`
@@ -257,24 +285,28 @@ type EdgeTrust struct {
 	AdditionalStripHeaders []string `yaml:"additionalStripHeaders" env:"ADDITIONAL_STRIP_HEADERS"`
 	// DefaultStripHeaders are x-user-id, x-user-roles and x-user-email.
 	DefaultStripHeaders []string `yaml:"defaultStripHeaders" env:"DEFAULT_STRIP_HEADERS"`
-	// StripFamilies are further names, and beginnings of names that end in *. Omnia's agents believe headers of these families. The list is not
-	// the chart's, so that a values file that repeats the chart's lists cannot forget it. An empty list removes none.
+	// StripFamilies are further names, and beginnings of names that end in *. Omnia's agents
+	// believe headers of these families. The list is not the chart's, so that a values file that
+	// repeats the chart's lists cannot forget it. An empty list removes none.
 	StripFamilies []string `yaml:"stripFamilies" env:"STRIP_FAMILIES"`
 }
 
 // Session says how long a connection lives.
 type Session struct {
-	// CloseOnTokenExpiry ends a connection at exp + clockSkew + ExpiryGrace, with close code 3000, and cuts an HTTP answer that still
-	// streams. Default true.
+	// CloseOnTokenExpiry ends a connection at exp + clockSkew + ExpiryGrace, with close code
+	// 3000, and cuts an HTTP answer that still streams. Default true.
 	CloseOnTokenExpiry bool `yaml:"closeOnTokenExpiry" env:"CLOSE_ON_TOKEN_EXPIRY"`
 	// ExpiryGrace is added to a token's life while a connection is open.
 	ExpiryGrace time.Duration `yaml:"expiryGrace" env:"EXPIRY_GRACE"`
-	// DrainTimeout is how long SIGTERM may take: Close 1001 to everybody, spread over it. Default 30s.
+	// DrainTimeout is how long SIGTERM may take: Close 1001 to every session, spread over it.
+	// Default 30s.
 	DrainTimeout time.Duration `yaml:"drainTimeout" env:"DRAIN_TIMEOUT"`
-	// PingInterval is how long a side may be silent before it gets a Ping, up to a tenth longer, so that not all are asked at once; silent
-	// for as long again, it is given up. 0: no Ping. Default 25s: agents that ping by themselves cut after 60 s, and the gateway is first.
+	// PingInterval is how long a side may be silent before it gets a Ping, up to a tenth longer,
+	// so that not all are asked at once; silent for as long again, it is given up. 0: no Ping.
+	// Default 25s: agents that ping by themselves cut after 60 s, and the gateway is first.
 	PingInterval time.Duration `yaml:"pingInterval" env:"PING_INTERVAL"`
-	// StallTimeout is how long a side may take no byte of what waits for it, before it is given up. Default 30s.
+	// StallTimeout is how long a side may take no byte of what waits for it, before it is given
+	// up. Default 30s.
 	StallTimeout time.Duration `yaml:"stallTimeout" env:"STALL_TIMEOUT"`
 	// IdleTimeout ends a connection on which no message was seen for so long. 0: never.
 	IdleTimeout time.Duration `yaml:"idleTimeout" env:"IDLE_TIMEOUT"`
@@ -288,21 +320,24 @@ type Limits struct {
 	MaxConnectionsPerUser int `yaml:"maxConnectionsPerUser" env:"MAX_CONNECTIONS_PER_USER"`
 	// MaxConnectionsPerIP is the same for one client address (the trusted proxies' word counts).
 	MaxConnectionsPerIP int `yaml:"maxConnectionsPerIP" env:"MAX_CONNECTIONS_PER_IP"`
-	// MaxRequests is how many plain HTTP exchanges may be under way: a request and its answer, for as
-	// long as that streams.
+	// MaxRequests is how many plain HTTP exchanges may be under way: a request and its answer,
+	// for as long as that streams.
 	MaxRequests int `yaml:"maxRequests" env:"MAX_REQUESTS"`
 	// MaxRequestsPerUser is the same for one issuer and subject.
 	MaxRequestsPerUser int `yaml:"maxRequestsPerUser" env:"MAX_REQUESTS_PER_USER"`
 	// MaxRequestsPerIP is the same for one client address.
 	MaxRequestsPerIP int `yaml:"maxRequestsPerIP" env:"MAX_REQUESTS_PER_IP"`
-	// RefusedPerIP is how many tokens of one client address may be refused in a minute before it has to
-	// wait: a second, then twice as long with each refusal, up to a minute. 0, the default: it never waits.
+	// RefusedPerIP is how many tokens of one client address may be refused in a minute before it
+	// has to wait: a second, then twice as long with each refusal, up to a minute. 0, the
+	// default: it never waits.
 	RefusedPerIP int `yaml:"refusedPerIP" env:"REFUSED_PER_IP"`
-	// MaxMessageBytes is the size of a message, over all its fragments, either way. Default 16777216.
+	// MaxMessageBytes is the size of a message, over all its fragments, either way. Default
+	// 16777216.
 	MaxMessageBytes int64 `yaml:"maxMessageBytes" env:"MAX_MESSAGE_BYTES"`
 	// MessagesPerSecond slows a sender down. Not supported yet.
 	MessagesPerSecond float64 `yaml:"messagesPerSecond" env:"MESSAGES_PER_SECOND"`
-	// UpstreamTimeout bounds the agent's answer to a handshake, connection and TLS included. Default 30s.
+	// UpstreamTimeout bounds the agent's answer to a handshake, connection and TLS included.
+	// Default 30s.
 	UpstreamTimeout time.Duration `yaml:"upstreamTimeout" env:"UPSTREAM_TIMEOUT"`
 	// HandshakeTimeout bounds TLS handshake and request head together. Default 10s.
 	HandshakeTimeout time.Duration `yaml:"handshakeTimeout" env:"HANDSHAKE_TIMEOUT"`
@@ -312,8 +347,8 @@ type Limits struct {
 
 // Upstream says how agents are reached.
 type Upstream struct {
-	// AllowLoopback lets an {agent} in a route's upstream lead to this machine: to localhost, or to a
-	// name that resolves to a loopback, link-local or unspecified address. Default false.
+	// AllowLoopback lets an {agent} in a route's upstream lead to this machine: to localhost, or
+	// to a name that resolves to a loopback, link-local or unspecified address. Default false.
 	AllowLoopback bool `yaml:"allowLoopback" env:"ALLOW_LOOPBACK"`
 }
 
@@ -325,7 +360,8 @@ type Log struct {
 	Level string `yaml:"level" env:"LEVEL"`
 }
 
-// The list types have names of their own so that each can say how it is written in an environment variable.
+// The list types have names of their own so that each can say how it is written in an
+// environment variable.
 type (
 	// Routes in the environment: /my-agent=http://my-agent:8080;/other=http://other:8080
 	Routes []Route
@@ -339,8 +375,8 @@ type (
 	RequiredClaims []RequiredClaim
 )
 
-// Algorithms are the signature algorithms that can be accepted (RFC 7518 §3.1, RFC 8037 §3.1): asymmetric ones only, as a key set is public.
-// Ed25519 is another name of EdDSA (RFC 9864).
+// Algorithms are the signature algorithms that can be accepted (RFC 7518 §3.1, RFC 8037 §3.1):
+// asymmetric ones only, as a key set is public. Ed25519 is another name of EdDSA (RFC 9864).
 var Algorithms = [...]string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA", "Ed25519"}
 
 // Default is the configuration in which nothing was said.

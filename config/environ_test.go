@@ -46,7 +46,8 @@ func TestEnvironmentAloneIsEnough(t *testing.T) {
 	}
 	want.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
 	jwt := &want.Authentication.JWT
-	jwt.Issuer, jwt.Audiences, jwt.ForwardOriginalToken, jwt.ClockSkew = "https://issuer.example.com", []string{"a", "b"}, false, 5*time.Second
+	jwt.Issuer, jwt.Audiences, jwt.ForwardOriginalToken, jwt.ClockSkew = "https://issuer.example.com", []string{"a",
+		"b"}, false, 5*time.Second
 	jwt.OutputClaimToHeaders = ClaimHeaders{
 		{Header: "x-user-id", Claim: "sub"}, {Header: "x-roles", Claim: "https://example.com/roles", Format: "json"},
 		{Header: "x-url", Claim: "urn:x:y"}, {Header: "x-email", Claim: "email"},
@@ -57,8 +58,9 @@ func TestEnvironmentAloneIsEnough(t *testing.T) {
 	other.Issuer, other.Audiences = "https://b.example.com", []string{"b"}
 	want.Authentication.JWTRules = JWTRules{other}
 	want.Authentication.Authorization = Authorization{
-		RequiredClaims: RequiredClaims{{Claim: "scope", Values: []string{"agents:access"}}, {Claim: "role", Values: []string{"user", "admin"}}},
-		ExcludePaths:   []string{"/healthz", "/a/{*}"},
+		RequiredClaims: RequiredClaims{{Claim: "scope", Values: []string{"agents:access"}},
+			{Claim: "role", Values: []string{"user", "admin"}}},
+		ExcludePaths: []string{"/healthz", "/a/{*}"},
 	}
 	want.Authentication.EdgeTrust.StripInboundClaimHeaders = false
 	want.Session.IdleTimeout = time.Hour
@@ -102,7 +104,8 @@ func TestVariableReplacesTheFilesValueAndItsMistake(t *testing.T) {
 	}
 }
 
-// TestSecretsOfVariablesAreNotRepeated gives values that cannot be read, as happens when variables are mixed up.
+// TestSecretsOfVariablesAreNotRepeated gives values that cannot be read, as happens when
+// variables are mixed up.
 func TestSecretsOfVariablesAreNotRepeated(t *testing.T) {
 	for variable, want := range map[string]string{
 		"JWT_CLOCK_SKEW":           "authentication.jwt.clockSkew: not a duration; ",
@@ -136,12 +139,14 @@ func TestSecretsOfVariablesAreNotRepeated(t *testing.T) {
 	}
 }
 
-// TestEmptyVariableIsRefused: an empty value is what a template leaves when something is missing, and it would switch a check off.
+// TestEmptyVariableIsRefused: an empty value is what a template leaves when something is
+// missing, and it would switch a check off.
 func TestEmptyVariableIsRefused(t *testing.T) {
 	for _, v := range variables() {
 		for _, value := range []string{"", " "} {
 			_, err := Load(Sources{Environ: []string{v.name + "=" + value}})
-			if want := v.name + ": " + v.key + ": empty; unset it, or write [] for an empty list"; err == nil || !strings.Contains(err.Error(), want) {
+			if want := v.name + ": " + v.key + ": empty; unset it, or write [] for an empty list"; err == nil ||
+				!strings.Contains(err.Error(), want) {
 				t.Errorf("got %v, want %s", err, want)
 			}
 		}

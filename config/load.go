@@ -13,21 +13,25 @@ import (
 	"unicode/utf8"
 )
 
-// maxFileBytes is far more than any configuration needs, and little enough to parse without a thought.
+// maxFileBytes is far more than any configuration needs, and little enough to parse without a
+// thought.
 const maxFileBytes = 128 << 10
 
-// Sources are where a configuration comes from. What is read later wins: the file, then the values files in their order, then the environment.
+// Sources are where a configuration comes from. What is read later wins: the file, then the
+// values files in their order, then the environment.
 type Sources struct {
-	// File is a YAML file that holds nothing but keys of this package. Empty: the one that OMNIA_GATEWAY_CONFIG in Environ names, or none.
+	// File is a YAML file that holds nothing but keys of this package. Empty: the one that
+	// OMNIA_GATEWAY_CONFIG in Environ names, or none.
 	File string
-	// Values are values files of Omnia's Helm chart. Only their block authentication counts. They combine as Helm combines them: maps merge,
-	// lists replace, null removes.
+	// Values are values files of Omnia's Helm chart. Only their block authentication counts.
+	// They combine as Helm combines them: maps merge, lists replace, null removes.
 	Values []string
 	// Environ has the form of os.Environ; the variables OMNIA_GATEWAY_* in it count.
 	Environ []string
 }
 
-// fileVariable names the configuration file. It is no key, as it can only stand outside of the file.
+// fileVariable names the configuration file. It is no key, as it can only stand outside of the
+// file.
 const fileVariable = variablePrefix + "CONFIG"
 
 // ConfigFile returns the name of the configuration file, "" for none.
@@ -51,8 +55,9 @@ func (s Sources) Files() (files []string) {
 	return append(files, s.Values...)
 }
 
-// Load makes the configuration: the defaults, and over them the sources. The result is valid and complete: Listen is filled in, Notes hold
-// what is worth logging. The error is always of type Problems and holds every problem there is.
+// Load makes the configuration: the defaults, and over them the sources. The result is valid and
+// complete: Listen is filled in, Notes hold what is worth logging. The error is always of type
+// Problems and holds every problem there is.
 func Load(s Sources) (*Config, error) {
 	c := Default()
 	l := newLoader(s)
@@ -69,7 +74,7 @@ func Load(s Sources) (*Config, error) {
 			}
 			p.Place = l.place(p.Key)
 			if p.Key == "authentication.jwt.issuer" && len(s.Values) > 0 && !l.said {
-				p.Hint += "; or say authentication: {enabled: false}, which is the chart's default and lets everybody in"
+				p.Hint += "; or say authentication: {enabled: false}, which is the chart's default and admits every request"
 			}
 			l.problems = append(l.problems, p)
 		}
@@ -79,14 +84,16 @@ func Load(s Sources) (*Config, error) {
 		return nil, l.problems
 	}
 	for _, key := range slices.Sorted(maps.Keys(leftovers)) {
-		l.notes = append(l.notes, fmt.Sprintf("%s: %s: %s, so that it can never match; %s", l.place(key), key, leftovers[key][0], leftovers[key][1]))
+		l.notes = append(l.notes, fmt.Sprintf("%s: %s: %s, so that it can never match; %s", l.place(key), key, leftovers[key][0],
+			leftovers[key][1]))
 	}
 	c.Notes = slices.Concat(l.notes, c.remarks(), writable(s, &c), unusedProxy(s.Environ, c.Authentication))
 	return &c, nil
 }
 
-// AdminListen returns the address of the admin listener that the sources give, and looks at nothing else in them: a gateway goes on with its
-// configuration when a new one is bad, and must still be found. If the file cannot be read at all, the error says so and the address is that
+// AdminListen returns the address of the admin listener that the sources give, and looks at
+// nothing else in them: a gateway goes on with its configuration when a new one is bad, and must
+// still be found. If the file cannot be read at all, the error says so and the address is that
 // of the environment, or the default.
 func AdminListen(s Sources) (string, error) {
 	c, l := Default(), newLoader(s)
@@ -104,7 +111,8 @@ func AdminListen(s Sources) (string, error) {
 // normalize gives values that are written in several ways their one form.
 func (c *Config) normalize() {
 	for i := range c.Routes {
-		// An agent's address is often known as that of its WebSocket; plain HTTP goes to it as well.
+		// An agent's address is often known as that of its WebSocket; plain HTTP goes to it as
+		// well.
 		u := &c.Routes[i].Upstream
 		if scheme, rest, ok := strings.Cut(*u, "://"); ok {
 			switch strings.ToLower(scheme) {
@@ -117,14 +125,16 @@ func (c *Config) normalize() {
 	}
 }
 
-// writable are notes about files that anybody on the machine may write: who can, rules the gateway. That others may read a key is not
-// noted, since that is how Kubernetes mounts a Secret. What is wrong with a file otherwise, whoever reads it says.
+// writable returns notes about files that every user of the machine may write, because such a
+// user controls the gateway. A key that others may read is not noted, because Kubernetes mounts
+// a Secret like that. Other faults of a file are reported where it is read.
 func writable(s Sources, c *Config) (notes []string) {
 	type named struct{ name, file string }
 	t := c.TLS
 	files := []named{{"tls.certFile", t.CertFile}, {"tls.keyFile", t.KeyFile}, {"tls.clientCAFile", t.ClientCAFile}}
 	for _, j := range c.Authentication.Issuers() {
-		files = append(files, named{"jwksFile of issuer " + j.Issuer, j.JWKSFile}, named{"fetch.caFile of issuer " + j.Issuer, j.Fetch.CAFile})
+		files = append(files, named{"jwksFile of issuer " + j.Issuer, j.JWKSFile},
+			named{"fetch.caFile of issuer " + j.Issuer, j.Fetch.CAFile})
 	}
 	if file := s.ConfigFile(); file != "" {
 		files = append(files, named{"configuration file", file})
@@ -142,12 +152,14 @@ func writable(s Sources, c *Config) (notes []string) {
 
 // unusedProxy is a note about a proxy of the environment that an operator may count on.
 func unusedProxy(environ []string, a Authentication) []string {
-	if !a.Enabled || !slices.ContainsFunc(a.Issuers(), func(j JWT) bool { return j.JWKS == "" && j.JWKSFile == "" && j.Fetch.Proxy == "" }) {
+	if !a.Enabled || !slices.ContainsFunc(a.Issuers(),
+		func(j JWT) bool { return j.JWKS == "" && j.JWKSFile == "" && j.Fetch.Proxy == "" }) {
 		return nil
 	}
 	for _, e := range environ {
 		if name, value, _ := strings.Cut(e, "="); strings.EqualFold(name, "HTTPS_PROXY") && value != "" {
-			return []string{name + " is set and not used: keys are fetched without a proxy; set authentication.jwt.fetch.proxy if there is no other way"}
+			return []string{name + " is set and not used: keys are fetched without a proxy; set authentication.jwt.fetch.proxy if there " +
+				"is no other way"}
 		}
 	}
 	return nil
@@ -157,9 +169,11 @@ func unusedProxy(environ []string, a Authentication) []string {
 type Problem struct {
 	// Place is where it is; Validate alone, which sees no text, leaves it empty.
 	Place Place
-	// Key is the full path of the key, such as routes[0].upstream; empty when the text is no YAML at all.
+	// Key is the full path of the key, such as routes[0].upstream; empty when the text is no
+	// YAML at all.
 	Key string
-	// Text says what is wrong and Hint how to mend it. Neither repeats a value that might be a secret.
+	// Text says what is wrong and Hint how to mend it. Neither repeats a value that might be a
+	// secret.
 	Text, Hint string
 
 	because string // other keys, with spaces between, on whose values the problem rests: a mistake in one of them is the problem
@@ -199,7 +213,8 @@ func (p Problem) String() string {
 	return b.String()
 }
 
-// Problems are all mistakes of a configuration, sorted by place. It is the error of Load; none is nil.
+// Problems are all mistakes of a configuration, sorted by place. It is the error of Load; none
+// is nil.
 type Problems []Problem
 
 // Error has one line for each problem.
@@ -242,7 +257,8 @@ func (l *loader) read(s Sources, c *Config) {
 	l.readEnvironment(c, s.Environ)
 }
 
-// compare orders by place: each file from top to bottom, in the order in which they were read, then the variables.
+// compare orders by place: each file from top to bottom, in the order in which they were read,
+// then the variables.
 func (l *loader) compare(p, q Problem) int {
 	rank := func(p Problem) int {
 		if i := slices.Index(l.files, p.Place.Name); i >= 0 {
@@ -265,7 +281,8 @@ func (l *loader) problem(at Place, key, text, hint string) {
 	l.bad[key] = true
 }
 
-// place is where key was given, or the nearest key around it; if nothing was, the first file, or without one the variable that can give it.
+// place is where key was given, or the nearest key around it; if nothing was, the first file, or
+// without one the variable that can give it.
 func (l *loader) place(key string) Place {
 	for k := key; k != ""; k = parent(k) {
 		if at, ok := l.places[k]; ok {
@@ -285,7 +302,7 @@ func (l *loader) place(key string) Place {
 	return Place{}
 }
 
-// isBad says whether a problem was found already in key or around it.
+// isBad reports whether a problem was found already in key or around it.
 func (l *loader) isBad(key string) bool {
 	for ; key != ""; key = parent(key) {
 		if l.bad[key] {
@@ -321,7 +338,8 @@ func (l *loader) readFile(file string, limit int64, decode func(text string)) {
 		if pe, ok := errors.AsType[*fs.PathError](err); ok {
 			err = pe.Err // the place names the file already
 		}
-		l.problem(Place{Name: file}, "", "read the file: "+err.Error(), fmt.Sprintf("give a readable YAML file of at most %d KiB", limit>>10))
+		l.problem(Place{Name: file}, "", "read the file: "+err.Error(),
+			fmt.Sprintf("give a readable YAML file of at most %d KiB", limit>>10))
 		return
 	}
 	decode(strings.TrimPrefix(string(text), "\ufeff")) // the byte order mark some editors leave
@@ -340,7 +358,8 @@ func readBounded(file string, limit int64) ([]byte, error) {
 	return text, err
 }
 
-// plainText finds what no YAML may hold: the offset of the first byte that is not UTF-8 or a NUL, or -1.
+// plainText finds what no YAML may hold: the offset of the first byte that is not UTF-8 or a
+// NUL, or -1.
 func plainText(text string) int {
 	for i, r := range text {
 		if r == 0 {

@@ -64,7 +64,8 @@ func TestGoodFilesLoad(t *testing.T) {
 	}
 }
 
-// TestBadFilesAreRefused compares every line of the error with the comment lines at the top of each file.
+// TestBadFilesAreRefused compares every line of the error with the comment lines at the top of
+// each file.
 func TestBadFilesAreRefused(t *testing.T) {
 	files, _ := filepath.Glob("testdata/bad/*.yaml")
 	if len(files) < 10 {
@@ -107,7 +108,8 @@ func problemsOf(t *testing.T, file string) Problems {
 	return problems
 }
 
-// writeExpected puts the comment lines above a file: first as many as there will be, as they move what is below them.
+// writeExpected puts the comment lines above a file: first as many as there will be, as they
+// move what is below them.
 func writeExpected(t *testing.T, file string) {
 	t.Helper()
 	text, err := os.ReadFile(file)
@@ -159,12 +161,15 @@ func TestUnreadableFilesAreProblems(t *testing.T) {
 	}
 }
 
-// TestHostileFilesTakeLinearTime reads the patterns that made a parser's time grow with the square of the length, at the largest size
-// that is read. The bound is for a busy machine: what is not linear takes a minute.
+// TestHostileFilesTakeLinearTime reads the patterns that made a parser's time grow with the
+// square of the length, at the largest size that is read. The bound is for a busy machine: what
+// is not linear takes a minute.
 func TestHostileFilesTakeLinearTime(t *testing.T) {
 	for _, pattern := range []struct{ before, again string }{
-		{"a: |\n ", "\r"}, {"a: |\n ", " \n"}, {"", "{a: "}, {"", "- "}, {"", "? "}, {"", "[a, "}, {"", "a: b\n"}, {"[", "a:\n "}, {"a: ", "*a "},
-		{"", "a: &a b\n"}, {"", "#\n"}, {"\"", "\\n"}, {"", "---\n"}, {"a:\n  - ", "<<: a\n"}, {"routes:\n", "- {}\n"}, {"routes: [", "{},"},
+		{"a: |\n ", "\r"}, {"a: |\n ", " \n"}, {"", "{a: "}, {"", "- "}, {"", "? "}, {"", "[a, "}, {"", "a: b\n"}, {"[", "a:\n "},
+		{"a: ", "*a "},
+		{"", "a: &a b\n"}, {"", "#\n"}, {"\"", "\\n"}, {"", "---\n"}, {"a:\n  - ", "<<: a\n"}, {"routes:\n", "- {}\n"},
+		{"routes: [", "{},"},
 	} {
 		text := pattern.before + strings.Repeat(pattern.again, (maxFileBytes-len(pattern.before))/len(pattern.again))
 		began := time.Now()

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// AgentLabel is the one template there is: in a route's path, its upstream's host, its query values and its claim values it stands for
-// the label of the path.
+// AgentLabel is the one template there is: in a route's path, its upstream's host, its query
+// values and its claim values it stands for the label of the path.
 const AgentLabel = "{agent}"
 
 // AnyOrigin in allowedOrigins allows every origin.
@@ -26,11 +26,13 @@ var claimFormats = []string{"json", "base64json", "first"}
 // minHeaderBytes is room for a token and little else; net/http cannot be told less.
 const minHeaderBytes = 4096
 
-// maxClockSkew is more than clocks differ; beyond it somebody meant another key, or a unit.
+// maxClockSkew is more than clocks differ; a longer one is meant for another key, or has a wrong
+// unit.
 const maxClockSkew = 10 * time.Minute
 
-// Validate finds everything wrong in a configuration that can be seen without looking at anything else: no file, no network. It is the only
-// such check; constructors trust it. The problems have no place. A configuration in which Listen is empty may be valid.
+// Validate finds everything wrong in a configuration that can be seen without looking at
+// anything else: no file, no network. It is the only such check; constructors trust it. The
+// problems have no place. A configuration in which Listen is empty may be valid.
 func (c *Config) Validate() Problems {
 	var k checker
 	k.listeners(c)
@@ -102,7 +104,8 @@ func (k *checker) listeners(c *Config) {
 	case t.CertFile == "" && t.KeyFile != "":
 		k.add("tls.certFile", "missing beside keyFile", "name the PEM file of the certificate chain")
 	case t.ClientCAFile != "" && !t.Enabled():
-		k.add("tls.clientCAFile", "clients cannot be asked for certificates without TLS", "set tls.certFile and tls.keyFile as well", "tls.certFile", "tls.keyFile")
+		k.add("tls.clientCAFile", "clients cannot be asked for certificates without TLS", "set tls.certFile and tls.keyFile as well",
+			"tls.certFile", "tls.keyFile")
 	}
 	k.oneOf("tls.minVersion", c.TLS.MinVersion, "1.2", "1.3")
 }
@@ -130,8 +133,8 @@ func (k *checker) routes(routes Routes) {
 		k.routePath(key+".path", r.Path)
 		id := strings.ToLower(r.Host) + " " + strings.TrimSuffix(r.Path, "/")
 		if first, twice := seen[id]; twice && r.Path != "" {
-			k.add(key+".path", fmt.Sprintf("the same host and path as routes[%d]", first), "keep one of the two, or give one of them a host",
-				key+".host", index("routes", first)+".host")
+			k.add(key+".path", fmt.Sprintf("the same host and path as routes[%d]", first),
+				"keep one of the two, or give one of them a host", key+".host", index("routes", first)+".host")
 		}
 		seen[id] = i
 		hasAgent := strings.Contains(r.Path, AgentLabel)
@@ -215,7 +218,8 @@ func (k *checker) routePath(key, path string) {
 			k.add(key, "* in the path of a route", "a route takes all that is below its path anyway")
 			return
 		case strings.ContainsFunc(segment, func(c rune) bool { return c > 0x7f || !isUnreserved(byte(c)) }):
-			// Anything else has two spellings, plain and escaped, which an agent may take as one: the route's rules could be walked around.
+			// Anything else has two spellings, plain and escaped, which an agent may take as
+			// one: the route's rules could be walked around.
 			k.add(key, "a character that has several spellings", "use letters, digits and - . _ ~ only")
 			return
 		}
@@ -255,7 +259,8 @@ func (k *checker) upstream(key, value string, hasAgent bool) {
 			if clean, err := CleanPath(u.EscapedPath()); err != nil {
 				k.add(key, err.Error(), "write a plain path, or none")
 			} else if clean != u.EscapedPath() {
-				k.add(key, "its path is not in its one spelling, which is "+clean, "write characters that need no percent-escape as they are")
+				k.add(key, "its path is not in its one spelling, which is "+clean,
+					"write characters that need no percent-escape as they are")
 			}
 		}
 		k.agentIn(key, value, hasAgent)
@@ -335,7 +340,8 @@ func (k *checker) jwt(key string, j JWT, enabled bool) {
 	for i, source := range j.FromHeaders {
 		at := index(key+".fromHeaders", i)
 		if k.headerName(at+".name", source.Name) && notForTokens[FoldHeader(source.Name)] {
-			k.add(at+".name", "this header cannot hold a token", "name another, such as X-Token; cookies and subprotocols have lists of their own")
+			k.add(at+".name", "this header cannot hold a token",
+				"name another, such as X-Token; cookies and subprotocols have lists of their own")
 		}
 		if strings.ContainsFunc(source.Prefix, isControl) {
 			k.add(at+".prefix", "control character", `write the scheme and a space: "Bearer "`)
@@ -372,7 +378,8 @@ func (k *checker) jwt(key string, j JWT, enabled bool) {
 			k.add(index(key+".algorithms", i), "never accepted: the key would be in a key set that everybody can read",
 				"let the issuer sign with RS256, ES256 or EdDSA")
 		case "NONE":
-			k.add(index(key+".algorithms", i), "never accepted: such a token is not signed", "let the issuer sign with RS256, ES256 or EdDSA")
+			k.add(index(key+".algorithms", i), "never accepted: such a token is not signed",
+				"let the issuer sign with RS256, ES256 or EdDSA")
 		default:
 			k.oneOf(index(key+".algorithms", i), name, Algorithms[:]...)
 		}
@@ -380,8 +387,9 @@ func (k *checker) jwt(key string, j JWT, enabled bool) {
 	k.unique(key+".algorithms", j.Algorithms)
 }
 
-// cookies asks for origins where a cookie may hold a token. Browsers send cookies with a WebSocket handshake from any page, and let that page
-// read what comes back, so that any site could act as the user (cross-site WebSocket hijacking, RFC 6455 §10.2).
+// cookies asks for origins where a cookie may hold a token. Browsers send cookies with a
+// WebSocket handshake from any page, and let that page read what comes back, so that any site
+// could act as the user (cross-site WebSocket hijacking, RFC 6455 §10.2).
 func (k *checker) cookies(c *Config) {
 	source := slices.IndexFunc(c.Authentication.Issuers(), func(j JWT) bool { return len(j.FromCookies) > 0 })
 	if source < 0 || !c.Authentication.Enabled {
@@ -393,25 +401,29 @@ func (k *checker) cookies(c *Config) {
 	}
 	for i, r := range c.Routes {
 		if len(r.AllowedOrigins) == 0 {
-			k.add(index("routes", i)+".allowedOrigins", "missing beside "+from+": browsers send cookies from every page, so any site could act as the user",
+			k.add(index("routes", i)+".allowedOrigins",
+				"missing beside "+from+": browsers send cookies from every page, so any site could act as the user",
 				`list the origins of your own pages, or write ["*"] to allow every page all the same`, from, "authentication.enabled")
 		}
 	}
 }
 
-// unique says that an element of a list was given before. Empty elements have a problem of their own.
+// unique says that an element of a list was given before. Empty elements have a problem of their
+// own.
 func (k *checker) unique(key string, list []string) {
 	seen := map[string]int{}
 	for i, s := range list {
 		if first, twice := seen[s]; !twice {
 			seen[s] = i
 		} else if s != "" {
-			k.add(index(key, i), fmt.Sprintf("the same as %s", index(key[strings.LastIndexByte(key, '.')+1:], first)), "keep one of the two")
+			k.add(index(key, i), fmt.Sprintf("the same as %s", index(key[strings.LastIndexByte(key, '.')+1:], first)),
+				"keep one of the two")
 		}
 	}
 }
 
-// issuer checks the two addresses of an issuer. Keys that came over plain HTTP could be anybody's.
+// issuer checks the two addresses of an issuer. Keys that came over plain HTTP could be an
+// attacker's.
 func (k *checker) issuer(key string, j JWT, enabled bool) {
 	const insecure = "use https://, or set insecureHTTP: true where the network is your own"
 	issuer, isURL := httpURL(j.Issuer)
@@ -472,7 +484,8 @@ func (k *checker) fetch(key string, j JWT) {
 	}
 	if f.Proxy != "" {
 		if u, ok := httpURL(f.Proxy); !ok || u.Path != "" && u.Path != "/" || u.RawQuery != "" || strings.Contains(f.Proxy, "#") {
-			k.add(at+".proxy", "not the http:// or https:// URL of a proxy", "write scheme, host and port, such as http://proxy.example.com:3128")
+			k.add(at+".proxy", "not the http:// or https:// URL of a proxy",
+				"write scheme, host and port, such as http://proxy.example.com:3128")
 		}
 	}
 	if u, ok := httpURL(cmp.Or(j.JWKSURI, j.Issuer)); f.BearerTokenFile != "" && ok && u.Scheme == "http" && !IsLoopback(u) {
@@ -535,7 +548,7 @@ func (k *checker) requiredClaims(key string, claims RequiredClaims) {
 			k.add(at+".claim", "missing", "name the claim, such as scope or realm_access.roles")
 		}
 		if len(c.Values) == 0 {
-			k.add(at+".values", "empty: nobody could get in", `list at least one value; "*" asks only that the claim is there`)
+			k.add(at+".values", "empty: no request could pass", `list at least one value; "*" asks only that the claim is there`)
 		}
 		for j, value := range c.Values {
 			if value == "" {
@@ -547,7 +560,7 @@ func (k *checker) requiredClaims(key string, claims RequiredClaims) {
 	}
 }
 
-// withoutStar takes the star from one end of a pattern and says whether no other is left.
+// withoutStar takes the star from one end of a pattern and reports whether no other is left.
 func withoutStar(s string) (string, bool) {
 	if t, ok := strings.CutSuffix(s, "*"); ok {
 		s = t
@@ -592,7 +605,8 @@ func (k *checker) template(key, pattern string) {
 			k.add(key, "{**} before other segments", "it takes all the rest: put it at the end")
 			return
 		case strings.ContainsAny(segment, "{}*"):
-			k.add(key, "unsupported template", "{*} is one whole segment and {**} the rest, as in /a/{*}/b or /a/{**}; a brace of the path itself is %7B or %7D")
+			k.add(key, "unsupported template", "{*} is one whole segment and {**} the rest, as in /a/{*}/b or /a/{**}; a brace of the "+
+				"path itself is %7B or %7D")
 			return
 		}
 	}
@@ -610,7 +624,7 @@ func (k *checker) spelling(key, pattern, path string) {
 	}
 }
 
-// headerName says whether name can be one, and adds a problem if not.
+// headerName reports whether name can be one, and adds a problem if not.
 func (k *checker) headerName(key, name string) bool {
 	if name == "" {
 		k.add(key, "missing", "name the header, such as x-user-id")
@@ -669,7 +683,8 @@ func (k *checker) limits(l Limits) {
 		k.add("limits.upstreamTimeout", "0 or less", "an agent's answer must be bounded; the default is 30s")
 	}
 	if l.MaxHeaderBytes < minHeaderBytes {
-		k.add("limits.maxHeaderBytes", "too little for a token and other headers", fmt.Sprintf("at least %d; the default is 32768", minHeaderBytes))
+		k.add("limits.maxHeaderBytes", "too little for a token and other headers",
+			fmt.Sprintf("at least %d; the default is 32768", minHeaderBytes))
 	}
 }
 
@@ -681,9 +696,11 @@ func (c *Config) remarks() (notes []string) {
 	a := c.Authentication
 	switch e := a.EdgeTrust; {
 	case !e.StripInboundClaimHeaders:
-		notes = append(notes, "authentication.edgeTrust.stripInboundClaimHeaders is false: clients can send headers that agents believe, those of stripFamilies too")
+		notes = append(notes, "authentication.edgeTrust.stripInboundClaimHeaders is false: clients can send headers that agents "+
+			"believe, those of stripFamilies too")
 	case len(e.StripFamilies) == 0:
-		notes = append(notes, "authentication.edgeTrust.stripFamilies is empty: clients can send headers that Omnia's agents believe, such as x-user-groups")
+		notes = append(notes, "authentication.edgeTrust.stripFamilies is empty: clients can send headers that Omnia's agents believe, "+
+			"such as x-user-groups")
 	}
 	if !a.Enabled {
 		return append(notes, "authentication.enabled is false: everybody is let in")
@@ -697,7 +714,8 @@ func (c *Config) remarks() (notes []string) {
 			notes = append(notes, key+".audiences is empty: tokens that this issuer made for others are accepted")
 		}
 		if len(jwt.OutputClaimToHeaders) == 0 {
-			notes = append(notes, key+".outputClaimToHeaders is empty: agents are not told who is calling; leave the key out for x-user-id, x-user-email and x-user-roles")
+			notes = append(notes, key+".outputClaimToHeaders is empty: agents are not told who is calling; leave the key out for "+
+				"x-user-id, x-user-email and x-user-roles")
 		}
 	}
 	for i, pattern := range a.Authorization.ExcludePaths {
@@ -708,8 +726,8 @@ func (c *Config) remarks() (notes []string) {
 	return notes
 }
 
-// FoldHeader returns the form in which header names are compared: CGI and its heirs (RFC 3875 §4.1.18)
-// make one name of X-User-Id, x_user_id and X.User.Id, so they are one name here too.
+// FoldHeader returns the form in which header names are compared: CGI and its heirs (RFC 3875
+// §4.1.18) make one name of X-User-Id, x_user_id and X.User.Id, so they are one name here too.
 func FoldHeader(name string) string {
 	return strings.Map(func(c rune) rune {
 		switch {
@@ -722,24 +740,29 @@ func FoldHeader(name string) string {
 	}, name)
 }
 
-// reserved are headers that claims may not become, folded: credentials, framing, and what describes the connection.
+// reserved are headers that claims may not become, folded: credentials, framing, and what
+// describes the connection.
 var reserved = []string{
 	"authorization", "cookie", "set-cookie", "host", "origin", "content-length", "content-type", "content-encoding",
-	"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding", "upgrade",
-	"http2-settings", "expect", "forwarded", "x-real-ip", "true-client-ip", "x-original-url", "x-rewrite-url",
+	"connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer", "transfer-encoding",
+	"upgrade", "http2-settings", "expect", "forwarded", "x-real-ip", "true-client-ip", "x-original-url", "x-rewrite-url",
 }
 
-// ofUsers are headers about a user, folded, that look as if they were about the connection. oauth2-proxy sets them, so agents know them.
+// ofUsers are headers about a user, folded, that look as if they were about the connection.
+// oauth2-proxy sets them, so agents know them.
 var ofUsers = []string{"x-forwarded-user", "x-forwarded-email", "x-forwarded-groups", "x-forwarded-preferred-username"}
 
 func isReserved(folded string) bool {
-	return !slices.Contains(ofUsers, folded) && (slices.Contains(reserved, folded) || strings.HasPrefix(folded, "x-forwarded-") || strings.HasPrefix(folded, "sec-websocket-"))
+	return !slices.Contains(ofUsers, folded) &&
+		(slices.Contains(reserved, folded) || strings.HasPrefix(folded, "x-forwarded-") || strings.HasPrefix(folded, "sec-websocket-"))
 }
 
-// notForTokens are headers in which no token can be looked for, folded: they are taken apart in their own way.
+// notForTokens are headers in which no token can be looked for, folded: they are taken apart in
+// their own way.
 var notForTokens = map[string]bool{
 	"cookie": true, "host": true, "connection": true, "upgrade": true, "te": true, "trailer": true, "transfer-encoding": true,
-	"content-length": true, "sec-websocket-protocol": true, "sec-websocket-key": true, "sec-websocket-version": true, "sec-websocket-extensions": true,
+	"content-length": true, "sec-websocket-protocol": true, "sec-websocket-key": true, "sec-websocket-version": true,
+	"sec-websocket-extensions": true,
 }
 
 // httpURL is s as a URL and whether it is one with http or https and a host.
@@ -751,7 +774,7 @@ func httpURL(s string) (*url.URL, bool) {
 	return u, (u.Scheme == "http" || u.Scheme == "https") && isURLHost(u)
 }
 
-// isURLHost says whether the host of a URL is one that can be dialled.
+// isURLHost reports whether the host of a URL is one that can be dialled.
 func isURLHost(u *url.URL) bool {
 	if port := u.Port(); port == "" && strings.HasSuffix(u.Host, ":") || port != "" {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
@@ -768,8 +791,9 @@ func IsURL(s string) bool {
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
 }
 
-// IsLoopback says whether a URL's host is this machine by its very name: localhost, or a loopback address (RFC 6761 §6.3, RFC 1122 §3.2.1.3).
-// Nothing is resolved. Without insecureHTTP only such hosts may be asked for keys by http.
+// IsLoopback reports whether a URL's host is this machine by its very name: localhost, or a
+// loopback address (RFC 6761 §6.3, RFC 1122 §3.2.1.3). Nothing is resolved. Without insecureHTTP
+// only such hosts may be asked for keys by http.
 func IsLoopback(u *url.URL) bool {
 	if strings.EqualFold(u.Hostname(), "localhost") {
 		return true
@@ -778,7 +802,8 @@ func IsLoopback(u *url.URL) bool {
 	return err == nil && addr.Unmap().IsLoopback()
 }
 
-// isHostName says whether s is labels of letters, digits, inner hyphens, and the underscores that compose files are fond of.
+// isHostName reports whether s is labels of letters, digits, inner hyphens, and the underscores
+// that compose files use.
 func isHostName(s string) bool {
 	if len(s) > 253 {
 		return false

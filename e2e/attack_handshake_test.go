@@ -89,8 +89,8 @@ func TestG01NoTunnelUnlessTheAgentsAnswerIsARight101(t *testing.T) {
 	gone()
 }
 
-// An Upgrade to another protocol is ignored (RFC 9110 §7.8): the request is served as HTTP/1.1, the
-// agent does not see the offer, and no tunnel opens.
+// An Upgrade to another protocol is ignored (RFC 9110 §7.8): the request is served as HTTP/1.1,
+// the agent does not see the offer, and no tunnel opens.
 func TestG02UpgradeToAnythingElseOpensNothing(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
 	g := start(t, plain(i, a.URL).with("authentication.authorization.excludePaths", []string{"/open"}))

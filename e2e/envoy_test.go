@@ -128,8 +128,9 @@ func TestMeshNamesTheClient(t *testing.T) {
 	}
 }
 
-// A session outlives both drains until the gateway ends it: first Istio's agent drains the sidecar,
-// which must not cut sessions, then the gateway says goodbye, and the Envoys pass it on.
+// A session outlives both drains until the gateway ends it: first Istio's agent drains the
+// sidecar, which must not cut sessions, then the gateway says goodbye, and the Envoys pass it
+// on.
 func TestMeshDrainsBeforeTheGatewayAndCarriesItsClose(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
 	g := start(t, inMesh(plain(i, a.URL)))

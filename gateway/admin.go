@@ -11,8 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// adminHandler serves operators. It does not ask who is calling, so it belongs on loopback or behind a
-// network policy; pages of other origins are kept out all the same (guard.go).
+// adminHandler serves operators. It does not ask who is calling, so it belongs on loopback or
+// behind a network policy; pages of other origins are kept out all the same (guard.go).
 func (g *Gateway) adminHandler() http.Handler {
 	r := g.metricsHandler()
 	r.Get("/sessions", g.answerSessions)

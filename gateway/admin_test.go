@@ -27,7 +27,8 @@ func TestOperatorsSeeSessionsAndIssuers(t *testing.T) {
 		t.Fatalf("%d, %s: %v", code, body, err)
 	}
 	s := sessions[0]
-	if s.Subject != "alice" || s.Issuer != wstest.IssuerName || s.Route != "/my-agent" || s.Remote != first.LocalAddr().String() || len(s.Session) != 32 ||
+	if s.Subject != "alice" || s.Issuer != wstest.IssuerName || s.Route != "/my-agent" || s.Remote != first.LocalAddr().String() ||
+		len(s.Session) != 32 ||
 		s.Expires == nil || s.Expires.Unix() != exp+60+60 || time.Since(s.Start) > wstest.Patience {
 		t.Errorf("%+v", s)
 	}
@@ -37,7 +38,8 @@ func TestOperatorsSeeSessionsAndIssuers(t *testing.T) {
 
 	code, body = get(t, r.AdminAddr(), "/readyz")
 	var ready readiness
-	if err := json.Unmarshal([]byte(body), &ready); err != nil || code != http.StatusOK || !ready.Ready || ready.Draining || len(ready.Issuers) != 1 {
+	if err := json.Unmarshal([]byte(body), &ready); err != nil || code != http.StatusOK || !ready.Ready || ready.Draining ||
+		len(ready.Issuers) != 1 {
 		t.Fatalf("%d, %s: %v", code, body, err)
 	}
 	if s := ready.Issuers[0]; s.Issuer != wstest.IssuerName || s.KeysURL != i.URL || s.Keys != 1 || s.Fetched == nil || s.Error != "" {
@@ -59,7 +61,7 @@ func TestReloadIsCountedWhenSomethingHasChanged(t *testing.T) {
 	c := i.Config("agent.invalid")
 	c.TLS = pairIn(dir)
 	log := &journal{}
-	g := compile(t, c, slog.New(slog.NewJSONHandler(log, nil))) // not running: nobody else reads the files
+	g := compile(t, c, slog.New(slog.NewJSONHandler(log, nil))) // not running: no other goroutine reads the files
 	g.Reload()
 	writePair(t, dir, wstest.KeyPair(t, 2, time.Now().Add(time.Hour)))
 	g.Reload()

@@ -31,10 +31,10 @@ type exchange struct {
 // newExchange prepares a request. bodyWait is how long a body may take that no room reads.
 func newExchange(w http.ResponseWriter, r *http.Request, bodyWait time.Duration) *exchange {
 	answer := &stallWriter{ResponseWriter: w, rc: http.NewResponseController(w)}
-	// After a chunked body net/http has forgotten a Content-Length that stood beside it, and of a
-	// request in HTTP/1.0 it has forgotten the Transfer-Encoding: what another server on the way made of
-	// the two is unknown (RFC 9112 §6.1). And a client that asked for a tunnel may go on as if it had
-	// one (RFC 9931). So nothing that follows is read as a request.
+	// After a chunked body net/http has forgotten a Content-Length that stood beside it, and of
+	// a request in HTTP/1.0 it has forgotten the Transfer-Encoding: what another server on the
+	// way made of the two is unknown (RFC 9112 §6.1). And a client that asked for a tunnel may
+	// go on as if it had one (RFC 9931). So nothing that follows is read as a request.
 	answer.last = len(r.TransferEncoding) > 0 || r.ProtoMajor != 1 || r.ProtoMinor == 0 || wantsTunnel(r)
 	if r.ContentLength != 0 {
 		answer.rc.SetReadDeadline(time.Now().Add(bodyWait)) // stallReader has its own
@@ -42,8 +42,8 @@ func newExchange(w http.ResponseWriter, r *http.Request, bodyWait time.Duration)
 	return &exchange{w: answer, r: r, start: time.Now()}
 }
 
-// wantsTunnel reports whether a client may take an answer for a tunnel. Clients that offer h2c wait for
-// the answer, and send it with every request.
+// wantsTunnel reports whether a client may take an answer for a tunnel. Clients that offer h2c
+// wait for the answer, and send it with every request.
 func wantsTunnel(r *http.Request) bool {
 	return slices.ContainsFunc(handshake.List(r.Header["Upgrade"]), func(s string) bool { return s != "h2c" })
 }
@@ -123,7 +123,8 @@ func (g *Gateway) answerProbe(x *exchange) {
 	g.metrics.request(outcome.Probe)
 }
 
-// answerMetadata tells an OAuth client where to get a token (RFC 9728 §3). It is for every page, too.
+// answerMetadata tells an OAuth client where to get a token (RFC 9728 §3). It is for every page,
+// too.
 func (g *Gateway) answerMetadata(x *exchange) {
 	h := x.w.Header()
 	h.Set("Access-Control-Allow-Origin", "*")
@@ -183,8 +184,9 @@ func (x *exchange) facts(refused bool) []slog.Attr {
 	return attrs
 }
 
-// abort reports a handler that gives up. net/http then closes the connection. Of http.ErrAbortHandler,
-// which is how a handler gives up on purpose, the reason was reported before.
+// abort reports a handler that gives up. net/http then closes the connection. Of
+// http.ErrAbortHandler, which is how a handler gives up on purpose, the reason was reported
+// before.
 func (g *Gateway) abort(x *exchange) {
 	v := recover()
 	if v == nil {

@@ -1,13 +1,14 @@
 // Package gateway lets a connection in, relays it and ends it.
 //
-// ServeHTTP is the whole story. The policy decides (gateway/policy). Then the request is refused, or
-// the gateway answers it itself, or it becomes a session (gateway/session): a WebSocket, for which
-// the agent is dialled and its 101 checked (upstream.go), the client answered, and frames relayed both
-// ways (relay); or a plain HTTP exchange (httpproxy.go). A session lasts until one of its sides, or the
-// gateway, has a reason to end it. Every outcome is one word, one log line and one counter (answer.go).
+// ServeHTTP is the whole story. The policy decides (gateway/policy). Then the request is
+// refused, or the gateway answers it itself, or it becomes a session (gateway/session): a
+// WebSocket, for which the agent is dialled and its 101 checked (upstream.go), the client
+// answered, and frames relayed both ways (relay); or a plain HTTP exchange (httpproxy.go). A
+// session lasts until one of its sides, or the gateway, has a reason to end it. Every outcome is
+// one word, one log line and one counter (answer.go).
 //
-// Each room is entered once and nothing reaches back into one: expiry and drain end a session with a
-// reason, and a new policy is for the requests that come later.
+// Each room is entered once and nothing reaches back into one: expiry and drain end a session
+// with a reason, and a new policy is for the requests that come later.
 package gateway
 
 import (
@@ -57,12 +58,13 @@ type Gateway struct {
 type Options struct {
 	// Log takes the gateway's lines. It must not block. Nil: nothing is logged.
 	Log *slog.Logger
-	// LogDropped returns how many lines of the log were never written, for the metrics. Nil: no metric.
+	// LogDropped returns how many lines of the log were never written, for the metrics. Nil: no
+	// metric.
 	LogDropped func() uint64
 }
 
-// New compiles a configuration that config.Load has found good. It reads the certificate files, starts
-// nothing and uses no network.
+// New compiles a configuration that config.Load has found good. It reads the certificate files,
+// starts nothing and uses no network.
 func New(c *config.Config, o Options) (*Gateway, error) {
 	log := o.Log
 	if log == nil {
@@ -122,8 +124,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// admit asks the policy about a request, unless its client has to wait because its tokens were refused
-// too often. Probes never wait.
+// admit asks the policy about a request, unless its client has to wait because its tokens were
+// refused too often. Probes never wait.
 func (g *Gateway) admit(r *http.Request) (*policy.Pass, error) {
 	p := g.policy.Load()
 	if g.config.Limits.RefusedPerIP == 0 || r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
@@ -155,8 +157,8 @@ func (g *Gateway) noteRemoved(pass *policy.Pass) {
 	}
 }
 
-// connect makes a session of an admitted handshake. Authenticate before dialling, dial before answering
-// 101: so every failure still has an honest status.
+// connect makes a session of an admitted handshake. Authenticate before dialling, dial before
+// answering 101: so every failure still has an honest status.
 func (g *Gateway) connect(x *exchange) {
 	s, refusal := g.register(x, session.WebSocket)
 	if refusal != nil {
@@ -191,7 +193,8 @@ func (g *Gateway) connect(x *exchange) {
 	}
 	begun = true
 	g.metrics.handshake(x.pass.Reason)
-	joined.Launch(func(e *outcome.Ending) { g.over(s, e) }) // the handler returns, so that nothing of net/http stays; sessions wait for the relay
+	// the handler returns, so that nothing of net/http stays; sessions wait for the relay
+	joined.Launch(func(e *outcome.Ending) { g.over(s, e) })
 }
 
 // register makes an admitted request a session, under the limits.
@@ -221,8 +224,8 @@ func (g *Gateway) agents(p *policy.Pass) agents {
 	return g.fixed
 }
 
-// accept takes the client's connection over, answers 101 and joins the two sides. After an error the
-// client's connection is closed.
+// accept takes the client's connection over, answers 101 and joins the two sides. After an error
+// the client's connection is closed.
 func (g *Gateway) accept(x *exchange, s *session.Session, a *answer) (*relay.Relay, error) {
 	conn, buffered, err := http.NewResponseController(x.w).Hijack()
 	if err != nil {
@@ -247,8 +250,8 @@ func (g *Gateway) accept(x *exchange, s *session.Session, a *answer) (*relay.Rel
 	return joined, nil
 }
 
-// writeSwitch answers the handshake: the agent's own headers, its choice of subprotocol as the client
-// must see it, and the session's id.
+// writeSwitch answers the handshake: the agent's own headers, its choice of subprotocol as the
+// client must see it, and the session's id.
 func writeSwitch(w io.Writer, agent http.Header, p handshake.Protocols, id string) error {
 	h := policy.EndToEnd(agent)
 	h.Set("Connection", "Upgrade")

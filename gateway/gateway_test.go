@@ -200,7 +200,7 @@ func TestRunReturnsWhenEverySessionIsInTheLog(t *testing.T) {
 	}
 }
 
-// Whoever reads that a session is over may connect again at once, however few are let in.
+// A client that reads that its session is over may connect again at once, also at the limit.
 func TestPlaceIsFreeBeforeItsEndIsSaid(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	for message, agent := range map[string]func(net.Conn){
@@ -216,7 +216,8 @@ func TestPlaceIsFreeBeforeItsEndIsSaid(t *testing.T) {
 			r.log.mu.Lock()
 			r.log.wrote = func() {
 				next := &session.Session{
-					Case: policy.Case{Identity: &auth.Identity{Issuer: wstest.IssuerName, Subject: "alice"}}, Client: netip.MustParseAddr("127.0.0.1"),
+					Case:   policy.Case{Identity: &auth.Identity{Issuer: wstest.IssuerName, Subject: "alice"}},
+					Client: netip.MustParseAddr("127.0.0.1"),
 				}
 				taken = r.sessions.Add(next, config.Limits{MaxConnections: 1, MaxConnectionsPerUser: 1, MaxConnectionsPerIP: 1})
 				r.sessions.Remove(next)
@@ -239,7 +240,8 @@ func TestPlaceIsFreeBeforeItsEndIsSaid(t *testing.T) {
 	}
 }
 
-// net/http does not notice that a client is gone, nor that its server is closed, once it has read a byte behind the request.
+// net/http does not notice that a client is gone, nor that its server is closed, once it has
+// read a byte after the request.
 func TestCutDoesNotWaitForAnAgentThatDoesNotAnswer(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	for name, answer := range map[string]string{
@@ -310,7 +312,8 @@ func TestAnswerThatBrokeOffIsInTheLogWithItsStatus(t *testing.T) {
 		t.Errorf("%q, %v", b, err)
 	}
 	wstest.Eventually(t, "a line in the log", func() bool { return len(r.log.lines(t, "answered")) > 0 })
-	if l := r.log.lines(t, "answered")[0]; l["status"] != 201.0 || l["reason"] != "upstream-lost" || l["err"] != "the agent hung up while it answered: unexpected EOF" {
+	if l := r.log.lines(t, "answered")[0]; l["status"] != 201.0 || l["reason"] != "upstream-lost" ||
+		l["err"] != "the agent hung up while it answered: unexpected EOF" {
 		t.Errorf("%v", l)
 	}
 }
@@ -333,7 +336,8 @@ func TestMistakeInAHandlerIsReportedAndEndsOneConnection(t *testing.T) {
 	}
 }
 
-// Every way to be refused: the problem document, the challenge, the line in the log, and no secret anywhere.
+// Every way to be refused: the problem document, the challenge, the line in the log, and no
+// secret anywhere.
 func TestRefusalsSayTheWordAndNoSecret(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	agent := listening(t, asked(func(c net.Conn, _ *http.Request) { io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") }))
@@ -341,7 +345,8 @@ func TestRefusalsSayTheWordAndNoSecret(t *testing.T) {
 	c.Authentication.JWT.FromCookies = []string{"session"}
 	c.Routes[0].AllowedOrigins = []string{"https://app.example.com"}
 	c.Routes[0].RequiredClaims = config.RequiredClaims{{Claim: "roles", Values: []string{"admin"}}}
-	c.Routes = append(c.Routes, config.Route{Path: "/nowhere", Upstream: "http://127.0.0.1:1"}, config.Route{Path: "/limited", Upstream: "http://" + agent})
+	c.Routes = append(c.Routes, config.Route{Path: "/nowhere", Upstream: "http://127.0.0.1:1"},
+		config.Route{Path: "/limited", Upstream: "http://" + agent})
 	r := run(t, c)
 	const secret = "s3cr3t"
 	bearer := func(pairs ...any) string { return "Authorization: Bearer " + i.Token(append(pairs, "jti", secret)...) }
@@ -365,12 +370,14 @@ func TestRefusalsSayTheWordAndNoSecret(t *testing.T) {
 		{"claim", "GET", "/my-agent", []string{bearer("roles", []string{"user"})}, 403, outcome.ClaimMismatch},
 		{"header", "GET", "/my-agent", []string{bearer("email", "a\nb")}, 403, outcome.ClaimNotRepresentable},
 		{"upgrade", "GET", "/my-agent", []string{bearer(), "Connection: close", "Upgrade: websocket"}, 400, outcome.BadUpgrade},
-		{"version", "GET", "/my-agent", []string{bearer(), "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 8"}, 426, outcome.BadVersion},
+		{"version", "GET", "/my-agent", []string{bearer(), "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 8"}, 426,
+			outcome.BadVersion},
 		{"agent", "GET", "/nowhere/x?" + secret, []string{bearer()}, 502, outcome.UpstreamUnreachable},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := r.dial()
-			e.Say([]byte(strings.Join(append([]string{tt.method + " " + tt.target + " HTTP/1.1", "Host: gateway.test"}, tt.lines...), "\r\n") + "\r\n\r\n"))
+			e.Say([]byte(strings.Join(append([]string{tt.method + " " + tt.target + " HTTP/1.1", "Host: gateway.test"}, tt.lines...),
+				"\r\n") + "\r\n\r\n"))
 			resp := e.Answer()
 			text, _ := io.ReadAll(resp.Body)
 			var body problem
@@ -399,11 +406,13 @@ func TestRefusalsSayTheWordAndNoSecret(t *testing.T) {
 			if tt.reason == outcome.BadPath {
 				path = "" // it is not in its one spelling, so no part of it is repeated
 			}
-			if got, _ := l["path"].(string); l["reason"] != string(tt.reason) || l["status"] != float64(tt.status) || l["method"] != tt.method || got != path {
+			if got, _ := l["path"].(string); l["reason"] != string(tt.reason) || l["status"] != float64(tt.status) ||
+				l["method"] != tt.method || got != path {
 				t.Errorf("%v", l)
 			}
 			for key := range l {
-				if !slices.Contains(strings.Fields("time level msg session route agent subject issuer method path client remote reason status duration err"), key) {
+				if !slices.Contains(strings.Fields("time level msg session route agent subject issuer method path client remote reason "+
+					"status duration err"), key) {
 					t.Errorf("key %s", key)
 				}
 			}
@@ -456,7 +465,7 @@ func TestDrainRefusesAndEnds(t *testing.T) {
 	late := r.dial()
 	late.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", bearer)))
 	if resp := late.Answer(); resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "5" {
-		t.Errorf("whoever comes late: %s", resp.Status)
+		t.Errorf("a late client: %s", resp.Status)
 	}
 	e.HearsClose(1001, "drain")
 	e.Say(e.CloseFrame(1001, ""))
@@ -464,7 +473,7 @@ func TestDrainRefusesAndEnds(t *testing.T) {
 	began := time.Now()
 	r.over()
 	if took := time.Since(began); took > 3*time.Second {
-		t.Errorf("nobody is left, but it took another %s", took)
+		t.Errorf("no session is left, but it took another %s", took)
 	}
 }
 
@@ -526,7 +535,8 @@ func TestCertificateExpiryIsAMetric(t *testing.T) {
 }
 
 func TestCloseCodesAsLabels(t *testing.T) {
-	for code, want := range map[int]string{0: "none", 1000: "1000", 1014: "1014", 1015: "other", 2999: "other", 3000: "3000", 3003: "3003", 3008: "3008", 3001: "other", 4999: "other"} {
+	for code, want := range map[int]string{0: "none", 1000: "1000", 1014: "1014", 1015: "other", 2999: "other", 3000: "3000",
+		3003: "3003", 3008: "3008", 3001: "other", 4999: "other"} {
 		if got := codeLabel(code); got != want {
 			t.Errorf("%d: %s", code, got)
 		}
@@ -537,7 +547,7 @@ func TestUpstreamsAreChecked(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	c := i.Config(listening(t, echoing))
 	c.Routes = append(c.Routes,
-		config.Route{Path: "/{agent}", Upstream: "http://{agent}.invalid"}, // nobody can know
+		config.Route{Path: "/{agent}", Upstream: "http://{agent}.invalid"}, // unknown until a request names the agent
 		config.Route{Path: "/gone", Upstream: "http://127.0.0.1:1"},
 		config.Route{Path: "/no-tls", Upstream: "https://" + listening(t, func(net.Conn) {})},
 	)
@@ -549,12 +559,14 @@ func TestUpstreamsAreChecked(t *testing.T) {
 		t.Fatal("all is well")
 	}
 	lines := strings.Split(err.Error(), "\n")
-	if len(lines) != 2 || !strings.HasPrefix(lines[0], "route /gone: upstream http://127.0.0.1:1: ") || !strings.HasPrefix(lines[1], "route /no-tls: upstream https://") {
+	if len(lines) != 2 || !strings.HasPrefix(lines[0], "route /gone: upstream http://127.0.0.1:1: ") ||
+		!strings.HasPrefix(lines[1], "route /no-tls: upstream https://") {
 		t.Errorf("%q", lines)
 	}
 }
 
-// The deadline of one answer must not stand when the next is written on the same connection, which may be much later and may have no body.
+// The deadline of one answer must not stand when the next is written on the same connection,
+// which may be much later and may have no body.
 func TestAnswerOnAKeptConnectionHasATimeOfItsOwn(t *testing.T) {
 	inTime(t, func(c net.Conn, _ *bufio.Reader) {
 		time.Sleep(bodyStall / 4)
@@ -600,7 +612,8 @@ func TestStreamOfEventsIsASession(t *testing.T) {
 	_, file := ask("/file")
 	_, body := get(t, r.AdminAddr(), "/sessions")
 	var listed []sessionSummary
-	if err := json.Unmarshal([]byte(body), &listed); err != nil || len(listed) != 2 || listed[0].Kind != "http" || listed[0].Subject != "alice" {
+	if err := json.Unmarshal([]byte(body), &listed); err != nil || len(listed) != 2 || listed[0].Kind != "http" ||
+		listed[0].Subject != "alice" {
 		t.Fatalf("%s: %v", body, err)
 	}
 	r.drain <- wstest.Patience

@@ -213,7 +213,8 @@ func lostOr(err error, other outcome.Reason) outcome.Reason {
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
 		return other
 	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) ||
+		errors.Is(err, syscall.EPIPE) {
 		return outcome.UpstreamLost
 	}
 	return other

@@ -14,7 +14,8 @@ import (
 	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// pipes is a listener whose connections are made by dial, without a network, so that time can be made to pass.
+// pipes is a listener whose connections are made by dial, without a network, so that time can be
+// made to pass.
 type pipes chan net.Conn
 
 func (p pipes) dial(context.Context, string, string) (net.Conn, error) {
@@ -33,8 +34,9 @@ func (p pipes) Accept() (net.Conn, error) {
 func (p pipes) Close() error   { close(p); return nil }
 func (p pipes) Addr() net.Addr { return &net.UnixAddr{} }
 
-// inTime runs a story with a gateway that lets everybody in, and its agent, in a bubble of time. The agent is handed each of its
-// connections, with the head of the request read; client is a new connection to the gateway.
+// inTime runs a story with a gateway without authentication, and its agent, in a bubble of time.
+// The agent is handed each of its connections, with the head of the request read; client is a
+// new connection to the gateway.
 func inTime(t *testing.T, agent func(c net.Conn, br *bufio.Reader), story func(t *testing.T, client net.Conn)) {
 	synctest.Test(t, func(t *testing.T) {
 		c := config.Default()

@@ -11,8 +11,9 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// metrics are the gateway's Prometheus metrics. Every label has a bounded set of values: outcome words, directions, issuers of the
-// configuration, registered close codes. Nothing that a client writes becomes one.
+// metrics are the gateway's Prometheus metrics. Every label has a bounded set of values: outcome
+// words, directions, issuers of the configuration, registered close codes. Nothing that a client
+// writes becomes one.
 type metrics struct {
 	registry   *prometheus.Registry
 	handshakes *prometheus.CounterVec
@@ -73,7 +74,8 @@ func result(err error) string {
 	return "ok"
 }
 
-// codeLabel keeps the codes that applications make up (RFC 6455 §7.4.2) from becoming thousands of time series.
+// codeLabel keeps the codes that applications make up (RFC 6455 §7.4.2) from becoming thousands
+// of time series.
 func codeLabel(code int) string {
 	switch {
 	case code == 0:
@@ -84,28 +86,37 @@ func codeLabel(code int) string {
 	return "other"
 }
 
-// live collects what is counted elsewhere, at the moment of the scrape: so a session that is open for days shows what it moves, and
-// moving it costs no metric.
+// live collects what is counted elsewhere, at the moment of the scrape: so a session that is
+// open for days shows what it moves, and moving it costs no metric.
 type live struct{ g *Gateway }
 
 var (
 	descConnections = prometheus.NewDesc("omnia_gateway_connections", "Open WebSocket connections.", nil, nil)
-	descRequests    = prometheus.NewDesc("omnia_gateway_requests_in_flight", "Plain HTTP exchanges under way, streams among them.", nil, nil)
-	descBytes       = prometheus.NewDesc("omnia_gateway_bytes_total", "WebSocket bytes by direction: in from clients, out to them.", []string{"direction"}, nil)
-	descMessages    = prometheus.NewDesc("omnia_gateway_messages_total", "WebSocket messages by direction: in from clients, out to them.", []string{"direction"}, nil)
-	descKeysAge     = prometheus.NewDesc("omnia_gateway_jwks_age_seconds", "Since the issuer's keys were last fetched.", []string{"issuer"}, nil)
-	descKeys        = prometheus.NewDesc("omnia_gateway_jwks_keys", "Usable keys of the issuer.", []string{"issuer"}, nil)
-	descRefreshes   = prometheus.NewDesc("omnia_gateway_jwks_refreshes_total", "Fetches of the issuer's keys.", []string{"issuer", "result"}, nil)
-	descRemembered  = prometheus.NewDesc("omnia_gateway_remembered_tokens", "Verified tokens that are remembered.", nil, nil)
-	descTokenBytes  = prometheus.NewDesc("omnia_gateway_remembered_tokens_bytes", "Memory of the verified tokens that are remembered, about.", nil, nil)
+	descRequests    = prometheus.NewDesc("omnia_gateway_requests_in_flight", "Plain HTTP exchanges under way, streams among them.", nil,
+		nil)
+	descBytes = prometheus.NewDesc("omnia_gateway_bytes_total", "WebSocket bytes by direction: in from clients, out to them.",
+		[]string{"direction"}, nil)
+	descMessages = prometheus.NewDesc("omnia_gateway_messages_total", "WebSocket messages by direction: in from clients, out to them.",
+		[]string{"direction"}, nil)
+	descKeysAge = prometheus.NewDesc("omnia_gateway_jwks_age_seconds", "Since the issuer's keys were last fetched.",
+		[]string{"issuer"}, nil)
+	descKeys      = prometheus.NewDesc("omnia_gateway_jwks_keys", "Usable keys of the issuer.", []string{"issuer"}, nil)
+	descRefreshes = prometheus.NewDesc("omnia_gateway_jwks_refreshes_total", "Fetches of the issuer's keys.",
+		[]string{"issuer", "result"}, nil)
+	descRemembered = prometheus.NewDesc("omnia_gateway_remembered_tokens", "Verified tokens that are remembered.", nil, nil)
+	descTokenBytes = prometheus.NewDesc("omnia_gateway_remembered_tokens_bytes",
+		"Memory of the verified tokens that are remembered, about.", nil, nil)
 	descReady       = prometheus.NewDesc("omnia_gateway_ready", "1 when new connections are welcome.", nil, nil)
-	descCertificate = prometheus.NewDesc("omnia_gateway_certificate_expiry_seconds", "When the certificate ends, in seconds since 1970.", nil, nil)
-	descBuild       = prometheus.NewDesc("omnia_gateway_build_info", "Version and commit of the gateway.", []string{"version", "revision"}, nil)
+	descCertificate = prometheus.NewDesc("omnia_gateway_certificate_expiry_seconds", "When the certificate ends, in seconds since 1970.",
+		nil, nil)
+	descBuild = prometheus.NewDesc("omnia_gateway_build_info", "Version and commit of the gateway.",
+		[]string{"version", "revision"}, nil)
 )
 
 // Describe is for the registry.
 func (live) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descConnections, descRequests, descBytes, descMessages, descKeysAge, descKeys, descRefreshes, descRemembered, descTokenBytes, descReady, descCertificate, descBuild} {
+	for _, d := range []*prometheus.Desc{descConnections, descRequests, descBytes, descMessages, descKeysAge, descKeys, descRefreshes,
+		descRemembered, descTokenBytes, descReady, descCertificate, descBuild} {
 		c <- d
 	}
 }

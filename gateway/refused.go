@@ -16,8 +16,8 @@ const (
 	forgiven      = 10 * time.Minute // without a refusal, and its next wait is the first again
 )
 
-// refused makes addresses wait whose tokens were refused too often: each attempt costs a signature, and
-// guesses should not be free. The wait doubles with each further refusal.
+// refused makes addresses wait whose tokens were refused too often: each attempt costs a
+// signature, and guesses should not be free. The wait doubles with each further refusal.
 type refused struct {
 	perMinute int // that cost nothing; 0: none ever waits
 	now       func() time.Time

@@ -62,9 +62,11 @@ func (g *Gateway) Addr() net.Addr { return g.public.Addr() }
 // AdminAddr is where the admin listener is bound, after Listen.
 func (g *Gateway) AdminAddr() net.Addr { return g.admin.Addr() }
 
-// Run serves what Listen has bound. When a window arrives on drain it takes its leave: not ready, no new handshakes, a Close 1001 for
-// every session spread over the window, and returns nil when all are gone or the window is over. When ctx ends, everything is cut at
-// once. When Run returns every session is over; handlers of plain HTTP are cancelled by then, and may still be on their way out.
+// Run serves what Listen has bound. When a window arrives on drain it takes its leave: not
+// ready, no new handshakes, a Close 1001 for every session spread over the window, and returns
+// nil when all are gone or the window is over. When ctx ends, everything is cut at once. When
+// Run returns every session is over; handlers of plain HTTP are cancelled by then, and may still
+// be on their way out.
 func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 	var err error
 	if g.relays.Lanes, err = relay.NewLanes(); err != nil {
@@ -138,12 +140,14 @@ func (g *Gateway) stir() (times, live uint64) {
 	return g.sessions.Counts()
 }
 
-// leave drains. The listeners stay open while it lasts, so that probes and refused handshakes get an answer.
+// leave drains. The listeners stay open while it lasts, so that probes and refused handshakes
+// get an answer.
 func (g *Gateway) leave(ctx context.Context, public *http.Server, window time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, window)
 	defer cancel()
 	g.log.Info("draining", "window", window.Seconds())
-	// The last to be told needs time to answer its Close, too; a window without that time is not spread at all.
+	// The last to be told needs time to answer its Close, too; a window without that time is not
+	// spread at all.
 	spread := max(0, min(window*4/5, window-relay.Farewell))
 	lead := min(spread/10, time.Second)
 	g.sessions.Drain(ctx, lead, spread-lead)
@@ -151,8 +155,9 @@ func (g *Gateway) leave(ctx context.Context, public *http.Server, window time.Du
 	g.log.Info("drained")
 }
 
-// publicServer serves clients. A WebSocket leaves it when it is taken over, and with it all of these timeouts. The requests' contexts end
-// with ctx: net/http does not notice a client that goes away once it has sent a byte too many.
+// publicServer serves clients. A WebSocket leaves it when it is taken over, and with it all of
+// these timeouts. The requests' contexts end with ctx: net/http does not notice a client that
+// goes away once it has sent a byte too many.
 func (g *Gateway) publicServer(ctx context.Context) *http.Server {
 	return &http.Server{
 		Handler:                      g,
@@ -185,7 +190,8 @@ func http1() *http.Protocols {
 	return p
 }
 
-// CheckCertificate returns why no client can trust the certificate at the moment, and what an operator should know of it; nothing without TLS.
+// CheckCertificate returns why no client can trust the certificate at the moment, and what an
+// operator should know of it; nothing without TLS.
 func (g *Gateway) CheckCertificate() (notes []string, err error) {
 	if g.certs == nil {
 		return nil, nil
@@ -193,7 +199,8 @@ func (g *Gateway) CheckCertificate() (notes []string, err error) {
 	return g.certs.remarks(g.config.Routes), g.certs.fault(time.Now())
 }
 
-// warnOfCertificate logs what CheckCertificate finds: a gateway that refused to start would help no client.
+// warnOfCertificate logs what CheckCertificate finds: a gateway that refused to start would help
+// no client.
 func (g *Gateway) warnOfCertificate() {
 	notes, err := g.CheckCertificate()
 	if err != nil {
@@ -204,7 +211,8 @@ func (g *Gateway) warnOfCertificate() {
 	}
 }
 
-// Reload reads the certificate files again. A bad one changes nothing and is reported. It may be called from any goroutine.
+// Reload reads the certificate files again. A bad one changes nothing and is reported. It may be
+// called from any goroutine.
 func (g *Gateway) Reload() {
 	if g.certs == nil {
 		g.log.Info("nothing to reload: there is no certificate")
@@ -226,8 +234,9 @@ func (g *Gateway) Reload() {
 // Refresh fetches the keys of every issuer once; the error names each that failed.
 func (g *Gateway) Refresh(ctx context.Context) error { return g.keys.Refresh(ctx) }
 
-// CheckIssuers fetches the keys of every issuer once and returns how many there are. The error names
-// each whose keys cannot be fetched or used, and each whose discovery document names another issuer.
+// CheckIssuers fetches the keys of every issuer once and returns how many there are. The error
+// names each whose keys cannot be fetched or used, and each whose discovery document names
+// another issuer.
 func (g *Gateway) CheckIssuers(ctx context.Context) (asked int, err error) {
 	failed := []error{g.Refresh(ctx)}
 	issuers := g.policy.Load().Issuers()
@@ -243,9 +252,9 @@ func (g *Gateway) CheckIssuers(ctx context.Context) (asked int, err error) {
 	return len(issuers), errors.Join(failed...)
 }
 
-// CheckUpstreams dials the agent of every route whose address is fixed. It returns how many that are,
-// and the routes that were not asked because their agent's address has a template. The error names
-// each that does not answer.
+// CheckUpstreams dials the agent of every route whose address is fixed. It returns how many that
+// are, and the routes that were not asked because their agent's address has a template. The
+// error names each that does not answer.
 func (g *Gateway) CheckUpstreams(ctx context.Context) (asked int, notAsked []string, err error) {
 	var failed []error
 	p := g.policy.Load()

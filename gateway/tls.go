@@ -19,7 +19,8 @@ import (
 	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// certificates is the TLS side of the public listener. What it serves changes with the files; connections keep what they began with.
+// certificates is the TLS side of the public listener. What it serves changes with the files;
+// connections keep what they began with.
 type certificates struct {
 	config  config.TLS
 	current atomic.Pointer[tls.Config]
@@ -35,8 +36,8 @@ func newCertificates(c config.TLS) (*certificates, error) {
 	return t, err
 }
 
-// load reads the files again and says whether they have brought anything new. An error changes nothing, and is given once: a log file in
-// the same folder must not make an event of each report.
+// load reads the files again and reports whether they are new. An error changes nothing, and is
+// given once: a log file in the same folder must not make an event of each report.
 func (t *certificates) load() (changed bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -69,7 +70,8 @@ func (t *certificates) load() (changed bool, err error) {
 		Certificates: []tls.Certificate{pair},
 		MinVersion:   tls.VersionTLS12,
 		NextProtos:   []string{"http/1.1"}, // a WebSocket needs it, and what is not spoken cannot be attacked
-		// Of TLS 1.2 the suites with forward secrecy and an AEAD only (RFC 9325 §4.2); those of 1.3 are not a choice.
+		// Of TLS 1.2 the suites with forward secrecy and an AEAD only (RFC 9325 §4.2); those of
+		// 1.3 are not a choice.
 		CipherSuites: []uint16{
 			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
 			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
@@ -83,7 +85,8 @@ func (t *certificates) load() (changed bool, err error) {
 	if t.config.ClientCAFile != "" {
 		next.ClientCAs, next.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
 		if !next.ClientCAs.AppendCertsFromPEM(authorities) {
-			return false, fmt.Errorf("tls.clientCAFile: %s: it holds no certificate in PEM form%s", t.config.ClientCAFile, otherForm(authorities, "openssl x509 -inform der"))
+			return false, fmt.Errorf("tls.clientCAFile: %s: it holds no certificate in PEM form%s", t.config.ClientCAFile,
+				otherForm(authorities, "openssl x509 -inform der"))
 		}
 	}
 	t.current.Store(next)
@@ -100,12 +103,14 @@ func (t *certificates) server() *tls.Config {
 }
 
 const (
-	// settle is how long the files must be left alone before they are read: a certificate and its key are two files.
+	// settle is how long the files must be left alone before they are read: a certificate and
+	// its key are two files.
 	settle = 200 * time.Millisecond
 	// restless is when they are read all the same: others may write to the folder all the time.
 	restless = 10 * settle
-	// glance is how often they are read without a notice. The system gives none for a single file that is
-	// mounted into a container, and none when a link further up in the path is swapped.
+	// glance is how often they are read without a notice. The system gives none for a single
+	// file that is mounted into a container, and none when a link further up in the path is
+	// swapped.
 	glance = 30 * time.Second
 )
 
@@ -133,7 +138,7 @@ func (t *certificates) watch(ctx context.Context, every time.Duration, reload fu
 			return fmt.Errorf("watch certificate: %w", err)
 		}
 	}
-	quiet := time.NewTimer(settle) // what has changed since the files were first read was seen by nobody
+	quiet := time.NewTimer(settle) // a change since the files were first read was not noticed
 	first := time.Now()            // of the changes after which they were not read yet; zero: there is none
 	changed := func() {
 		if first.IsZero() {

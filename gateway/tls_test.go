@@ -36,7 +36,8 @@ func served(t *testing.T, c config.TLS) (*certificates, string) {
 	return certs, l.Addr().String()
 }
 
-// greet shakes hands and gives the state of the connection; an error also when the server then hangs up.
+// greet shakes hands and gives the state of the connection; an error also when the server then
+// hangs up.
 func greet(addr string, c *tls.Config) (tls.ConnectionState, error) {
 	c.InsecureSkipVerify = true
 	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: wstest.Patience}, "tcp", addr, c)
@@ -66,7 +67,8 @@ func pairIn(dir string) config.TLS {
 	return config.TLS{CertFile: filepath.Join(dir, "tls.crt"), KeyFile: filepath.Join(dir, "tls.key"), MinVersion: "1.2"}
 }
 
-// watched runs the watcher of certs until the test ends. Each reload's outcome comes out of the channel.
+// watched runs the watcher of certs until the test ends. Each reload's outcome comes out of the
+// channel.
 func watched(t *testing.T, certs *certificates, every time.Duration) <-chan error {
 	t.Helper()
 	outcomes := make(chan error, 16)
@@ -88,7 +90,8 @@ func watched(t *testing.T, certs *certificates, every time.Duration) <-chan erro
 	return outcomes
 }
 
-// touchUntil changes something until a reload has come, as nobody says when the watcher has begun.
+// touchUntil changes something until a reload has come, because nothing tells when the watcher
+// has begun.
 func touchUntil(t *testing.T, outcomes <-chan error, change func()) error {
 	t.Helper()
 	tick := time.NewTicker(3 * settle)
@@ -109,7 +112,8 @@ func touchUntil(t *testing.T, outcomes <-chan error, change func()) error {
 func TestCertificateFollowsTheSymlinkSwapOfKubernetes(t *testing.T) {
 	dir := t.TempDir()
 	generation := 0
-	// swap writes a new generation as the kubelet does: a new folder, and a symlink to it that is renamed over the old one.
+	// swap writes a new generation as the kubelet does: a new folder, and a symlink to it that
+	// is renamed over the old one.
 	swap := func() {
 		generation++
 		next := filepath.Join(dir, "..2026_"+string(rune('a'+generation)))
@@ -147,7 +151,8 @@ func TestCertificateFollowsTheSymlinkSwapOfKubernetes(t *testing.T) {
 	}
 }
 
-// No system call tells of a link further up that was swapped, nor of a single file that is mounted.
+// No system call tells of a link further up that was swapped, nor of a single file that is
+// mounted.
 func TestCertificateThatChangedWithoutANoticeIsFound(t *testing.T) {
 	dir := t.TempDir()
 	generation := func(n int64) string {
@@ -270,8 +275,10 @@ func TestWhatTheListenerSpeaks(t *testing.T) {
 		{"TLS 1.1", modern, &tls.Config{MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}, false},
 		{"TLS 1.2 where 1.3 is asked for", strictest, &tls.Config{MaxVersion: tls.VersionTLS12}, false},
 		{"TLS 1.3 where it is asked for", strictest, &tls.Config{}, true},
-		{"no AEAD", modern, &tls.Config{MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}}, false},
-		{"no forward secrecy", modern, &tls.Config{MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_GCM_SHA256}}, false},
+		{"no AEAD", modern, &tls.Config{MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}},
+			false},
+		{"no forward secrecy", modern, &tls.Config{MaxVersion: tls.VersionTLS12,
+			CipherSuites: []uint16{tls.TLS_RSA_WITH_AES_128_GCM_SHA256}}, false},
 		{"HTTP/2 only", modern, &tls.Config{NextProtos: []string{"h2"}}, false},
 		{"HTTP/1.1", modern, &tls.Config{NextProtos: []string{"h2", "http/1.1"}}, true},
 	} {
@@ -302,7 +309,7 @@ func TestClientCertificates(t *testing.T) {
 		t.Errorf("with a certificate: %v", err)
 	}
 	if try() == nil || try(stranger) == nil {
-		t.Error("without a certificate, or with a stranger's, somebody got in")
+		t.Error("without a certificate, or with a stranger's, a client got in")
 	}
 	// The file of authorities is watched like the others.
 	outcomes := watched(t, certs, glance)
@@ -313,7 +320,7 @@ func TestClientCertificates(t *testing.T) {
 		t.Errorf("with a certificate of the new authority: %v", err)
 	}
 	if try(known) == nil {
-		t.Error("with a certificate of the old authority somebody got in")
+		t.Error("a client got in with a certificate of the old authority")
 	}
 }
 

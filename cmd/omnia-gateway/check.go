@@ -21,9 +21,11 @@ func newCheck() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Find every problem of a configuration",
-		Long: "Check loads and compiles a configuration as serve would and prints every problem with its place, one on each line. With --online it also\n" +
-			"fetches the issuers' keys and connects to the agents whose address is fixed. With -o json it prints one object with \"ok\", \"problems\"\n" +
-			"(file, line, column, key, text and hint, as far as they are known) and \"notes\". The exit status is 0 if all is well, else 1.",
+		Long: "Check loads and compiles a configuration as serve would and prints every problem with its place,\n" +
+			"one on each line. With --online it also fetches the issuers' keys and connects to the agents\n" +
+			"whose address is fixed. With -o json it prints one object with \"ok\", \"problems\" (file, line,\n" +
+			"column, key, text and hint, as far as they are known) and \"notes\". The exit status is 0 if all\n" +
+			"is well, else 1.",
 		Args: takes(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if form != "text" && form != "json" {
@@ -89,7 +91,8 @@ func (f *findings) ask(ctx context.Context, g *gateway.Gateway, conf *config.Con
 	return errors.Join(append(faults, err)...)
 }
 
-// print writes the findings for a person. It returns err, which is printed like that of any command.
+// print writes the findings for a person. It returns err, which is printed like that of any
+// command.
 func (f findings) print(w io.Writer, err error) error {
 	for _, note := range f.notes {
 		fmt.Fprintln(w, "note:", note)

@@ -44,9 +44,10 @@ func newDev() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "dev",
 		Short: "Run the gateway with an issuer and an echo agent, nothing configured",
-		Long: "Dev runs three things on loopback until Ctrl-C: an OIDC issuer that gives a token to every client that asks, an agent that echoes, and the\n" +
-			"gateway before it. It prints what to paste into a terminal or a browser. With --upstream it runs your own agent's gateway instead.\n" +
-			"Nothing of it is for production.",
+		Long: "Dev runs three things on loopback until Ctrl-C: an OIDC issuer that gives a token to every\n" +
+			"client that asks, an agent that echoes, and the gateway before it. It prints what to paste into\n" +
+			"a terminal or a browser. With --upstream it runs your own agent's gateway instead. Do not use it\n" +
+			"in production.",
 		Example: "  omnia-gateway dev\n" +
 			"  omnia-gateway dev --upstream http://localhost:3000      # your agent, at the same paths as there\n" +
 			"  omnia-gateway dev --lifetime 20s                        # see how connections end with their tokens",
@@ -139,7 +140,8 @@ func newDevAgent() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&listen, "listen", "127.0.0.1:8081", "`address`")
-	f.StringVar(&issuer, "issuer", "", "`URL` of the development issuer; the agent then verifies each forwarded token itself (default: it trusts x-user-id)")
+	f.StringVar(&issuer, "issuer", "", "`URL` of the development issuer; the agent then verifies each forwarded token itself (default: "+
+		"it trusts x-user-id)")
 	return c
 }
 
@@ -150,7 +152,8 @@ func untilSignal(ctx context.Context, f func(context.Context) error) error {
 	return f(ctx)
 }
 
-// devConfig is the gateway's configuration: a file like any other, so that explain can be tried on it.
+// devConfig is the gateway's configuration: a file like any other, so that explain can be tried
+// on it.
 var devConfig = template.Must(template.New("").Parse(`listen: {{.Listen}}
 {{- if .Cert}}
 tls: { certFile: {{.Cert}}, keyFile: {{.Key}} }
@@ -270,12 +273,14 @@ func runDev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err er
 	return serve(ctx, g, config.Session.DrainTimeout, signals)
 }
 
-// ownAgent is the developer's own agent: a URL whose path, if it has one, is that of its WebSocket. It is nil if there is none.
+// ownAgent is the developer's own agent: a URL whose path, if it has one, is that of its
+// WebSocket. It is nil if there is none.
 func ownAgent(upstream string) (*url.URL, error) {
 	if upstream == "" {
 		return nil, nil
 	}
-	wrong := usageError{fmt.Errorf("--upstream %q: want the URL of an agent, such as http://localhost:3000 or ws://localhost:3000/chat", upstream)}
+	wrong := usageError{fmt.Errorf("--upstream %q: want the URL of an agent, such as http://localhost:3000 or ws://localhost:3000/chat",
+		upstream)}
 	u, err := url.Parse(upstream)
 	if err != nil || u.Hostname() == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, wrong
@@ -293,7 +298,8 @@ func ownAgent(upstream string) (*url.URL, error) {
 	return u, nil
 }
 
-// listenNear listens on addr, or if that is in use on any free port of its host, and tells w which.
+// listenNear listens on addr, or if that is in use on any free port of its host, and tells w
+// which.
 func listenNear(addr string, w io.Writer) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	if !errors.Is(err, syscall.EADDRINUSE) {
@@ -319,8 +325,9 @@ func writeConfig(file string, settings any) error {
 	return errors.Join(devConfig.Execute(f, settings), f.Close())
 }
 
-// printDev prints what to paste. Websocat takes all that follows a -H for headers, so its URL comes first, and its -n keeps the end of the
-// input from ending the connection before the answer is there.
+// printDev prints what to paste. Websocat takes all that follows a -H for headers, so its URL
+// comes first, and its -n keeps the end of the input from ending the connection before the
+// answer is there.
 func printDev(w io.Writer, addr, socket string, o devOptions, s devSettings, file string) {
 	at, base, agent, page := "ws://"+addr+socket, "http://"+addr+"/dev/", "an agent that echoes.", ""
 	curl, wscat, websocat := "curl -s", "wscat", "websocat"
@@ -329,7 +336,8 @@ func printDev(w io.Writer, addr, socket string, o devOptions, s devSettings, fil
 		curl, wscat, websocat = "curl -sk", "wscat --no-check", "websocat --insecure"
 	}
 	if o.upstream != "" {
-		agent = "your agent at " + s.Agent + ", which gets the user\nas x-user-id, x-user-email and x-user-roles, and the token as Authorization: Bearer."
+		agent = "your agent at " + s.Agent + ", which gets the user\nas x-user-id, x-user-email and x-user-roles, and the token as " +
+			"Authorization: Bearer."
 		page = "?ws=" + url.QueryEscape(at)
 	}
 	fmt.Fprintf(w, `The gateway is at %[1]s, before %[2]s
@@ -360,8 +368,8 @@ Ctrl-C ends it.
 `, quote(at), agent, s.Issuer, o.lifetime, s.Audience, curl, base, wscat, websocat, page, self(), quote(file), quote(socket))
 }
 
-// self is how a shell calls this program again: by its name if that is what it finds under it, else by its path, but for what go run made
-// in its cache, which another go run does.
+// self is how a shell calls this program again: by its name if that is what it finds under it,
+// else by its path, but for what go run made in its cache, which another go run does.
 func self() string {
 	const name = "omnia-gateway"
 	exe, err := os.Executable()

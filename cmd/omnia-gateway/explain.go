@@ -31,10 +31,11 @@ func newExplain() *cobra.Command {
 	var q question
 	c := &cobra.Command{
 		Use:   "explain",
-		Short: "Say what would become of a request, and why",
-		Long: "Explain runs the very code that serves over one request and prints each step: route, token, signature, issuer, times, audience, each claim\n" +
-			"rule, what the agent would be told, the verdict. It fetches the issuers' keys and never contacts an agent. The exit status is 0 if the\n" +
-			"request would be let through, else 1.",
+		Short: "Show how the gateway judges a request, and why",
+		Long: "Explain runs the code that serves over one request and prints each step: route, token,\n" +
+			"signature, issuer, times, audience, each claim rule, the headers for the agent, the verdict. It\n" +
+			"fetches the issuers' keys and never contacts an agent. The exit status is 0 if the request would\n" +
+			"be let through, else 1.",
 		Example: "  omnia-gateway explain --config gateway.yaml --path /my-agent/ws --token \"$TOKEN\"\n" +
 			"  omnia-gateway explain --config gateway.yaml --path /my-agent/ws --header 'Sec-WebSocket-Protocol: bearer, eyJ…'",
 		Args: takes(0),
@@ -80,7 +81,8 @@ func newExplain() *cobra.Command {
 	return c
 }
 
-// request is the request as the gateway would have read it from a connection: it is written as a client writes it, and read as a server does.
+// request is the request as the gateway would have read it from a connection: it is written as a
+// client writes it, and read as a server does.
 func (q question) request(stdin io.Reader) (*http.Request, error) {
 	token, err := tokenFrom(q.token, stdin)
 	if err != nil {
@@ -152,7 +154,8 @@ func print(w io.Writer, e policy.Explanation) {
 	}
 }
 
-// withoutCredential leaves of an Authorization header its scheme, which may be another than Bearer where no token is needed.
+// withoutCredential leaves of an Authorization header its scheme, which may be another than
+// Bearer where no token is needed.
 func withoutCredential(value string) string {
 	scheme, _, ok := strings.Cut(value, " ")
 	if !ok {

@@ -21,9 +21,10 @@ func newHealth() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "health",
 		Short: "Ask a running gateway whether it is alive; for container health checks",
-		Long: "Health asks the admin listener of a gateway on this machine and exits with 0 if all is well: an image without a shell needs no other tool\n" +
-			"for its health check. The address is that of the flag, else admin.listen of the configuration that serve would read: OMNIA_GATEWAY_ADMIN_LISTEN,\n" +
-			"the file of --config or OMNIA_GATEWAY_CONFIG, or the default.",
+		Long: "Health asks the admin listener of a gateway on this machine and exits with 0 if all is well: an\n" +
+			"image without a shell needs no other tool for its health check. The address is that of the flag,\n" +
+			"else admin.listen of the configuration that serve would read: OMNIA_GATEWAY_ADMIN_LISTEN, the\n" +
+			"file of --config or OMNIA_GATEWAY_CONFIG, or the default.",
 		Args: takes(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			listen := admin

@@ -17,8 +17,9 @@ func newIstio() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "istio",
 		Short: "Write a configuration as Istio's resources, or read them",
-		Long: "Istio export writes the block authentication as a RequestAuthentication, two AuthorizationPolicies and the EnvoyFilter that strips identity\n" +
-			"headers; istio import reads them. docs/istio.md lists what is different between the two.",
+		Long: "Istio export writes the block authentication as a RequestAuthentication, two\n" +
+			"AuthorizationPolicies and the EnvoyFilter that strips identity headers; istio import reads them.\n" +
+			"docs/istio.md lists what is different between the two.",
 		Args: noCommand,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
@@ -34,8 +35,9 @@ func newIstioExport() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "export",
 		Short: "Print the configuration as Istio's resources",
-		Long: "Export prints what is in force, defaults included, in the form in which the Omnia chart renders it. What Istio cannot do is said on\n" +
-			"standard error, one line each, and kept in an annotation for istio import. With --strict that is an error, and nothing is printed.",
+		Long: "Export prints what is in force, defaults included, in the form in which the Omnia chart renders\n" +
+			"it. What Istio cannot do is reported on standard error, one line each, and kept in an annotation\n" +
+			"for istio import. With --strict that is an error, and nothing is printed.",
 		Example: "  omnia-gateway istio export --config gateway.yaml | kubectl apply -f -",
 		Args:    takes(0),
 		RunE: func(c *cobra.Command, _ []string) (err error) {
@@ -110,7 +112,8 @@ func compareDiscovery(c *cobra.Command, cfg *config.Config) error {
 	states := v.Issuers()
 	for n, j := range cfg.Authentication.Issuers() {
 		if istiod := istio.ChartAddress(j.Issuer); j.JWKSURI == "" && states[n].KeysURL != istiod {
-			fmt.Fprintf(c.ErrOrStderr(), "note: issuer %s publishes its keys at %s: set jwksUri, since Istio gets %s\n", j.Issuer, states[n].KeysURL, istiod)
+			fmt.Fprintf(c.ErrOrStderr(), "note: issuer %s publishes its keys at %s: set jwksUri, since Istio gets %s\n", j.Issuer,
+				states[n].KeysURL, istiod)
 		}
 	}
 	return nil
@@ -121,9 +124,11 @@ func newIstioImport() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "import FILE…",
 		Short: "Print the configuration that does what Istio's resources do",
-		Long: "Import reads Istio's resources, as kubectl get -o yaml prints them, in any order, from one file or several; - is standard input. It prints\n" +
-			"a configuration without routes, unless istio export has left them in an annotation. What the gateway cannot do is an error with its place.",
-		Example: "  kubectl get -n omnia-system requestauthentication,authorizationpolicy,envoyfilter -o yaml | omnia-gateway istio import - > gateway.yaml",
+		Long: "Import reads Istio's resources, as kubectl get -o yaml prints them, in any order, from one file\n" +
+			"or several; - is standard input. It prints a configuration without routes, unless istio export\n" +
+			"has left them in an annotation. What the gateway cannot do is an error with its place.",
+		Example: "  kubectl get -n omnia-system requestauthentication,authorizationpolicy,envoyfilter -o yaml | omnia-gateway istio " +
+			"import - > gateway.yaml",
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return usageError{errors.New("name a file, or - for standard input")}

@@ -11,9 +11,10 @@ import (
 	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// lines are the log of serve: a queue of lines and one goroutine that writes them. A reader of the log
-// that stalls, or dies, can hold up neither a request nor the end of the process. When the queue is
-// full, lines are dropped and counted, and the log says so once there is room again.
+// lines are the log of serve: a queue of lines and one goroutine that writes them. A reader of
+// the log that stalls, or dies, can hold up neither a request nor the end of the process. When
+// the queue is full, lines are dropped and counted, and the log says so once there is room
+// again.
 type lines struct {
 	// Immutable.
 	out    io.Writer
@@ -94,8 +95,8 @@ func (l *lines) run() {
 	}
 }
 
-// gather waits for a line and appends it and those that wait after it to batch. It returns how many
-// there are, and whether they are the last.
+// gather waits for a line and appends it and those that wait after it to batch. It returns how
+// many there are, and whether they are the last.
 func (l *lines) gather(batch []byte) (_ []byte, count uint64, end bool) {
 	for line := <-l.queue; line != nil; {
 		batch = append(batch, line...)

@@ -1,26 +1,29 @@
-// Omnia-gateway stands in front of AI agents that speak WebSocket, and lets in who may.
+// Omnia-gateway is an authenticating gateway in front of AI agents that speak WebSocket.
 //
 // # Usage
 //
 //	omnia-gateway [serve] [--config FILE]     run the gateway
-//	omnia-gateway dev                         run it with an issuer and an echo agent, nothing configured
+//	omnia-gateway dev                         run it with an issuer and an echo agent
 //	omnia-gateway check --config FILE         every problem of a configuration, with its place
-//	omnia-gateway explain --path /a/ws        what would become of a request, step by step
+//	omnia-gateway explain --path /a/ws        how the gateway judges a request, step by step
 //	omnia-gateway token mint|inspect          make a token for development, or take one apart
 //	omnia-gateway istio export|import         the configuration as Istio's resources, and back
 //	omnia-gateway health                      ask a running gateway; for container health checks
 //	omnia-gateway version
 //
-// The configuration is a YAML file, or OMNIA_GATEWAY_* variables, or both: a variable wins over the file.
+// The configuration is a YAML file, or OMNIA_GATEWAY_* variables, or both: a variable wins over
+// the file.
 //
 // # Signals
 //
-// SIGTERM drains: not ready, no new connections, a Close to everybody spread over session.drainTimeout, exit 0. SIGINT does the same
-// within a second. A second signal ends everything at once. SIGHUP reads the certificate again.
+// SIGTERM drains: not ready, no new connections, a Close to every session spread over
+// session.drainTimeout, exit 0. SIGINT does the same within a second. A second signal ends
+// everything at once. SIGHUP reads the certificate again.
 //
 // # Exit status
 //
-// 0 all is well; 1 the configuration is bad, the gateway could not start, or the answer of a check is no; 2 the command line is wrong.
+// 0 for success; 1 if the configuration is bad, the gateway could not start, or the answer of a
+// check is no; 2 for a wrong command line.
 package main
 
 import (
@@ -42,7 +45,7 @@ const (
 
 func main() { os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
-// run is main without the process around it: words in, exit status out.
+// run is main without the process: it takes the arguments and returns the exit status.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := newRoot()
 	root.SetArgs(args)
@@ -53,7 +56,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	switch {
 	case err == nil:
 		return 0
-	case errors.Is(err, errNo): // what there was to say has been said
+	case errors.Is(err, errNo): // everything was printed already
 		return exitNo
 	}
 	fmt.Fprintln(stderr, err)
@@ -64,7 +67,7 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return exitNo
 }
 
-// errNo is a command's "no": its output says why.
+// errNo is a command's "no": its output has the reason.
 var errNo = errors.New("no")
 
 // usageError is a mistake on the command line.
@@ -73,9 +76,11 @@ type usageError struct{ error }
 func newRoot() *cobra.Command {
 	serve := newServe()
 	root := &cobra.Command{
-		Use:           "omnia-gateway",
-		Short:         "An authenticating WebSocket gateway for AI agents",
-		Long:          "Omnia-gateway stands in front of AI agents that speak WebSocket: it verifies the bearer token, asks for claims, tells the agent who is\ncalling and relays frames for as long as the caller may. Without a command it serves.",
+		Use:   "omnia-gateway",
+		Short: "An authenticating WebSocket gateway for AI agents",
+		Long: "Omnia-gateway is a gateway in front of AI agents that speak WebSocket: it verifies the bearer\n" +
+			"token, checks claims, tells the agent who is calling and relays frames for as long as the caller\n" +
+			"may. Without a command it serves.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noCommand,
@@ -102,7 +107,8 @@ func noCommand(c *cobra.Command, args []string) error {
 	return usageError{err}
 }
 
-// takes asks for n arguments, and for the flags that are required: cobra's own complaint about those would not be a usageError.
+// takes asks for n arguments, and for the flags that are required: cobra's own complaint about
+// those would not be a usageError.
 func takes(n int) cobra.PositionalArgs {
 	return func(c *cobra.Command, args []string) error {
 		if len(args) > n {

@@ -22,8 +22,9 @@ func newServe() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the gateway",
-		Long: "Serve runs the gateway until a signal. It logs to standard error, one line for each refusal and each session that ended. SIGTERM drains,\n" +
-			"SIGINT does so within a second, a second signal ends everything at once; SIGHUP reads the certificate again.",
+		Long: "Serve runs the gateway until a signal. It logs to standard error, one line for each refusal and\n" +
+			"each session that ended. SIGTERM drains, SIGINT does so within a second, a second signal ends\n" +
+			"everything at once; SIGHUP reads the certificate again.",
 		Args: takes(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			signals, stop := catchSignals()
@@ -50,8 +51,10 @@ func newServe() *cobra.Command {
 
 // configFlags are the flags that all commands with a configuration share.
 func configFlags(c *cobra.Command, from *config.Sources) {
-	c.Flags().StringVarP(&from.File, "config", "c", "", "configuration `file`, or that of OMNIA_GATEWAY_CONFIG; variables OMNIA_GATEWAY_* win over it")
-	c.Flags().StringArrayVar(&from.Values, "values", nil, "Helm values `file` whose block authentication is taken; may be repeated, later ones win")
+	c.Flags().StringVarP(&from.File, "config", "c", "",
+		"configuration `file`, or that of OMNIA_GATEWAY_CONFIG; variables OMNIA_GATEWAY_* win over it")
+	c.Flags().StringArrayVar(&from.Values, "values", nil,
+		"Helm values `file` whose block authentication is taken; may be repeated, later ones win")
 }
 
 // load reads the configuration that the flags of a command and the environment name.
@@ -83,11 +86,11 @@ func newLog(c config.Log, w io.Writer) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, options))
 }
 
-// atTerminal is how long a drain may take for somebody who has pressed Ctrl-C.
+// atTerminal is how long a drain may take after Ctrl-C at a terminal.
 const atTerminal = time.Second
 
-// catchSignals has the signals that serve understands wait for it, from before it is said that the gateway is there. None ends the process
-// by itself until stop is called.
+// catchSignals has the signals that serve understands wait for it, from before it is said that
+// the gateway is there. None ends the process by itself until stop is called.
 func catchSignals() (signals <-chan os.Signal, stop func()) {
 	c := make(chan os.Signal, 4)
 	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)

@@ -37,10 +37,11 @@ func newMint() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "mint",
 		Short: "Make a token with a local key, for development",
-		Long: "Mint signs a token with the private key in a PEM file (PKCS #8; RSA, P-256 or Ed25519), which is made if it is not there.\n" +
-			"`omnia-gateway dev issuer --key FILE` publishes the same key.",
-		Example: "  omnia-gateway token mint --key dev.pem --issuer http://127.0.0.1:9000 --subject alice --audience agents --claim 'roles=[\"admin\"]'",
-		Args:    takes(0),
+		Long: "Mint signs a token with the private key in a PEM file (PKCS #8; RSA, P-256 or Ed25519), which is\n" +
+			"made if it is not there. `omnia-gateway dev issuer --key FILE` publishes the same key.",
+		Example: "  omnia-gateway token mint --key dev.pem --issuer http://127.0.0.1:9000 --subject alice --audience agents --claim " +
+			"'roles=[\"admin\"]'",
+		Args: takes(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			all := map[string]any{}
 			for _, s := range claims {
@@ -136,8 +137,9 @@ func newInspect() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "inspect TOKEN|-",
 		Short: "Take a token apart, and judge it if a configuration is given",
-		Long: "Inspect prints a token's header and claims. With --config it also verifies it as the gateway would and says which check it fails; the exit\n" +
-			"status is then 1. Without, nothing is verified. With - the token is read from standard input.",
+		Long: "Inspect prints a token's header and claims. With --config it also verifies it as the gateway\n" +
+			"would and names the check that it fails; the exit status is then 1. Without, nothing is\n" +
+			"verified. With - the token is read from standard input.",
 		Args: takes(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			token, err := tokenFrom(args[0], c.InOrStdin())

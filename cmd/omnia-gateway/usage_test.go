@@ -24,7 +24,8 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{"health 9090", "unexpected argument \"9090\"\nsee omnia-gateway health --help\n"},
 		{"health --admin 9090", "admin listener: address 9090: missing port in address\nsee omnia-gateway health --help\n"},
 		{"version now", "unexpected argument \"now\"\nsee omnia-gateway version --help\n"},
-		{"dev --lifetime soon", "invalid argument \"soon\" for \"--lifetime\" flag: time: invalid duration \"soon\"\nsee omnia-gateway dev --help\n"},
+		{"dev --lifetime soon", "invalid argument \"soon\" for \"--lifetime\" flag: time: invalid duration \"soon\"\nsee omnia-gateway " +
+			"dev --help\n"},
 	} {
 		t.Run(test.line, func(t *testing.T) {
 			var stdout, stderr bytes.Buffer

@@ -20,8 +20,8 @@ import (
 // any other protocol is ignored (RFC 9110 §7.8): Java's HttpClient sends h2c with every request.
 func Wanted(r *http.Request) bool { return slices.ContainsFunc(List(r.Header["Upgrade"]), isWebSocket) }
 
-// Fault returns the word and the detail of what is wrong with a client's handshake (RFC 6455 §4.2.1);
-// the word is "" if all is well.
+// Fault returns the word and the detail of what is wrong with a client's handshake (RFC 6455
+// §4.2.1); the word is "" if all is well.
 func Fault(r *http.Request) (outcome.Reason, string) {
 	versions := r.Header["Sec-Websocket-Version"]
 	switch {
@@ -50,13 +50,14 @@ const Version = "13"
 
 // spelling is how RFC 6455 writes its headers, by the name that net/http gives to them.
 var spelling = map[string]string{
-	"Sec-Websocket-Key": "Sec-WebSocket-Key", "Sec-Websocket-Accept": "Sec-WebSocket-Accept", "Sec-Websocket-Version": "Sec-WebSocket-Version",
+	"Sec-Websocket-Key": "Sec-WebSocket-Key", "Sec-Websocket-Accept": "Sec-WebSocket-Accept",
+	"Sec-Websocket-Version":  "Sec-WebSocket-Version",
 	"Sec-Websocket-Protocol": "Sec-WebSocket-Protocol", "Sec-Websocket-Extensions": "Sec-WebSocket-Extensions",
 }
 
-// Spelled returns headers with the names of the handshake as RFC 6455 spells them. They are meant to
-// be written, not looked up. Names do not depend on case (RFC 9110 §5.1), but some agents do: Debian's
-// broadwayd knows only this spelling.
+// Spelled returns headers with the names of the handshake as RFC 6455 spells them. They are
+// meant to be written, not looked up. Names do not depend on case (RFC 9110 §5.1), but some
+// agents do: Debian's broadwayd knows only this spelling.
 func Spelled(h http.Header) http.Header {
 	out := make(http.Header, len(h))
 	for name, values := range h {

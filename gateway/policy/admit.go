@@ -11,9 +11,10 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// Admit decides about one request: path, route, origin, token, rules, headers, handshake, in this
-// order (docs/authorization.md). It does not change the request. The one thing it may wait for is a
-// fetch of an issuer's keys, bounded by ctx. The error is an *outcome.Refusal. The Pass is never nil.
+// Admit decides about one request: path, route, origin, token, rules, headers, handshake, in
+// this order (docs/authorization.md). It does not change the request. The one thing it may wait
+// for is a fetch of an issuer's keys, bounded by ctx. The error is an *outcome.Refusal. The Pass
+// is never nil.
 func (p *Policy) Admit(ctx context.Context, r *http.Request) (*Pass, error) {
 	return p.admit(ctx, r, nil)
 }
@@ -47,7 +48,8 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	}
 	pass.Hint = p.hint(r, route, pass.Agent)
 	if !route.allowsOrigin(pass.Origins) {
-		return pass, outcome.Refuse(outcome.BadOrigin, outcome.Clip(strings.Join(pass.Origins, ", "))+" is not among the origins of the route")
+		return pass, outcome.Refuse(outcome.BadOrigin,
+			outcome.Clip(strings.Join(pass.Origins, ", "))+" is not among the origins of the route")
 	}
 
 	var fromProxy bool

@@ -162,8 +162,8 @@ func (h headerRules) client(remote string, in http.Header) (addr netip.Addr, fro
 	return addr, true
 }
 
-// parseHop returns the address in an element of X-Forwarded-For. Some balancers append a port to it,
-// and brackets around an IPv6 address.
+// parseHop returns the address in an element of X-Forwarded-For. Some balancers append a port to
+// it, and brackets around an IPv6 address.
 func parseHop(s string) (netip.Addr, bool) {
 	s = strings.Trim(strings.TrimSpace(s), `"`)
 	if ap, err := netip.ParseAddrPort(s); err == nil {
@@ -173,8 +173,8 @@ func parseHop(s string) (netip.Addr, bool) {
 	return a, err == nil
 }
 
-// Network returns what counts as one client address: an IPv4 address, or the /64 of an IPv6 one, of
-// which a client has as many as it likes (RFC 4291 §2.5.4).
+// Network returns what counts as one client address: an IPv4 address, or the /64 of an IPv6 one,
+// of which a client has as many as it likes (RFC 4291 §2.5.4).
 func Network(a netip.Addr) netip.Addr {
 	if !a.Is6() || a.Is4In6() {
 		return a

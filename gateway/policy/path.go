@@ -31,8 +31,9 @@ func target(r *http.Request) (path, query string, _ error) {
 	return path, query, nil
 }
 
-// originForm returns the path of a request target without its query. A target in absolute form gives
-// its path (RFC 9112 §3.2.2); its authority has already taken the place of Host, by net/http.
+// originForm returns the path of a request target without its query. A target in absolute form
+// gives its path (RFC 9112 §3.2.2); its authority has already taken the place of Host, by
+// net/http.
 func originForm(target string, secure bool) (path string, ok bool) {
 	if strings.HasPrefix(target, "/") {
 		return target, true

@@ -1,13 +1,14 @@
-// Package policy decides what becomes of a request: which agent it goes to, whether it may, and what
-// the agent is told.
+// Package policy decides what becomes of a request: which agent it goes to, whether it may, and
+// what the agent is told.
 //
 // A Policy is one immutable value, made by New from a configuration and the issuers' keys. The
 // gateway holds it behind one atomic pointer and loads it once a request, so a request sees one
-// configuration, whatever is reloaded meanwhile. Admit is the story (admit.go): path, route, origin,
-// token, rules, headers, handshake, in this order. Explain runs the same code and shows each step
-// (explain.go). What a live session needs to be judged again is its Case.
+// configuration, whatever is reloaded meanwhile. Admit is the story (admit.go): path, route,
+// origin, token, rules, headers, handshake, in this order. Explain runs the same code and shows
+// each step (explain.go). What a live session needs to be judged again is its Case.
 //
-// The package does no I/O, but that an unknown key makes it wait for one fetch of an issuer's keys.
+// The package does no I/O, but that an unknown key makes it wait for one fetch of an issuer's
+// keys.
 package policy
 
 import (
@@ -34,8 +35,8 @@ type Policy struct {
 	grace   time.Duration // by how much later
 }
 
-// New compiles a configuration that config.Load has found good. It registers the issuers with keys,
-// uses no network and reads no file.
+// New compiles a configuration that config.Load has found good. It registers the issuers with
+// keys, uses no network and reads no file.
 func New(c *config.Config, keys *auth.Keys) (*Policy, error) {
 	verifier, err := auth.New(c.Authentication, keys)
 	if err != nil {
@@ -69,8 +70,9 @@ type Case struct {
 	Identity *auth.Identity
 }
 
-// Pass is an admitted request: everything that the rooms after Admit need to know of it. A refused
-// one comes with a Pass too, filled as far as Admit got, so that the log can name route and caller.
+// Pass is an admitted request: everything that the rooms after Admit need to know of it. A
+// refused one comes with a Pass too, filled as far as Admit got, so that the log can name route
+// and caller.
 type Pass struct {
 	Case
 	// Reason is the word that says why the request was let in.
@@ -90,7 +92,8 @@ type Pass struct {
 
 	// Scheme and Addr are those of the agent; Addr may lack a port.
 	Scheme, Addr string
-	// Chosen reports whether the client's path has chosen Addr, by a template in the route's upstream.
+	// Chosen reports whether the client's path has chosen Addr, by a template in the route's
+	// upstream.
 	Chosen bool
 	// AgentHost is the Host header that the agent sees.
 	AgentHost string
@@ -167,9 +170,9 @@ func (p *Policy) deadline(id *auth.Identity) time.Time {
 	return id.Deadline.Add(p.grace)
 }
 
-// excludes reports whether a path needs no token: as the client wrote it, or as the agent sees it. An
-// exact pattern is compared only with the latter where the route has taken an agent's name from the
-// path: else the pattern /metrics would open an agent called metrics.
+// excludes reports whether a path needs no token: as the client wrote it, or as the agent sees
+// it. An exact pattern is compared only with the latter where the route has taken an agent's
+// name from the path: else the pattern /metrics would open an agent called metrics.
 func (p *Policy) excludes(path, rest, agent string) bool {
 	return slices.ContainsFunc(p.excluded, func(e exclusion) bool {
 		return e.matches(rest) || e.matches(path) && (agent == "" || !e.exact())

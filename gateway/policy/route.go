@@ -222,7 +222,8 @@ func (r *route) seen(public, rest string) string {
 	return public
 }
 
-// prefix returns what is taken from the front of a path that the route has matched; "" if nothing is.
+// prefix returns what is taken from the front of a path that the route has matched; "" if
+// nothing is.
 func (r *route) prefix(path string) string {
 	if !r.strip {
 		return ""

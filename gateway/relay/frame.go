@@ -85,7 +85,7 @@ func illegal(detail string) *violation { return &violation{outcome.ProtocolError
 // walk looks at the next bytes of the stream: b[:n] may go on. Then either c is a control frame
 // that begins at b[n], or v says why the frame there is illegal, or b[n:] is the beginning of a
 // head or control frame and must be offered again with what follows. With oneFrame it also stops
-// at the first boundary behind a byte that may go on.
+// at the first boundary after a byte that may go on.
 func (w *walker) walk(b []byte, oneFrame bool) (n int, c control, v *violation) {
 	for n < len(b) {
 		if w.rest > 0 {

@@ -32,13 +32,15 @@ func TestWalkerStopsBeforeAnIllegalFrame(t *testing.T) {
 
 func TestWalkerLetsLegalFramesThrough(t *testing.T) {
 	cases := map[string][]byte{
-		"empty text":       text("", true),
-		"text of 125":      text(strings.Repeat("x", 125), true),
-		"text of 126":      text(strings.Repeat("x", 126), true),
-		"text of 65536":    text(strings.Repeat("x", 65536), true),
-		"invalid UTF-8":    text("\xff\xfe", true),
-		"fragments":        bytes.Join([][]byte{rawws.Make(opText, []byte("a"), true), rawws.Make(opContinuation, nil, true), rawws.Make(finBit|opContinuation, []byte("b"), true)}, nil),
-		"ping inside":      bytes.Join([][]byte{rawws.Make(opBinary, []byte("a"), true), rawws.Make(finBit|opPing, []byte("p"), true), rawws.Make(finBit|opContinuation, []byte("b"), true)}, nil),
+		"empty text":    text("", true),
+		"text of 125":   text(strings.Repeat("x", 125), true),
+		"text of 126":   text(strings.Repeat("x", 126), true),
+		"text of 65536": text(strings.Repeat("x", 65536), true),
+		"invalid UTF-8": text("\xff\xfe", true),
+		"fragments": bytes.Join([][]byte{rawws.Make(opText, []byte("a"), true), rawws.Make(opContinuation, nil, true),
+			rawws.Make(finBit|opContinuation, []byte("b"), true)}, nil),
+		"ping inside": bytes.Join([][]byte{rawws.Make(opBinary, []byte("a"), true), rawws.Make(finBit|opPing, []byte("p"), true),
+			rawws.Make(finBit|opContinuation, []byte("b"), true)}, nil),
 		"unsolicited pong": rawws.Make(finBit|opPong, []byte("12345678"), true),
 	}
 	for name, b := range cases {
@@ -102,7 +104,8 @@ func TestWalkerLimitsMessages(t *testing.T) {
 	if _, _, v := w.walk(rawws.Make(finBit|opBinary, make([]byte, 1000), true), false); v != nil {
 		t.Errorf("exactly the limit: %v", v)
 	}
-	if _, _, v := w.walk([]byte{finBit | opBinary, maskBit | 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4}, false); v == nil || v.reason != outcome.MessageTooBig {
+	if _, _, v := w.walk([]byte{finBit | opBinary, maskBit | 127, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4},
+		false); v == nil || v.reason != outcome.MessageTooBig {
 		t.Errorf("2^63-1 bytes: %v, want message-too-big", v)
 	}
 }
@@ -211,7 +214,8 @@ func TestControlFramesDoNotCountTowardsTheMessageLimit(t *testing.T) {
 func TestUnknownExtensionMayUseEveryReservedBit(t *testing.T) {
 	w := newWalker(true)
 	w.rsv = rsvBits
-	for _, first := range []byte{finBit | 0x70 | opText, 0x10 | opBinary, 0x70 | opContinuation, finBit | 0x40 | opPing, finBit | opContinuation} {
+	for _, first := range []byte{finBit | 0x70 | opText, 0x10 | opBinary, 0x70 | opContinuation, finBit | 0x40 | opPing,
+		finBit | opContinuation} {
 		if _, _, v := w.walk(rawws.Make(first, []byte("x"), true), false); v != nil {
 			t.Errorf("%#x: %v", first, v)
 		}
@@ -267,7 +271,8 @@ func FuzzWalker(f *testing.F) {
 			t.Fatal("what went on is not what came")
 		}
 		if !bytes.Equal(whole.passed, parts.passed) || whole.ending != parts.ending || whole.messages != parts.messages {
-			t.Fatalf("in one piece: %d bytes, %q; in pieces of %d: %d bytes, %q", len(whole.passed), whole.ending, step+1, len(parts.passed), parts.ending)
+			t.Fatalf("in one piece: %d bytes, %q; in pieces of %d: %d bytes, %q", len(whole.passed), whole.ending, step+1,
+				len(parts.passed), parts.ending)
 		}
 	})
 }

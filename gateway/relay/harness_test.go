@@ -69,7 +69,8 @@ var theKeyPair struct {
 func handshaken(t testing.TB, w *Conn, peer net.Conn, version uint16, server bool, keyLog io.Writer) (inside, outside *tls.Conn) {
 	t.Helper()
 	asServer := &tls.Config{Certificates: []tls.Certificate{keyPair(t)}, DynamicRecordSizingDisabled: true}
-	asClient := &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version, DynamicRecordSizingDisabled: true, KeyLogWriter: keyLog}
+	asClient := &tls.Config{InsecureSkipVerify: true, MinVersion: version, MaxVersion: version, DynamicRecordSizingDisabled: true,
+		KeyLogWriter: keyLog}
 	if server {
 		inside, outside = tls.Server(w, asServer), tls.Client(peer, asClient)
 	} else {

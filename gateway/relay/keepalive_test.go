@@ -60,7 +60,8 @@ func (w *world) ended(t *testing.T, reason outcome.Reason, by outcome.Side, code
 	}
 }
 
-// A stream's reads hardly ever end where a frame ends, so a Ping has to find a boundary inside one.
+// A stream's reads hardly ever end where a frame ends, so a Ping has to find a boundary inside
+// one.
 func TestDuePingGoesInAtTheNextFrameOfABusyStream(t *testing.T) {
 	w, client, agent := newWorld(t, Rules{PingInterval: 25 * time.Second})
 	half := len(agent.text("half")) / 2
@@ -142,7 +143,8 @@ func TestTimeForTheAnswerToACloseCountsFromTheLastByteTaken(t *testing.T) {
 	}
 	w.passes(3 * time.Second) // that all was taken may be seen a second late
 	w.ended(t, outcome.DeadPeer, outcome.Client, 1000, "did not answer the Close")
-	if f, err := rawws.Read(bufio.NewReader(strings.NewReader(agent.hears()))); err != nil || f.Code() != 1001 || string(f.Payload[2:]) != "dead-peer" {
+	if f, err := rawws.Read(bufio.NewReader(strings.NewReader(agent.hears()))); err != nil || f.Code() != 1001 ||
+		string(f.Payload[2:]) != "dead-peer" {
 		t.Errorf("the agent is told %v, %v", f, err)
 	}
 }
@@ -181,7 +183,8 @@ func TestNotifyWaitsForTheEndOfAMessage(t *testing.T) {
 	agent.say(rawws.Make(rawws.Text, []byte("a mess"), false))
 	w.m.notify("first", w.now)
 	w.m.notify(notice, w.now)
-	agent.say(rawws.Make(rawws.Fin|rawws.Ping, nil, false), rawws.Make(rawws.Fin|rawws.Continuation, []byte("age"), false), agent.text("next"))
+	agent.say(rawws.Make(rawws.Fin|rawws.Ping, nil, false), rawws.Make(rawws.Fin|rawws.Continuation, []byte("age"), false),
+		agent.text("next"))
 	want := string(rawws.Make(rawws.Fin|rawws.Continuation, []byte("age"), false)) + string(agent.text(notice)) + string(agent.text("next"))
 	if got := client.hears(); !strings.HasSuffix(got, want) || strings.Contains(got, "first") {
 		t.Errorf("got %q", got)

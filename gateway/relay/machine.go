@@ -35,19 +35,19 @@ const (
 //
 // A session is two ways, and each joins a source to a sink:
 //
-//	source            sink           what happens on the way                  it ends by
-//	speaking          listening      frames pass, the sink is pinged          Close, violation, end of stream, end
-//	speaking          dead           frames are read and dropped              the other way, end
-//	closed            told or dead   nothing is parsed                        the answer to the Close, end
-//	closed then gone  told or dead   the other way decides                    the answer to the Close, end
-//	broken            any            end was called with the violation
+//	source            sink          what happens on the way            it ends by
+//	speaking          listening     frames pass, the sink is pinged    Close, violation, EOF, end
+//	speaking          dead          frames are read and dropped        the other way, end
+//	closed            told or dead  nothing is parsed                  answer to the Close, end
+//	closed then gone  told or dead  the other way decides              answer to the Close, end
+//	broken            any           end was called with the violation
 //
 // After end:
 //
-//	speaking or gone  listening      the frame under way may finish, then the sink is told
-//	speaking          told           frames are read and dropped, slowly, until the source's Close
-//	closed, broken    told or dead   the source may close its socket within linger
-//	gone              told or dead   the way is over
+//	speaking or gone  listening     the frame under way may finish, then the sink is told
+//	speaking          told          frames are read and dropped, slowly, until the source's Close
+//	closed, broken    told or dead  the source may close its socket within linger
+//	gone              told or dead  the way is over
 //
 // When both ways are over, or the cutoff has passed, the machine is over.
 type machine struct {

@@ -138,7 +138,7 @@ func TestEndings(t *testing.T) {
 				agent.Say(agent.CloseFrame(0, ""))
 				client.HearsClose(0, "")
 			}, outcome.Closed, 0, ""},
-			{"a Close right behind a message", nil, func(_ *joined, client, agent *wstest.Peer) {
+			{"a Close right after a message", nil, func(_ *joined, client, agent *wstest.Peer) {
 				client.Say(append(client.Frame(rawws.Fin|rawws.Text, "last"), client.CloseFrame(4000, "app")...))
 				agent.Hears(rawws.Fin|rawws.Text, "last")
 				agent.HearsClose(4000, "app")
@@ -176,7 +176,7 @@ func TestEndings(t *testing.T) {
 					j.t.Errorf("the client got % x, %v: want half a frame, and no Close in it", b, err)
 				}
 			}, outcome.UpstreamLost, 1001, ""},
-			{"the client hangs up behind its Close", nil, func(_ *joined, client, agent *wstest.Peer) {
+			{"the client hangs up after its Close", nil, func(_ *joined, client, agent *wstest.Peer) {
 				client.Say(client.CloseFrame(1000, ""))
 				client.Close()
 				agent.HearsClose(1000, "")
@@ -188,16 +188,18 @@ func TestEndings(t *testing.T) {
 				agent.Close()
 				client.HearsClose(1001, "upstream-lost")
 			}, outcome.UpstreamLost, 1001, "agent hung up instead of answering the Close"},
-			{"the agent does not answer", func(r *Rules) { r.replyWait = 50 * time.Millisecond }, func(_ *joined, client, agent *wstest.Peer) {
-				client.Say(client.CloseFrame(1000, "bye"))
-				agent.HearsClose(1000, "bye")
-				client.HearsClose(3008, "dead-peer")
-			}, outcome.DeadPeer, 3008, "agent did not answer the Close"},
-			{"the client does not answer", func(r *Rules) { r.replyWait = 50 * time.Millisecond }, func(_ *joined, client, agent *wstest.Peer) {
-				agent.Say(agent.CloseFrame(1011, "broken"))
-				client.HearsClose(1011, "broken")
-				agent.HearsClose(1001, "dead-peer")
-			}, outcome.DeadPeer, 1011, "client did not answer the Close"},
+			{"the agent does not answer", func(r *Rules) { r.replyWait = 50 * time.Millisecond },
+				func(_ *joined, client, agent *wstest.Peer) {
+					client.Say(client.CloseFrame(1000, "bye"))
+					agent.HearsClose(1000, "bye")
+					client.HearsClose(3008, "dead-peer")
+				}, outcome.DeadPeer, 3008, "agent did not answer the Close"},
+			{"the client does not answer", func(r *Rules) { r.replyWait = 50 * time.Millisecond },
+				func(_ *joined, client, agent *wstest.Peer) {
+					agent.Say(agent.CloseFrame(1011, "broken"))
+					client.HearsClose(1011, "broken")
+					agent.HearsClose(1001, "dead-peer")
+				}, outcome.DeadPeer, 1011, "client did not answer the Close"},
 			{"the client breaks the protocol", nil, func(_ *joined, client, agent *wstest.Peer) {
 				client.Say(append(client.Frame(rawws.Fin|rawws.Text, "good"), rawws.Make(rawws.Fin|rawws.Text, []byte("bad"), false)...))
 				agent.Hears(rawws.Fin|rawws.Text, "good")
@@ -291,7 +293,8 @@ func TestBothSidesCloseAtOnce(t *testing.T) {
 
 func TestEarlyBytesComeFirst(t *testing.T) {
 	bothWays(t, func(t *testing.T, lasting Rules) {
-		up, down := rawws.Make(rawws.Fin|rawws.Text, []byte("early up"), true), rawws.Make(rawws.Fin|rawws.Text, []byte("early down"), false)
+		up, down := rawws.Make(rawws.Fin|rawws.Text, []byte("early up"), true), rawws.Make(rawws.Fin|rawws.Text, []byte("early down"),
+			false)
 		j := join(t, lasting, 0, up[:5], append(down, 0x81)) // and a head in two parts
 		j.client.Say(up[5:])
 		j.agent.Say([]byte{1, 'x'})
@@ -319,7 +322,7 @@ func TestCloseAmongEarlyBytesIsWaitedForNoLonger(t *testing.T) {
 	})
 }
 
-// Whoever hung up behind its Close takes nothing any more: a side that goes on sending is not
+// A side that hung up after its Close takes nothing any more: a side that goes on sending is not
 // waited for.
 func TestSideThatSendsOnAfterTheOtherIsGoneIsNotWaitedFor(t *testing.T) {
 	bothWays(t, func(t *testing.T, lasting Rules) {
@@ -412,7 +415,7 @@ func TestOnlyTheAnswerToTheGatewaysOwnPingIsKeptBack(t *testing.T) {
 		rules.PingInterval = 200 * time.Millisecond
 		j := join(t, rules, 0, nil, nil)
 		atAgent := keepsPonging(j.agent)
-		for range 2 { // silence, then an answer: for as long as anybody likes
+		for range 2 { // silence, then an answer: as often as one likes
 			j.client.Hears(rawws.Fin|rawws.Ping, ownPing)
 			j.client.Say(j.client.Frame(rawws.Fin|rawws.Pong, ownPing), j.client.Frame(rawws.Fin|rawws.Pong, "of its own"))
 			if f := <-atAgent; f.Op() != rawws.Pong || string(f.Payload) != "of its own" {
@@ -436,7 +439,7 @@ func TestPingWaitsForTheEndOfALongFrame(t *testing.T) {
 		rules.PingInterval = 200 * time.Millisecond
 		payload := strings.Repeat("slow", 8)
 		frame := rawws.Make(rawws.Fin|rawws.Text, []byte(payload), false)
-		j := join(t, rules, 0, nil, frame[:3]) // which begins before anybody can be asked
+		j := join(t, rules, 0, nil, frame[:3]) // which begins before a side can be asked
 		tick := time.NewTicker(rules.PingInterval / 8)
 		defer tick.Stop()
 		for _, b := range frame[3:] {

@@ -48,8 +48,8 @@ func New() *Registry {
 	return r
 }
 
-// Add registers s, or returns why it may not be. It decides under one lock, so that no limit can be
-// overrun and no session slips in during a drain. A session that was added must be removed.
+// Add registers s, or returns why it may not be. It decides under one lock, so that no limit can
+// be overrun and no session slips in during a drain. A session that was added must be removed.
 func (r *Registry) Add(s *Session, l config.Limits) *outcome.Refusal {
 	if refusal := r.take(s, limitsOf(s.Kind, l)); refusal != nil {
 		return refusal
@@ -90,8 +90,8 @@ func (r *Registry) take(s *Session, l limits) *outcome.Refusal {
 	return nil
 }
 
-// Free gives the place of s to others, at the latest when s is removed. A client that is told that a
-// session is over, by an answer or by a log line, may count on it.
+// Free gives the place of s to others, at the latest when s is removed. A client that is told
+// that a session is over, by an answer or by a log line, may count on it.
 func (r *Registry) Free(s *Session) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -179,8 +179,8 @@ func (r *Registry) Counts() (opened, live uint64) {
 	return r.opened, uint64(len(r.live))
 }
 
-// Recheck sets the timers of all sessions anew: the wall clock was set, or the machine has slept. A
-// timer measures time that passes, a token's expiry is a time of day.
+// Recheck sets the timers of all sessions anew: the wall clock was set, or the machine has
+// slept. A timer measures time that passes, a token's expiry is a time of day.
 func (r *Registry) Recheck() {
 	for _, s := range r.all() {
 		s.watch()
@@ -201,9 +201,9 @@ func (r *Registry) Refusing() bool {
 	return r.draining
 }
 
-// Drain ends all sessions, in random order and spread evenly over the window, so that their clients
-// do not come back all at once. The first waits for lead, in which a load balancer can notice that
-// the gateway is not ready. Drain returns when no session is left, or when ctx ends.
+// Drain ends all sessions, in random order and spread evenly over the window, so that their
+// clients do not come back all at once. The first waits for lead, in which a load balancer can
+// notice that the gateway is not ready. Drain returns when no session is left, or when ctx ends.
 func (r *Registry) Drain(ctx context.Context, lead, window time.Duration) {
 	r.Refuse()
 	all := r.all()
@@ -224,8 +224,8 @@ func (r *Registry) Drain(ctx context.Context, lead, window time.Duration) {
 	r.wait(ctx)
 }
 
-// Cut ends what is left without waiting for a peer, takes no session any more, and returns when none
-// is left.
+// Cut ends what is left without waiting for a peer, takes no session any more, and returns when
+// none is left.
 func (r *Registry) Cut() {
 	r.mu.Lock()
 	r.draining, r.closed = true, true

@@ -1,9 +1,10 @@
 // Package session knows who is connected.
 //
-// A Registry holds every live session: a WebSocket connection from the moment the caller was admitted
-// until its log line, or a plain HTTP exchange while it lasts, which for a stream of events is long.
-// It counts them under the limits and ends them: at their expiry, by drain, by cut, or because a
-// caller asks for it with a reason. It does not know how frames move: a session's connection is a Conn.
+// A Registry holds every live session: a WebSocket connection from the moment the caller was
+// admitted until its log line, or a plain HTTP exchange while it lasts, which for a stream of
+// events is long. It counts them under the limits and ends them: at their expiry, by drain, by
+// cut, or because a caller asks for it with a reason. It does not know how frames move: a
+// session's connection is a Conn.
 //
 // Nothing is written to a network while the registry's lock is held.
 package session

@@ -72,12 +72,14 @@ func TestLimitsAreExactHoweverManyComeAtOnce(t *testing.T) {
 		refused outcome.Reason // "" when all must get in
 	}{
 		{"connections", config.Limits{MaxConnections: limit}, caller, outcome.TooManyConnections},
-		{"of one user", config.Limits{MaxConnectionsPerUser: limit}, same(func(s *Session, _ int) { s.Case.Identity.Subject = "sub" }), outcome.TooManyUserConnections},
-		{"of one address", config.Limits{MaxConnectionsPerIP: limit}, same(func(s *Session, _ int) { s.Client = netip.MustParseAddr("::1") }), outcome.TooManyAddrConnections},
+		{"of one user", config.Limits{MaxConnectionsPerUser: limit}, same(func(s *Session, _ int) { s.Case.Identity.Subject = "sub" }),
+			outcome.TooManyUserConnections},
+		{"of one address", config.Limits{MaxConnectionsPerIP: limit},
+			same(func(s *Session, _ int) { s.Client = netip.MustParseAddr("::1") }), outcome.TooManyAddrConnections},
 		{"of users of one name at several issuers", config.Limits{MaxConnectionsPerUser: 1}, same(func(s *Session, n int) {
 			s.Case.Identity = &auth.Identity{Issuer: fmt.Sprint(n), Subject: "sub"}
 		}), ""},
-		{"of nobody", config.Limits{MaxConnectionsPerUser: 1}, same(func(s *Session, _ int) { s.Case.Identity = nil }), ""},
+		{"of no user", config.Limits{MaxConnectionsPerUser: 1}, same(func(s *Session, _ int) { s.Case.Identity = nil }), ""},
 		{"none", config.Limits{}, caller, ""},
 	}
 	for _, tt := range cases {
@@ -115,7 +117,7 @@ func TestLimitsAreExactHoweverManyComeAtOnce(t *testing.T) {
 				wg.Wait()
 			}
 			if p := l.places[WebSocket]; !l.none() || p.taken != 0 || len(p.users) != 0 || len(p.addrs) != 0 {
-				t.Errorf("left behind: %d sessions, %+v", len(l.live), p)
+				t.Errorf("left over: %d sessions, %+v", len(l.live), p)
 			}
 		})
 	}
@@ -168,7 +170,7 @@ func TestDrainIsSpreadOverTheWindow(t *testing.T) {
 			t.Errorf("%d told at once", n)
 		}
 		if late := l.Add(caller(9), config.Limits{}); late == nil || late.Reason != outcome.Drain {
-			t.Errorf("whoever comes late: %v", late)
+			t.Errorf("a late session: %v", late)
 		}
 		time.Sleep(time.Second)
 		for want := 1; want <= len(all); want++ {
@@ -205,11 +207,11 @@ func TestDrainIsOverWhenTheLastOneLeaves(t *testing.T) {
 		if took := time.Since(began); took != 3*time.Second {
 			t.Errorf("drained after %s", took)
 		}
-		l.Cut() // of nobody: returns
+		l.Cut() // of no session: returns
 		began = time.Now()
 		l.Drain(t.Context(), time.Second, time.Hour)
 		if took := time.Since(began); took != 0 {
-			t.Errorf("nobody is left, but drained after %s", took)
+			t.Errorf("no session is left, but drained after %s", took)
 		}
 	})
 }
@@ -265,8 +267,8 @@ func TestSessionEndsWithItsToken(t *testing.T) {
 	})
 }
 
-// The expiry is a time of day. A clock that was set forward ends sessions, one that was set back does
-// not keep them for longer than their timers say.
+// The expiry is a time of day. A clock that was set forward ends sessions, one that was set back
+// does not keep them for longer than their timers say.
 func TestRecheckFollowsTheClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, s := New(), caller(1)
