@@ -528,3 +528,11 @@ func TestCurveIsBoundToTheAlgorithm(t *testing.T) {
 		}
 	}
 }
+
+func TestA29TokensForAnotherPurpose(t *testing.T) {
+	for _, typ := range []string{"logout+jwt", "LOGOUT+JWT", "secevent+jwt", "application/logout+jwt", `logout\u002bjwt`} {
+		refused(t, outcome.WrongType, mint("rsa1", `{"alg":"RS256","kid":"rsa1","typ":"`+typ+`"}`, claims(nil)))
+	}
+	refused(t, outcome.Malformed, mint("rsa1", `{"alg":"RS256","kid":"rsa1","TYP":"logout+jwt"}`, claims(nil)))
+	refused(t, "", mint("rsa1", object{"alg": "RS256", "kid": "rsa1", "typ": "at+jwt"}, claims(nil)))
+}

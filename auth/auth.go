@@ -26,8 +26,8 @@ import (
 // by, so it can be kept and judged by other rules later. It is shared between requests with the
 // same token and must not be changed.
 type Identity struct {
-	// Issuer and Subject are the claims iss and sub. Subject may be empty or unusable: see
-	// HasPrincipal.
+	// Issuer is the claim iss, and Subject the claim sub, or another that principalClaim names. The
+	// subject may be empty or unusable: see HasPrincipal.
 	Issuer, Subject string
 	// Expiry is the claim exp; zero when the token has none.
 	Expiry time.Time
@@ -65,6 +65,7 @@ type Verifier struct {
 	byName     map[string]*issuer
 	algorithms map[string]bool // allowed by some issuer
 	places     places          // of all issuers
+	required   config.RequiredClaims
 	cache      *cache
 	now        func() time.Time
 }
@@ -75,6 +76,7 @@ type issuer struct {
 	algorithms map[string]bool
 	audiences  []string        // as bareAudience makes them
 	places     map[string]bool // in which its tokens may sit
+	required   []rule          // the claims that it asks for beside the global ones
 	from       source
 	first      *jwks // what was read of the source by New, or nil
 	keys       *keySet
@@ -83,7 +85,10 @@ type issuer struct {
 // New compiles the block authentication. The key sets that it needs are taken from keys, or added
 // there. It uses no network: keys.Run or keys.Refresh fetch them.
 func New(c config.Authentication, keys *Keys) (*Verifier, error) {
-	v := &Verifier{byName: map[string]*issuer{}, algorithms: map[string]bool{}, cache: newCache(), now: time.Now}
+	v := &Verifier{
+		required: c.Authorization.RequiredClaims, byName: map[string]*issuer{}, algorithms: map[string]bool{},
+		cache: newCache(), now: time.Now,
+	}
 	if !c.Enabled {
 		return v, nil
 	}
@@ -123,6 +128,9 @@ func (v *Verifier) add(j config.JWT) error {
 	}
 	for _, p := range v.places.add(j) {
 		i.places[p] = true
+	}
+	for _, c := range j.RequiredClaims {
+		i.required = append(i.required, rule{c, false})
 	}
 	v.issuers, v.byName[j.Issuer] = append(v.issuers, i), i
 	return nil

@@ -93,7 +93,7 @@ type HeaderValue struct{ Name, Value string }
 func (v *Verifier) Headers(id *Identity) ([]HeaderValue, error) {
 	i := v.byName[id.Issuer]
 	if i == nil {
-		return nil, outcome.Refuse(outcome.WrongIssuer, "issuer "+clip(id.Issuer))
+		return nil, v.strange(id.Issuer)
 	}
 	var told []HeaderValue
 	var refused error
@@ -109,6 +109,9 @@ func (v *Verifier) Headers(id *Identity) ([]HeaderValue, error) {
 		if text != "" {
 			told = append(told, HeaderValue{m.Header, text})
 		}
+	}
+	if i.OutputPayloadToHeader != "" { // as Envoy writes it: base64url without padding
+		told = append(told, HeaderValue{i.OutputPayloadToHeader, base64.RawURLEncoding.EncodeToString([]byte(id.Claims.JSON()))})
 	}
 	return told, refused
 }

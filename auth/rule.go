@@ -10,8 +10,11 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// Rules are the claims that a caller must have; all of them. The zero value asks for none.
-type Rules struct{ entries []rule }
+// Rules are the claims that a caller must have; all of them.
+type Rules struct {
+	v       *Verifier
+	entries []rule
+}
 
 // rule asks one claim for one of several values.
 type rule struct {
@@ -19,10 +22,10 @@ type rule struct {
 	own bool // a route's own: {agent} is put in
 }
 
-// NewRules are the global rules and a route's own, which are added to them.
-func NewRules(global, own config.RequiredClaims) Rules {
-	var r Rules
-	for _, c := range global {
+// Rules returns the global rules, those of the caller's issuer, and a route's own: all are asked.
+func (v *Verifier) Rules(own config.RequiredClaims) Rules {
+	r := Rules{v: v}
+	for _, c := range v.required {
 		r.entries = append(r.entries, rule{c, false})
 	}
 	for _, c := range own {
@@ -32,11 +35,16 @@ func NewRules(global, own config.RequiredClaims) Rules {
 }
 
 // Check returns nil if id has what the rules ask for; agent is the label of the path, "" if its
-// route has none. The error is a *Refusal with ClaimMismatch. Claims are compared as Istio
-// compares request.auth.claims: strings and lists of strings only, case-sensitive.
+// route has none. The error is an *outcome.Refusal: ClaimMismatch, or WrongIssuer when no such
+// issuer is configured. Claims are compared as Istio compares request.auth.claims: strings and
+// lists of strings only, case-sensitive.
 func (r Rules) Check(id *Identity, agent string, t Trace) error {
-	for _, rule := range r.entries {
-		held, wanted := texts(rule.Claim, id.Claims), rule.wanted(agent)
+	i := r.v.byName[id.Issuer]
+	if i == nil {
+		return r.v.strange(id.Issuer)
+	}
+	for _, rule := range slices.Concat(r.entries, i.required) {
+		held, wanted := i.texts(rule.Claim, id.Claims), rule.wanted(agent)
 		n := slices.IndexFunc(wanted, func(want string) bool { return fits(want, held) })
 		if n < 0 {
 			return &outcome.Refusal{Reason: outcome.ClaimMismatch,
@@ -67,7 +75,7 @@ func shown(held []string) string {
 	}
 	var words []string
 	for _, s := range held[:min(len(held), most)] {
-		words = append(words, clip(s))
+		words = append(words, whole(s))
 	}
 	if len(held) > most {
 		words = append(words, "…")
@@ -77,12 +85,10 @@ func shown(held []string) string {
 
 // texts returns the strings that a claim holds. A number, a boolean, an object and what is in a
 // list inside a list are none.
-func texts(name string, claims Claims) (out []string) {
+func (i *issuer) texts(name string, claims Claims) (out []string) {
 	switch v := decodeValue(cmp.Or(claims.raw(name), claims.nested(name))).(type) {
 	case string:
-		// The two claims that Envoy is told to split (space_delimited_claims); scp and all
-		// others are one text.
-		if name != "scope" && name != "permission" {
+		if !slices.Contains(i.SpaceDelimitedClaims, name) {
 			return []string{v}
 		}
 		for part := range strings.SplitSeq(v, " ") {

@@ -24,6 +24,15 @@ func mapping(m ...config.ClaimHeader) *Verifier {
 	return &Verifier{byName: map[string]*issuer{issuerName: {JWT: config.JWT{OutputClaimToHeaders: m}}}}
 }
 
+// requiring returns a Verifier with global rules, and an issuer with rules of its own.
+func requiring(global, ofIssuer config.RequiredClaims) *Verifier {
+	v := &Verifier{required: global, byName: map[string]*issuer{}, algorithms: map[string]bool{}}
+	if err := v.add(settings(func(c *config.Authentication) { c.JWT.RequiredClaims = ofIssuer }).JWT); err != nil {
+		panic(err)
+	}
+	return v
+}
+
 func require(entries ...any) (out config.RequiredClaims) {
 	for n := 0; n < len(entries); n += 2 {
 		out = append(out, config.RequiredClaim{Claim: entries[n].(string), Values: strings.Split(entries[n+1].(string), "|")})
@@ -95,7 +104,7 @@ func TestRequiredClaims(t *testing.T) {
 		{`{"a":[{"b":"x"}]}`, require("a.b", "x"), false},
 		{`{"a":"x"}`, require("a.b", "x"), false},
 	} {
-		err := NewRules(c.rules, nil).Check(identity(t, c.claims), "", nil)
+		err := requiring(c.rules, nil).Rules(nil).Check(identity(t, c.claims), "", nil)
 		if (err == nil) != c.want || err != nil && reasonOf(err) != outcome.ClaimMismatch {
 			t.Errorf("%s, %v: %v", c.claims, c.rules, err)
 		}
@@ -118,16 +127,51 @@ func TestRulesOfARouteAreAddedAndNameItsAgent(t *testing.T) {
 		{`{"scope":"agents:"}`, nil, require("scope", "agents:{agent}"), "", false},
 		{`{"scope":"agents:bot"}`, require("scope", "agents:{agent}"), nil, "bot", false},
 	} {
-		err := NewRules(c.global, c.own).Check(identity(t, c.claims), c.agent, nil)
+		err := requiring(c.global, nil).Rules(c.own).Check(identity(t, c.claims), c.agent, nil)
 		if (err == nil) != c.want {
 			t.Errorf("%s for %s: %v", c.claims, c.agent, err)
 		}
 	}
 }
 
+func TestRulesOfAnIssuerAreAddedForItsTokens(t *testing.T) {
+	v := requiring(require("role", "user"), require("tenant", "acme"))
+	for claims, want := range map[string]outcome.Reason{
+		`{"role":"user","tenant":"acme"}`: "", `{"role":"user"}`: outcome.ClaimMismatch, `{"tenant":"acme"}`: outcome.ClaimMismatch,
+	} {
+		if got := reasonOf(v.Rules(nil).Check(identity(t, claims), "", nil)); got != want {
+			t.Errorf("%s: %q", claims, got)
+		}
+	}
+	other := identity(t, `{"role":"user","tenant":"acme"}`)
+	other.Issuer = "https://gone.example.com"
+	if got := reasonOf(v.Rules(nil).Check(other, "", nil)); got != outcome.WrongIssuer {
+		t.Errorf("of an issuer that is gone: %q", got)
+	}
+}
+
+func TestSpaceDelimitedClaimsOfAnIssuer(t *testing.T) {
+	for _, c := range []struct {
+		names  []string
+		claims string
+		want   bool
+	}{
+		{[]string{"scope", "permission"}, `{"scp":"a b"}`, false},
+		{[]string{"scp"}, `{"scp":"a b"}`, true},
+		{[]string{"scp"}, `{"scp":["x b","b"]}`, true},
+		{[]string{"scp"}, `{"scp":["x b"]}`, false},
+	} {
+		v := requiring(require("scp", "b"), nil)
+		v.byName[issuerName].SpaceDelimitedClaims = c.names
+		if err := v.Rules(nil).Check(identity(t, c.claims), "", nil); (err == nil) != c.want {
+			t.Errorf("%v, %s: %v", c.names, c.claims, err)
+		}
+	}
+}
+
 func TestRulesTellWhatFits(t *testing.T) {
 	var told []string
-	err := NewRules(require("role", "x|us*"), nil).Check(identity(t, `{"role":"user"}`), "", func(check, detail string) {
+	err := requiring(require("role", "x|us*"), nil).Rules(nil).Check(identity(t, `{"role":"user"}`), "", func(check, detail string) {
 		told = append(told, check+": "+detail)
 	})
 	if err != nil || len(told) != 1 || told[0] != "rule: claim role has us*" {

@@ -32,7 +32,7 @@ type token struct {
 // (encoding/json with a struct does, also iſſ) would read another token than we have verified.
 var (
 	registered = []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti"}
-	protected  = []string{"alg", "kid", "crit"}
+	protected  = []string{"alg", "kid", "crit", "typ"}
 )
 
 // parse looks at the form of a token. The error tells what is wrong with it, without a part of it.
@@ -60,7 +60,14 @@ func decodeJWS(text string) (*token, error) {
 	if len(text) > maxToken {
 		return nil, fmt.Errorf("longer than %d bytes", maxToken)
 	}
-	if n := strings.Count(text, "."); n != 2 {
+	switch n := strings.Count(text, "."); {
+	case len(text) > 7 && strings.EqualFold(text[:7], "bearer "):
+		return nil, errors.New("it begins with the word Bearer: give the token alone")
+	case text != "" && (text[0] == '"' || text[0] == '\''):
+		return nil, errors.New("it is in quotes: give the token without them")
+	case n == 4:
+		return nil, errors.New("it is encrypted (JWE, five parts): let the issuer give signed tokens")
+	case n != 2:
 		return nil, fmt.Errorf("%d dots instead of 2", n)
 	}
 	head, rest, _ := strings.Cut(text, ".")
@@ -259,9 +266,25 @@ func dateOf(name, value string) (time.Time, error) {
 	return time.Unix(int64(seconds), int64(fraction*1e9)), nil
 }
 
+// notAccess returns the type of a token that is for another purpose than access, "" for any other
+// (RFC 8725 §3.12). A logout token is signed by the same keys as an access token.
+func (t *token) notAccess() string {
+	typ, _ := shortString("typ", t.protected[3])
+	typ = strings.ToLower(typ)
+	switch strings.TrimPrefix(typ, "application/") {
+	case "logout+jwt", "secevent+jwt":
+		return typ
+	}
+	return ""
+}
+
 // clip makes the words of a token fit for a log line: quoted, short, in one line.
-func clip(s string) string {
-	const most = 64
+func clip(s string) string { return quoted(s, 64) }
+
+// whole is clip for what an operator compares with the configuration.
+func whole(s string) string { return quoted(s, 256) }
+
+func quoted(s string, most int) string {
 	if len(s) > most {
 		return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "…"
 	}

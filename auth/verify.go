@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/rsa"
@@ -83,9 +84,12 @@ func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity
 		// RFC 7515 §4.1.11: what must be understood and is not. We understand no extension.
 		return nil, nil, &outcome.Refusal{Reason: outcome.CritUnsupported, Detail: "the header has crit"}
 	}
+	if typ := tok.notAccess(); typ != "" {
+		return nil, nil, outcome.Refuse(outcome.WrongType, "a token of type "+clip(typ)+" is not for access")
+	}
 	i := v.byName[tok.issuer]
 	if i == nil {
-		return nil, nil, &outcome.Refusal{Reason: outcome.WrongIssuer, Detail: "issuer " + clip(tok.issuer)}
+		return nil, nil, v.strange(tok.issuer)
 	}
 	if !i.algorithms[tok.alg] {
 		return nil, nil, &outcome.Refusal{Reason: outcome.AlgNotAllowed,
@@ -110,14 +114,78 @@ func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity
 	}
 	id, err := i.judge(content, v.now(), t)
 	if err == nil {
-		i.keys.subjects.saw(id.Subject)
+		i.keys.subjects.saw(content.subject)
 	}
 	return id, keys, err
 }
 
+// Judge returns the identity of claims that Verify has accepted before: id.Issuer and
+// id.Claims.JSON. It asks again what rules and time can have changed: whether the issuer is known,
+// times, audience. The error is an *outcome.Refusal. So a session can be judged by the rules of a
+// new configuration, without its token.
+func (v *Verifier) Judge(issuer, claims string) (*Identity, error) {
+	i := v.byName[issuer]
+	if i == nil {
+		return nil, v.strange(issuer)
+	}
+	c, err := readContent(claims)
+	if err == nil && c.issuer != issuer {
+		err = errors.New("iss is not the issuer")
+	}
+	if err != nil {
+		return nil, outcome.Refuse(outcome.Malformed, "claims: "+err.Error())
+	}
+	return i.judge(c, v.now(), nil)
+}
+
+// strange refuses a token of an issuer that is not configured, and tells which one may be meant.
+func (v *Verifier) strange(name string) error {
+	given := "the token's issuer is " + whole(name)
+	if name == "" {
+		given = "the token names no issuer"
+	}
+	for _, i := range v.issuers {
+		if how := difference(name, i.Issuer); how != "" {
+			return outcome.Refuse(outcome.WrongIssuer, "configured is "+whole(i.Issuer)+", which "+how+"; "+given)
+		}
+	}
+	switch n := len(v.issuers); n {
+	case 0:
+	case 1:
+		given = "configured is " + whole(v.issuers[0].Issuer) + "; " + given
+	default:
+		given = fmt.Sprintf("configured is %s, and %d more; %s", whole(v.issuers[0].Issuer), n-1, given)
+	}
+	return outcome.Refuse(outcome.WrongIssuer, given)
+}
+
+// difference tells how a configured issuer differs from one that it is nearly, or returns "".
+func difference(name, configured string) string {
+	bare := func(s string) string { return strings.TrimPrefix(strings.TrimPrefix(s, "https://"), "http://") }
+	switch {
+	case name == "":
+		return ""
+	case configured == name+"/":
+		return "ends in a slash"
+	case configured+"/" == name:
+		return "does not end in a slash"
+	case strings.EqualFold(configured, name):
+		return "differs in upper and lower case"
+	case bare(configured) == bare(name):
+		return "differs in http and https"
+	case strings.TrimSpace(configured) == strings.TrimSpace(name):
+		return "differs in white space"
+	case strings.HasPrefix(name, configured):
+		return "is only its beginning"
+	case strings.HasPrefix(configured, name):
+		return "is longer"
+	}
+	return ""
+}
+
 // judge makes an identity of claims whose signature is good, if their times and audience are.
 func (i *issuer) judge(c content, now time.Time, t Trace) (*Identity, error) {
-	id := &Identity{Issuer: i.Issuer, Subject: c.subject, Claims: c.Claims, Expiry: c.expires, ForwardToken: i.ForwardOriginalToken}
+	id := &Identity{Issuer: i.Issuer, Subject: i.principal(c), Claims: c.Claims, Expiry: c.expires, ForwardToken: i.ForwardOriginalToken}
 	if err := i.times(c, id, now, t); err != nil {
 		return nil, err
 	}
@@ -130,6 +198,16 @@ func (i *issuer) judge(c content, now time.Time, t Trace) (*Identity, error) {
 		t.trace("subject", "%s cannot be a principal", clip(id.Subject))
 	}
 	return id, nil
+}
+
+// principal returns who a token is about: the first of principalClaim that is there and not empty.
+func (i *issuer) principal(c content) string {
+	for _, name := range i.PrincipalClaim {
+		if s, _ := decodeValue(cmp.Or(c.raw(name), c.nested(name))).(string); s != "" {
+			return s
+		}
+	}
+	return ""
 }
 
 // takes returns a refusal when a token of this issuer may not sit where it was found. Places are
@@ -245,7 +323,23 @@ func (i *issuer) intended(audience []string, t Trace) error {
 			return nil
 		}
 	}
-	return &outcome.Refusal{Reason: outcome.WrongAudience, Detail: fmt.Sprintf("audience is none of %q", i.Audiences)}
+	return &outcome.Refusal{Reason: outcome.WrongAudience, Detail: fmt.Sprintf("%s; needed is one of %q", heard(audience), i.Audiences)}
+}
+
+// heard tells what a token has as audience.
+func heard(audience []string) string {
+	const most = 8
+	if len(audience) == 0 {
+		return "the token has no aud"
+	}
+	var words []string
+	for _, aud := range audience[:min(len(audience), most)] {
+		words = append(words, whole(aud))
+	}
+	if len(audience) > most {
+		words = append(words, "…")
+	}
+	return "the token is for " + strings.Join(words, ", ")
 }
 
 // bareAudience returns an audience as Envoy compares it: without http:// or https:// and without

@@ -195,6 +195,18 @@ type JWT struct {
 	ForwardOriginalToken bool `yaml:"forwardOriginalToken" env:"JWT_FORWARD_ORIGINAL_TOKEN"`
 	// OutputClaimToHeaders are the identity headers the agent gets.
 	OutputClaimToHeaders ClaimHeaders `yaml:"outputClaimToHeaders" env:"OUTPUT_CLAIM_TO_HEADERS"`
+	// OutputPayloadToHeader is a header that gets all claims, as base64url of the token's payload.
+	// Empty: none.
+	OutputPayloadToHeader string `yaml:"outputPayloadToHeader" env:"JWT_OUTPUT_PAYLOAD_TO_HEADER"`
+	// PrincipalClaim names the claim that is the user, or several of which the first that is not
+	// empty counts. Default sub.
+	PrincipalClaim []string `yaml:"principalClaim" env:"JWT_PRINCIPAL_CLAIM"`
+	// SpaceDelimitedClaims are the claims whose text is a list with spaces between the elements.
+	// Default scope and permission.
+	SpaceDelimitedClaims []string `yaml:"spaceDelimitedClaims" env:"JWT_SPACE_DELIMITED_CLAIMS"`
+	// RequiredClaims are asked of this issuer's tokens, in addition to those of
+	// authentication.authorization.
+	RequiredClaims RequiredClaims `yaml:"requiredClaims" env:"JWT_REQUIRED_CLAIMS"`
 	// FromHeaders are the headers in which a token may sit. This list and the next three stand
 	// alone: each replaces its own default, and an empty one switches its place off.
 	FromHeaders HeaderSources `yaml:"fromHeaders" env:"JWT_FROM_HEADERS"`
@@ -424,13 +436,15 @@ func DefaultJWT() JWT {
 			{Header: "x-user-email", Claim: "email"},
 			{Header: "x-user-roles", Claim: "roles"},
 		},
-		FromHeaders:       HeaderSources{{Name: "Authorization", Prefix: "Bearer "}},
-		FromParams:        []string{"access_token"},
-		FromSubprotocols:  []string{"bearer", "base64url.bearer.authorization.k8s.io"},
-		Fetch:             Fetch{Timeout: 10 * time.Second, Interval: 10 * time.Minute},
-		ClockSkew:         60 * time.Second,
-		RequireExpiration: true,
-		Algorithms:        append([]string(nil), Algorithms[:]...),
+		FromHeaders:          HeaderSources{{Name: "Authorization", Prefix: "Bearer "}},
+		FromParams:           []string{"access_token"},
+		FromSubprotocols:     []string{"bearer", "base64url.bearer.authorization.k8s.io"},
+		PrincipalClaim:       []string{"sub"},
+		SpaceDelimitedClaims: []string{"scope", "permission"},
+		Fetch:                Fetch{Timeout: 10 * time.Second, Interval: 10 * time.Minute},
+		ClockSkew:            60 * time.Second,
+		RequireExpiration:    true,
+		Algorithms:           append([]string(nil), Algorithms[:]...),
 	}
 }
 

@@ -79,7 +79,7 @@ func TestHintsSayWhatWasMeant(t *testing.T) {
 	}
 	for _, test := range []struct{ text, want string }{
 		{"requiredClaims: [{ claim: a, values: [b] }]",
-			"authentication.requiredClaims: unknown key; it is a key of authentication.authorization"},
+			"authentication.requiredClaims: unknown key; it is a key of authentication.jwt or of authentication.authorization"},
 		{"excludePaths: []", "authentication.excludePaths: unknown key; it is a key of authentication.authorization"},
 		{"jwks_uri: x", "authentication.jwks_uri: unknown key; it is a key of authentication.jwt"},
 	} {
@@ -101,13 +101,12 @@ func TestHintsSayWhatWasMeant(t *testing.T) {
 
 func TestUnknownVariablesAreErrors(t *testing.T) {
 	for name, want := range map[string]string{
-		"REQUIRED_CLAIM":                             "did you mean OMNIA_GATEWAY_REQUIRED_CLAIMS?",
-		"JWT_REQUIRED_CLAIMS":                        "did you mean OMNIA_GATEWAY_REQUIRED_CLAIMS?",
+		"REQUIRED_CLAIM": "did you mean OMNIA_GATEWAY_REQUIRED_CLAIMS?",
 		"AUTHENTICATION_AUTHORIZATION_EXCLUDE_PATHS": "did you mean OMNIA_GATEWAY_EXCLUDE_PATHS?",
-		"AUDIENCES":                                  "did you mean OMNIA_GATEWAY_JWT_AUDIENCES?",
-		"MAX_CONNECTIONS":                            "did you mean OMNIA_GATEWAY_LIMITS_MAX_CONNECTIONS?",
-		"PORT":                                       "did you mean OMNIA_GATEWAY_LISTEN?",
-		"SOMETHING_QUITE_DIFFERENT":                  "docs/configuration.md has all; unset it",
+		"AUDIENCES":                 "did you mean OMNIA_GATEWAY_JWT_AUDIENCES?",
+		"MAX_CONNECTIONS":           "did you mean OMNIA_GATEWAY_LIMITS_MAX_CONNECTIONS?",
+		"PORT":                      "did you mean OMNIA_GATEWAY_LISTEN?",
+		"SOMETHING_QUITE_DIFFERENT": "docs/configuration.md has all; unset it",
 	} {
 		got := problems(t, issuerOnly+routesOnly, "OMNIA_GATEWAY_"+name+"=8080-secret")
 		if got != "OMNIA_GATEWAY_"+name+": unknown variable; "+want {

@@ -335,6 +335,13 @@ func (k *checker) jwt(key string, j JWT, enabled bool) {
 		}
 	}
 	k.claimHeaders(key+".outputClaimToHeaders", j.OutputClaimToHeaders)
+	k.payloadHeader(key+".outputPayloadToHeader", j)
+	k.claimNames(key+".principalClaim", j.PrincipalClaim)
+	if len(j.PrincipalClaim) == 0 {
+		k.add(key+".principalClaim", "empty: no token would have a user", "leave the key out for sub")
+	}
+	k.claimNames(key+".spaceDelimitedClaims", j.SpaceDelimitedClaims)
+	k.requiredClaims(key+".requiredClaims", j.RequiredClaims)
 
 	var names []string
 	for i, source := range j.FromHeaders {
@@ -516,6 +523,28 @@ func short(d time.Duration) string {
 		}
 	}
 	return s
+}
+
+func (k *checker) payloadHeader(key string, j JWT) {
+	name := j.OutputPayloadToHeader
+	if name == "" || !k.headerName(key, name) {
+		return
+	}
+	if isReserved(FoldHeader(name)) {
+		k.add(key, "reserved: this header has a meaning of its own", "choose another name, such as x-jwt-payload")
+	}
+	if n := slices.IndexFunc(j.OutputClaimToHeaders, func(m ClaimHeader) bool { return FoldHeader(m.Header) == FoldHeader(name) }); n >= 0 {
+		k.add(key, "the same header as "+index("outputClaimToHeaders", n), "give each a name of its own")
+	}
+}
+
+func (k *checker) claimNames(key string, names []string) {
+	for i, name := range names {
+		if name == "" {
+			k.add(index(key, i), "empty claim name", "name the claim, such as sub, or remove it")
+		}
+	}
+	k.unique(key, names)
 }
 
 func (k *checker) claimHeaders(key string, mappings ClaimHeaders) {

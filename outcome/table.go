@@ -29,6 +29,7 @@ const (
 	Malformed             Reason = "malformed"
 	AlgNotAllowed         Reason = "alg-not-allowed"
 	CritUnsupported       Reason = "crit-unsupported"
+	WrongType             Reason = "wrong-type"
 	WrongIssuer           Reason = "wrong-issuer"
 	JWKSUnavailable       Reason = "jwks-unavailable"
 	UnknownKey            Reason = "unknown-key"
@@ -134,6 +135,7 @@ var table = [...]row{
 	{reason: Malformed, status: 401, challenge: invalidToken, check: "form"},
 	{reason: AlgNotAllowed, status: 401, challenge: invalidToken, check: "algorithm"},
 	{reason: CritUnsupported, status: 401, challenge: invalidToken, check: "algorithm"},
+	{reason: WrongType, status: 401, challenge: invalidToken, check: "form"},
 	{reason: WrongIssuer, status: 401, challenge: invalidToken, check: "issuer"},
 	{reason: JWKSUnavailable, status: 503, retryAfter: 5, check: "key"},
 	{reason: UnknownKey, status: 401, challenge: invalidToken, check: "key"},

@@ -120,6 +120,10 @@ func (e *exporter) jwtRule(key string, j config.JWT) config.Mapping {
 	switch {
 	case j.JWKSURI != "":
 		add("jwksUri", j.JWKSURI)
+	case j.JWKS != "":
+		add("jwks", j.JWKS)
+	case j.JWKSFile != "":
+		e.lost(key+".jwksFile", "Istio reads no file: write the key set itself as jwks")
 	default:
 		add("jwksUri", ChartAddress(j.Issuer))
 		e.note(key+".jwksUri", "is empty: Istio gets %s, as from the Omnia chart; if the issuer's discovery document names "+
@@ -132,6 +136,12 @@ func (e *exporter) jwtRule(key string, j config.JWT) config.Mapping {
 	add("forwardOriginalToken", j.ForwardOriginalToken)
 	if len(j.OutputClaimToHeaders) > 0 {
 		add("outputClaimToHeaders", e.claimHeaders(key+".outputClaimToHeaders", j.OutputClaimToHeaders))
+	}
+	if j.OutputPayloadToHeader != "" {
+		add("outputPayloadToHeader", j.OutputPayloadToHeader)
+	}
+	if usual := config.DefaultJWT(); !slices.Equal(j.SpaceDelimitedClaims, usual.SpaceDelimitedClaims) {
+		add("spaceDelimitedClaims", list(j.SpaceDelimitedClaims))
 	}
 	e.places(key, j, add)
 	e.limitsOf(key, j)
@@ -201,6 +211,15 @@ func standard(j config.JWT) bool {
 func (e *exporter) limitsOf(key string, j config.JWT) {
 	if usual := config.DefaultJWT(); j.ClockSkew != usual.ClockSkew {
 		e.lost(key+".clockSkew", "Istio's is 60s")
+	}
+	if usual := config.DefaultJWT(); !slices.Equal(j.PrincipalClaim, usual.PrincipalClaim) {
+		e.lost(key+".principalClaim", "Istio's principal is always of iss and sub")
+	}
+	if len(j.RequiredClaims) > 0 {
+		e.lost(key+".requiredClaims", "Istio asks every issuer for the same claims")
+	}
+	if f := j.Fetch; f.Proxy != "" || f.CAFile != "" || f.BearerTokenFile != "" {
+		e.lost(key+".fetch", "istiod fetches the keys, by its own configuration")
 	}
 	if j.RequireExpiration {
 		e.lost(key+".requireExpiration", "Istio accepts tokens without exp, for ever")

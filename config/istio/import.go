@@ -181,7 +181,7 @@ func (i *importer) share(d, labels node) {
 // jwtRule reads one issuer. What a rule is silent about has Istio's meaning, not the gateway's.
 func (i *importer) jwtRule(key string, rule node) config.JWT {
 	f := rule.only("issuer", "audiences", "jwksUri", "fromHeaders", "fromParams", "fromCookies", "forwardOriginalToken",
-		"outputClaimToHeaders", "timeout")
+		"outputClaimToHeaders", "outputPayloadToHeader", "spaceDelimitedClaims", "jwks", "timeout")
 	for name, n := range f {
 		i.places[key+"."+name] = n
 	}
@@ -192,7 +192,11 @@ func (i *importer) jwtRule(key string, rule node) config.JWT {
 	if j.Issuer == "" {
 		rule.problem("no issuer", "name it exactly as in the claim iss")
 	}
-	if j.JWKSURI == "" {
+	j.JWKS, j.OutputPayloadToHeader = f["jwks"].text(), f["outputPayloadToHeader"].text()
+	if n := f["spaceDelimitedClaims"]; n.there() {
+		j.SpaceDelimitedClaims = append(j.SpaceDelimitedClaims, n.texts()...)
+	}
+	if j.Discovers() {
 		rule.note("no jwksUri: the gateway asks for the issuer's discovery document, whose issuer must be the same text, and then for %s",
 			ChartAddress(j.Issuer))
 	}

@@ -41,6 +41,9 @@ func newHeaderRules(c *config.Config) headerRules {
 		for _, m := range issuer.OutputClaimToHeaders {
 			h.strip[config.FoldHeader(m.Header)] = claimHeaders // whichever issuer the token is from, and with no token at all
 		}
+		if name := issuer.OutputPayloadToHeader; name != "" {
+			h.strip[config.FoldHeader(name)] = payloadHeader
+		}
 	}
 	return h
 }
@@ -49,6 +52,7 @@ func newHeaderRules(c *config.Config) headerRules {
 const (
 	stripFamilies = "authentication.edgeTrust.stripFamilies"
 	claimHeaders  = "outputClaimToHeaders"
+	payloadHeader = "outputPayloadToHeader"
 )
 
 // strips returns the key of the configuration because of which the client's header of a folded

@@ -49,7 +49,7 @@ func New(c *config.Config, keys *auth.Keys) (*Policy, error) {
 		expires:       c.Session.CloseOnTokenExpiry,
 		grace:         c.Session.ExpiryGrace,
 	}
-	if p.routes, err = newRoutes(c); err != nil {
+	if p.routes, err = newRoutes(c, verifier); err != nil {
 		return nil, err
 	}
 	for _, pattern := range c.Authentication.Authorization.ExcludePaths {

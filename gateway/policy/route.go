@@ -30,7 +30,7 @@ type route struct {
 
 // newRoutes compiles the routes and puts them in the order in which they are tried: the first that
 // matches is the most exact one.
-func newRoutes(c *config.Config) ([]*route, error) {
+func newRoutes(c *config.Config, v *auth.Verifier) ([]*route, error) {
 	routes := make([]*route, len(c.Routes))
 	for i, rc := range c.Routes {
 		u, err := url.Parse(strings.ReplaceAll(rc.Upstream, config.AgentLabel, agentMark))
@@ -46,7 +46,7 @@ func newRoutes(c *config.Config) ([]*route, error) {
 			hostIsUpstream: rc.HostHeader == "upstream",
 			public:         rc.Public,
 			drop:           map[string]bool{},
-			rules:          auth.NewRules(c.Authentication.Authorization.RequiredClaims, rc.RequiredClaims),
+			rules:          v.Rules(rc.RequiredClaims),
 			origins:        rc.AllowedOrigins,
 			resource:       newResource(c, rc),
 		}

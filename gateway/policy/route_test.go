@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"github.com/altairalabs/omnia-gateway/auth"
 	"math/rand/v2"
 	"net/url"
 	"slices"
@@ -27,7 +28,11 @@ func routing(t testing.TB, texts ...string) []*route {
 
 func compiled(t testing.TB, c *config.Config) []*route {
 	t.Helper()
-	routes, err := newRoutes(c)
+	v, err := auth.New(config.Authentication{}, auth.NewKeys(auth.Options{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	routes, err := newRoutes(c, v)
 	if err != nil {
 		t.Fatal(err)
 	}

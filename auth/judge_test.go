@@ -1,0 +1,116 @@
+package auth
+
+import (
+	"encoding/base64"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// A session keeps its identity and is judged again after a reload.
+func TestIdentityIsJudgedByOtherRules(t *testing.T) {
+	a := ready(t, allKeys(), nil)
+	before, err := a.Verify(t.Context(), Credential{Token: good("rsa1", nil)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		change func(*config.Authentication)
+		later  time.Duration
+		want   outcome.Reason
+	}{
+		"the same rules":   {nil, 0, ""},
+		"another audience": {func(c *config.Authentication) { c.JWT.Audiences = []string{"others"} }, 0, outcome.WrongAudience},
+		"issuer gone":      {func(c *config.Authentication) { c.JWT.Issuer = "https://new.example.com" }, 0, outcome.WrongIssuer},
+		"time":             {nil, time.Hour, outcome.Expired},
+		"a shorter skew":   {func(c *config.Authentication) { c.JWT.ClockSkew = 0 }, 330 * time.Second, outcome.Expired},
+	} {
+		v, err := New(settings(c.change), a.Keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.now = func() time.Time { return now.Add(c.later) }
+		after, err := v.Judge(before.Issuer, before.Claims.JSON())
+		if reasonOf(err) != c.want || err == nil && (after.Subject != before.Subject || !after.Deadline.Equal(before.Deadline)) {
+			t.Errorf("%s: %+v, %v", name, after, err)
+		}
+	}
+	for _, claims := range []string{"", "{", "[]", `{"iss":"https://else"}`, `{"sub":"u"}`} {
+		if _, err := a.Judge(issuerName, claims); err == nil {
+			t.Errorf("%q was judged", claims)
+		}
+	}
+}
+
+func TestPrincipalClaim(t *testing.T) {
+	for _, c := range []struct {
+		names  []string
+		claims object
+		want   string
+	}{
+		{[]string{"sub"}, object{}, "user-1"},
+		{[]string{"sub"}, object{"sub": ""}, ""},
+		{[]string{"sub", "common_name"}, object{"sub": "", "common_name": "service"}, "service"},
+		{[]string{"sub", "common_name"}, object{"common_name": "service"}, "user-1"},
+		{[]string{"email"}, object{"email": "u@example.com"}, "u@example.com"},
+		{[]string{"email"}, object{}, ""},
+		{[]string{"email"}, object{"email": 5}, ""},
+		{[]string{"a.b"}, object{"a": object{"b": "nested"}}, "nested"},
+	} {
+		a := ready(t, allKeys(), func(s *config.Authentication) { s.JWT.PrincipalClaim = c.names })
+		id, err := a.Verify(t.Context(), Credential{Token: good("rsa1", c.claims)}, nil)
+		if err != nil || id.Subject != c.want || id.HasPrincipal() != (c.want != "") {
+			t.Errorf("%v of %v: %+v, %v", c.names, c.claims, id, err)
+		}
+	}
+}
+
+func TestPayloadIsToldWhole(t *testing.T) {
+	a := ready(t, allKeys(), func(c *config.Authentication) { c.JWT.OutputPayloadToHeader = "x-payload" })
+	token := good("rsa1", object{"name": "José"})
+	id, err := a.Verify(t.Context(), Credential{Token: token}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	told, err := a.Headers(id)
+	last := told[len(told)-1]
+	if err != nil || last.Name != "x-payload" || last.Value != strings.Split(token, ".")[1] {
+		t.Errorf("%v, %v", told, err)
+	}
+	if _, err := base64.RawURLEncoding.DecodeString(last.Value); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRefusalsEndTheSearch(t *testing.T) {
+	token := good("rsa1", nil)
+	for _, c := range []struct {
+		name, token string
+		change      func(*config.Authentication)
+		want        string
+	}{
+		{"a slash", good("rsa1", object{"iss": issuerName + "/"}), nil,
+			`configured is "https://auth.example.com", which does not end in a slash; the token's issuer is "https://auth.example.com/"`},
+		{"no slash", token, func(c *config.Authentication) { c.JWT.Issuer = issuerName + "/" }, `which ends in a slash`},
+		{"case", good("rsa1", object{"iss": "https://AUTH.example.com"}), nil, "which differs in upper and lower case"},
+		{"scheme", good("rsa1", object{"iss": "http://auth.example.com"}), nil, "which differs in http and https"},
+		{"a path", good("rsa1", object{"iss": issuerName + "/realms/x"}), nil, "which is only its beginning"},
+		{"another", good("rsa1", object{"iss": "https://else"}), nil,
+			`configured is "https://auth.example.com"; the token's issuer is "https://else"`},
+		{"long", good("rsa1", object{"iss": "https://" + strings.Repeat("x", 200)}), nil, strings.Repeat("x", 200) + `"`},
+		{"none", good("rsa1", object{"iss": nil}), nil, "the token names no issuer"},
+		{"audience", good("rsa1", object{"aud": []string{"a", "b"}}), nil, `the token is for "a", "b"; needed is one of ["agents"]`},
+		{"no audience", good("rsa1", object{"aud": nil}), nil, `the token has no aud; needed is one of ["agents"]`},
+		{"encrypted", "a.b.c.d.e", nil, "it is encrypted (JWE, five parts)"},
+		{"bearer twice", "Bearer " + token, nil, "it begins with the word Bearer"},
+		{"quotes", `"` + token + `"`, nil, "it is in quotes"},
+	} {
+		_, err := ready(t, allKeys(), c.change).Verify(t.Context(), Credential{Token: c.token}, nil)
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
