@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
@@ -280,5 +282,29 @@ func (s *speaker) next() string {
 	case <-time.After(patience):
 		s.t.Fatal("not another line")
 		return ""
+	}
+}
+
+// The JDK's client offers h2c with each plain request. The offer is ignored and goes no further
+// (RFC 9110 §7.8), and the connection stays good for the next request.
+func TestJDKClientOffersHTTP2AndIsServed(t *testing.T) {
+	needs(t, "javac")
+	i := newIssuer(t)
+	offered := make(chan string, 2)
+	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		offered <- r.Header.Get("Upgrade") + r.Header.Get("Http2-Settings")
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %s", r.Method, body)
+	}))
+	defer agent.Close()
+	g := start(t, plain(i, agent.URL))
+	out, err := run(t, clientFor(t, 2*patience, "java", "clients/JdkRequests.java", "http://"+g.public+"/my-agent/x", i.token(t)))
+	if want := "200 HTTP_1_1 GET\n200 HTTP_1_1 POST hello from Java\n"; err != nil || out != want {
+		t.Errorf("it ended with %v and\n%s\nwant\n%s", err, out, want)
+	}
+	for range 2 {
+		if headers := <-offered; headers != "" {
+			t.Errorf("the agent was offered %q", headers)
+		}
 	}
 }
