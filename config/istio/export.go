@@ -140,8 +140,16 @@ func (e *exporter) jwtRule(key string, j config.JWT) config.Mapping {
 	if j.OutputPayloadToHeader != "" {
 		add("outputPayloadToHeader", j.OutputPayloadToHeader)
 	}
-	if usual := config.DefaultJWT(); !slices.Equal(j.SpaceDelimitedClaims, usual.SpaceDelimitedClaims) {
-		add("spaceDelimitedClaims", list(j.SpaceDelimitedClaims))
+	if usual := config.DefaultJWT().SpaceDelimitedClaims; !slices.Equal(j.SpaceDelimitedClaims, usual) {
+		if len(j.SpaceDelimitedClaims) > 0 {
+			add("spaceDelimitedClaims", list(j.SpaceDelimitedClaims))
+		}
+		if slices.ContainsFunc(usual, func(claim string) bool { return !slices.Contains(j.SpaceDelimitedClaims, claim) }) {
+			e.lost(key+".spaceDelimitedClaims", "Istio always splits %s, too", strings.Join(usual, " and "))
+		}
+	}
+	if j.Timeout != 0 {
+		add("timeout", j.Timeout)
 	}
 	e.places(key, j, add)
 	e.limitsOf(key, j)
@@ -320,6 +328,9 @@ func (e *exporter) stripped() (names []string) {
 	for _, issuer := range e.c.Authentication.Issuers() {
 		for _, m := range issuer.OutputClaimToHeaders {
 			named = append(named, m.Header)
+		}
+		if issuer.OutputPayloadToHeader != "" {
+			named = append(named, issuer.OutputPayloadToHeader)
 		}
 	}
 	if usual := config.DefaultAuthentication().EdgeTrust; len(edge.StripFamilies) > 0 {

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/altairalabs/omnia-gateway/config"
 )
@@ -194,7 +195,11 @@ func (i *importer) jwtRule(key string, rule node) config.JWT {
 	}
 	j.JWKS, j.OutputPayloadToHeader = f["jwks"].text(), f["outputPayloadToHeader"].text()
 	if n := f["spaceDelimitedClaims"]; n.there() {
-		j.SpaceDelimitedClaims = append(j.SpaceDelimitedClaims, n.texts()...)
+		for _, claim := range n.texts() { // in addition to the two that are always split, and not instead
+			if !slices.Contains(j.SpaceDelimitedClaims, claim) {
+				j.SpaceDelimitedClaims = append(j.SpaceDelimitedClaims, claim)
+			}
+		}
 	}
 	if j.Discovers() {
 		rule.note("no jwksUri: the gateway asks for the issuer's discovery document, whose issuer must be the same text, and then for %s",
@@ -207,7 +212,10 @@ func (i *importer) jwtRule(key string, rule node) config.JWT {
 		}
 	}
 	if n := f["timeout"]; n.there() {
-		n.note("is ignored: the gateway fetches keys in the background")
+		var err error
+		if j.Timeout, err = time.ParseDuration(n.text()); err != nil {
+			n.problem("no duration", "write it as 5s")
+		}
 	}
 	j.OutputClaimToHeaders = config.ClaimHeaders{}
 	for _, n := range f["outputClaimToHeaders"].items() {
@@ -569,6 +577,7 @@ func (i *importer) edgeTrust(issuers []config.JWT) config.EdgeTrust {
 		for _, m := range issuer.OutputClaimToHeaders {
 			delete(stripped, fold(m.Header))
 		}
+		delete(stripped, fold(issuer.OutputPayloadToHeader))
 	}
 	edge.AdditionalStripHeaders = slices.Sorted(maps.Keys(stripped))
 	return edge

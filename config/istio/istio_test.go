@@ -115,6 +115,22 @@ func generateIssuer(r *rand.Rand, n int) config.JWT {
 	if r.IntN(5) == 0 {
 		j.JWKSURI, j.InsecureHTTP = "http://keys.example.com/a?b=c", true
 	}
+	switch r.IntN(6) {
+	case 0:
+		j.JWKSURI, j.JWKS = "", `{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}`
+	case 1:
+		j.JWKSURI, j.JWKSFile = "", "/etc/keys.json"
+	case 2:
+		j.Timeout = 7 * time.Second
+	case 3:
+		j.Fetch.Interval = time.Hour
+	}
+	j.OutputPayloadToHeader = pick(r, "", "", "x-jwt-payload")
+	j.SpaceDelimitedClaims = pick(r, j.SpaceDelimitedClaims, []string{"groups"}, []string{"scope", "permission", "scp"}, []string{})
+	j.PrincipalClaim = pick(r, j.PrincipalClaim, []string{"email", "sub"})
+	if r.IntN(4) == 0 {
+		j.RequiredClaims = config.RequiredClaims{{Claim: "azp", Values: []string{"cli"}}}
+	}
 	j.Audiences = some(r, 2, "agents", "https://agents.example.com/", "a: b")
 	j.ForwardOriginalToken = r.IntN(2) == 0
 	j.OutputClaimToHeaders = some(r, 4,
