@@ -123,6 +123,13 @@ type Route struct {
 	// RequiredClaims are asked in addition to those of authentication.authorization; {agent}
 	// stands for the label of the path.
 	RequiredClaims RequiredClaims `yaml:"requiredClaims"`
+	// CORS answers preflights for the agent and lets pages of AllowedOrigins read every answer,
+	// refusals too. Without AllowedOrigins it does nothing. Default true; false leaves CORS to the
+	// agent.
+	CORS bool `yaml:"cors"`
+	// Origin is what the agent sees of an Origin that was found allowed: keep (the default), own
+	// (scheme and authority of the Host that it sees, for agents that compare the two) or drop.
+	Origin string `yaml:"origin"`
 	// AllowedOrigins are the exact origins (scheme://host[:port]) from which a browser may come.
 	// Empty: any. ["*"] says the same, and is needed where fromCookies is set.
 	AllowedOrigins []string `yaml:"allowedOrigins"`
@@ -450,5 +457,8 @@ func DefaultJWT() JWT {
 
 // DefaultRoute is a route of which nothing was said.
 func DefaultRoute() Route {
-	return Route{StripPrefix: true, HostHeader: "keep", Query: Query{Drop: []string{"agent", "namespace", "workspace", "device_id"}}}
+	return Route{
+		StripPrefix: true, HostHeader: "keep", CORS: true, Origin: "keep",
+		Query: Query{Drop: []string{"agent", "namespace", "workspace", "device_id"}},
+	}
 }

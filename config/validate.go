@@ -20,6 +20,9 @@ const AgentLabel = "{agent}"
 // AnyOrigin in allowedOrigins allows every origin.
 const AnyOrigin = "*"
 
+// OriginWildcard in an allowed origin, as its first label, stands for any one DNS label.
+const OriginWildcard = "*"
+
 // claimFormats are the formats of ClaimHeader that have a name.
 var claimFormats = []string{"json", "base64json", "first"}
 
@@ -144,6 +147,11 @@ func (k *checker) routes(routes Routes) {
 		}
 		if host := strings.TrimPrefix(r.Host, "*."); r.Host != "" && !isHostName(strings.ToLower(host)) {
 			k.add(key+".host", "not a host name", "write it without scheme and port: agents.example.com or *.agents.example.com")
+		}
+		if k.oneOf(key+".origin", r.Origin, "keep", "own", "drop"); r.Origin != "keep" && r.Origin != "" {
+			if len(r.AllowedOrigins) == 0 || slices.Contains(r.AllowedOrigins, AnyOrigin) {
+				k.add(key+".origin", "would make every origin look right to the agent", "list allowedOrigins, or write keep")
+			}
 		}
 		k.oneOf(key+".hostHeader", r.HostHeader, "keep", "upstream")
 		k.query(key+".query", r.Query, hasAgent)
@@ -282,10 +290,17 @@ func (k *checker) query(key string, q Query, hasAgent bool) {
 }
 
 func (k *checker) origin(key, value string) {
-	const hint = "write it as browsers do: scheme://host[:port], lower case, nothing behind, such as https://app.example.com"
-	u, err := url.Parse(value)
+	const hint = "write it as browsers do: scheme://host[:port], lower case, no path, such as https://app.example.com; " +
+		"https://*.example.com takes one label"
+	if value == "null" { // sandboxed frames and local files; they cannot be told apart
+		return
+	}
+	plain := strings.Replace(value, "://"+OriginWildcard+".", "://any.", 1)
+	u, err := url.Parse(plain)
 	switch {
-	case err != nil || u.Scheme == "" || !isURLHost(u) || u.Scheme+"://"+u.Host != value || strings.ToLower(value) != value:
+	case strings.Contains(plain, "*"):
+		k.add(key, "* is understood as the first label only", hint)
+	case err != nil || u.Scheme == "" || !isURLHost(u) || u.Scheme+"://"+u.Host != plain || strings.ToLower(value) != value:
 		k.add(key, "not an origin", hint)
 	case u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80":
 		k.add(key, "the scheme's own port", "leave it out, as browsers do")

@@ -79,6 +79,7 @@ func (g *Gateway) answerRefusal(x *exchange, refusal *outcome.Refusal) {
 	}
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Type", "application/problem+json")
+	x.pass.CORS.Tell(h) // so that a page can read the word
 	body, _ := json.Marshal(problem{code, http.StatusText(code), reason})
 	x.w.WriteHeader(code)
 	x.w.Write(append(body, '\n'))
@@ -90,6 +91,7 @@ func (g *Gateway) passOn(x *exchange, a *answer) {
 	defer context.AfterFunc(x.r.Context(), func() { a.conn.Close() })()
 	a.conn.SetDeadline(time.Now().Add(bodyStall)) // no client waits longer for the body of a refusal
 	maps.Copy(x.w.Header(), policy.EndToEnd(a.Header))
+	x.pass.CORS.Tell(x.w.Header())
 	x.w.WriteHeader(a.StatusCode)
 	_, err := io.Copy(flushing{x.w, http.NewResponseController(x.w)}, a.Body)
 	g.report(x, outcome.UpstreamRefused, a.StatusCode, outcome.Line(err))

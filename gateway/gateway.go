@@ -115,6 +115,10 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.refuse(x, outcome.RefusalOf(err))
 	case x.pass.Probe != "":
 		g.answerProbe(x)
+	case x.pass.Reason == outcome.Preflight:
+		x.pass.CORS.Preflight(x.w.Header(), r.Header)
+		x.w.WriteHeader(http.StatusNoContent)
+		g.report(x, outcome.Preflight, http.StatusNoContent, "")
 	case x.pass.Metadata != nil:
 		g.answerMetadata(x)
 	case x.pass.Upgrade:

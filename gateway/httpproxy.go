@@ -175,6 +175,7 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 		}
 		resp.Header = policy.EndToEnd(resp.Header)
 		resp.Header.Set("X-Gateway-Session", x.session)
+		p.CORS.Tell(resp.Header)
 		if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media == "text/event-stream" {
 			t.streams()
 		}

@@ -6,7 +6,8 @@ const (
 	ExcludedPath Reason = "excluded-path"
 	PublicRoute  Reason = "public-route"
 	AuthDisabled Reason = "auth-disabled"
-	Probe        Reason = "probe" // /healthz or /readyz, answered by the gateway itself
+	Probe        Reason = "probe"     // /healthz or /readyz, answered by the gateway itself
+	Preflight    Reason = "preflight" // of CORS, answered by the gateway itself
 
 	ResourceMetadata Reason = "resource-metadata" // of RFC 9728, answered by the gateway itself
 )
@@ -120,6 +121,7 @@ var table = [...]row{
 	{reason: PublicRoute, through: true},
 	{reason: AuthDisabled, through: true},
 	{reason: Probe, through: true},
+	{reason: Preflight, through: true},
 	{reason: ResourceMetadata, through: true},
 
 	{reason: BadPath, status: 400, check: "path"},

@@ -47,9 +47,15 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 		t.ok("route", "%s", route.name)
 	}
 	pass.Hint = p.hint(r, route, pass.Agent)
-	if !route.allowsOrigin(pass.Origins) {
+	if !route.origins.allow(pass.Origins) {
 		return pass, outcome.Refuse(outcome.BadOrigin,
 			outcome.Clip(strings.Join(pass.Origins, ", "))+" is not among the origins of the route")
+	}
+	pass.CORS = p.corsOf(route, pass.Origins)
+	if route.cors && isPreflight(r) {
+		pass.Reason = outcome.Preflight
+		t.ok("preflight", "answered by the gateway for %s", outcome.Clip(pass.Origins[0]))
+		return pass, nil
 	}
 
 	var fromProxy bool
@@ -81,6 +87,13 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	pass.Chosen = pass.Addr != route.upstream.Host
 	if pass.AgentHost = r.Host; route.hostIsUpstream {
 		pass.AgentHost = pass.Addr
+	}
+	switch {
+	case len(pass.Origins) == 0 || route.origin != "own" && route.origin != "drop": // keep
+	case route.origin == "drop":
+		delete(pass.Header, "Origin")
+	default: // what an agent expects that compares Origin with Host
+		pass.Header["Origin"] = []string{pass.Header["X-Forwarded-Proto"][0] + "://" + pass.AgentHost}
 	}
 	if prefix := route.prefix(path); prefix != "" {
 		pass.Header["X-Forwarded-Prefix"] = []string{strings.Join(append(pass.Header["X-Forwarded-Prefix"], prefix), ", ")}

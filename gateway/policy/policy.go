@@ -30,6 +30,7 @@ type Policy struct {
 	routes        []*route // in the order in which they are tried
 	excluded      []exclusion
 	headers       headerRules
+	cookies       bool // a token may be in a cookie
 
 	expires bool          // connections end with their token
 	grace   time.Duration // by how much later
@@ -51,6 +52,9 @@ func New(c *config.Config, keys *auth.Keys) (*Policy, error) {
 	}
 	if p.routes, err = newRoutes(c, verifier); err != nil {
 		return nil, err
+	}
+	for _, issuer := range c.Authentication.Issuers() {
+		p.cookies = p.cookies || len(issuer.FromCookies) > 0
 	}
 	for _, pattern := range c.Authentication.Authorization.ExcludePaths {
 		p.excluded = append(p.excluded, newExclusion(pattern))
@@ -85,6 +89,8 @@ type Pass struct {
 	Hint string
 	// Upgrade reports whether the request is a WebSocket handshake.
 	Upgrade bool
+	// CORS is what the answer must tell a page of another origin.
+	CORS CORS
 	// Client is the client's address, as limits see it.
 	Client netip.Addr
 	// Deadline is when the caller's right to a connection ends; zero: never.

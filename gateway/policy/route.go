@@ -24,7 +24,9 @@ type route struct {
 	drop           map[string]bool // parameters whose every copy goes: true if because of query.drop, false for those of set
 	set            [][2]string
 	rules          auth.Rules // global and its own
-	origins        []string
+	origins        origins
+	cors           bool      // the gateway speaks CORS for the agent
+	origin         string    // what the agent sees of an Origin: keep, own or drop
 	resource       *resource // nil: clients are told nothing
 }
 
@@ -48,6 +50,8 @@ func newRoutes(c *config.Config, v *auth.Verifier) ([]*route, error) {
 			drop:           map[string]bool{},
 			rules:          v.Rules(rc.RequiredClaims),
 			origins:        rc.AllowedOrigins,
+			cors:           rc.CORS && len(rc.AllowedOrigins) > 0,
+			origin:         rc.Origin,
 			resource:       newResource(c, rc),
 		}
 		if p := strings.Trim(rc.Path, "/"); p != "" {
@@ -203,16 +207,6 @@ func (r *route) query(raw, agent string) (query string, removed []Removed) {
 
 // escape percent-encodes for a query, spaces too: a + would be read as one only by some.
 func escape(s string) string { return strings.ReplaceAll(url.QueryEscape(s), "+", "%20") }
-
-// allowsOrigin reports whether a request with these Origin lines may use the route. Without one
-// it comes from no browser (RFC 6455 §4.1: browsers always send one with a WebSocket handshake).
-// Two are refused: the agent might believe the one that was not looked at.
-func (r *route) allowsOrigin(origins []string) bool {
-	if len(r.origins) == 0 || len(origins) == 0 {
-		return true
-	}
-	return len(origins) == 1 && (slices.Contains(r.origins, config.AnyOrigin) || slices.Contains(r.origins, origins[0]))
-}
 
 // seen returns the path the agent would see, without its own prefix.
 func (r *route) seen(public, rest string) string {

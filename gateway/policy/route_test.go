@@ -242,11 +242,11 @@ func TestOrigins(t *testing.T) {
 		{[]string{"https://app.example.com", "https://app.example.com"}, false},
 		{[]string{"https://app.example.com, https://evil.com"}, false},
 	} {
-		if got := limited.allowsOrigin(tt.origins); got != tt.want {
+		if got := limited.origins.allow(tt.origins); got != tt.want {
 			t.Errorf("%q: %v", tt.origins, got)
 		}
 	}
-	if open := (&route{}); !open.allowsOrigin([]string{"null", "https://evil.com"}) {
+	if open := (&route{}); !open.origins.allow([]string{"null", "https://evil.com"}) {
 		t.Error("a route without origins refuses one")
 	}
 }

@@ -1,0 +1,96 @@
+package policy
+
+import (
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/altairalabs/omnia-gateway/config"
+)
+
+// origins are the origins from which a browser may use a route (RFC 6454). None: any.
+type origins []string
+
+// allow reports whether a request with these Origin lines may use the route. Without one it comes
+// from no browser (RFC 6455 §4.1: browsers always send one with a WebSocket handshake). Two are
+// refused: the agent might believe the one that was not looked at.
+func (o origins) allow(lines []string) bool {
+	if len(o) == 0 || len(lines) == 0 {
+		return true
+	}
+	return len(lines) == 1 && slices.ContainsFunc(o, func(allowed string) bool {
+		return allowed == config.AnyOrigin || allowed == lines[0] || matchesOrigin(allowed, lines[0])
+	})
+}
+
+// matchesOrigin reports whether a wildcard such as https://*.preview.example.com takes an origin:
+// one label, the same scheme and port.
+func matchesOrigin(pattern, origin string) bool {
+	before, after, ok := strings.Cut(pattern, config.OriginWildcard)
+	if !ok || !strings.HasPrefix(origin, before) || !strings.HasSuffix(origin, after) || len(origin) < len(before)+len(after) {
+		return false
+	}
+	label := origin[len(before) : len(origin)-len(after)]
+	return isLabel(label)
+}
+
+// CORS is what a page of another origin must be told before its browser lets it read an answer, or
+// send a request that is not simple (the Fetch standard, "CORS protocol"). The zero value adds
+// nothing.
+type CORS struct {
+	origin      string // of the page, which the route lists; "" when there is nothing to tell
+	credentials bool   // the token may be a cookie
+}
+
+// corsOf returns what the page that sent a request must be told. The origin was found allowed.
+func (p *Policy) corsOf(r *route, lines []string) CORS {
+	if !r.cors || len(lines) == 0 {
+		return CORS{}
+	}
+	return CORS{origin: lines[0], credentials: p.cookies}
+}
+
+// exposed are the headers of an answer that a page may read beside the simple ones.
+const exposed = "WWW-Authenticate, Retry-After, X-Gateway-Session"
+
+// Tell puts the gateway's words into the headers of an answer, in place of the agent's own.
+func (c CORS) Tell(h http.Header) {
+	if c.origin == "" {
+		return
+	}
+	for name := range h {
+		if strings.HasPrefix(config.FoldHeader(name), "access-control-") {
+			delete(h, name)
+		}
+	}
+	h.Set("Access-Control-Allow-Origin", c.origin)
+	h.Set("Access-Control-Expose-Headers", exposed)
+	if c.credentials {
+		h.Set("Access-Control-Allow-Credentials", "true")
+	}
+	if !slices.ContainsFunc(h["Vary"], func(v string) bool { return strings.Contains(strings.ToLower(v), "origin") }) {
+		h.Add("Vary", "Origin")
+	}
+}
+
+// preflightAge is how long, in seconds, a browser may remember the answer to a preflight. Browsers
+// take two hours at most.
+const preflightAge = "7200"
+
+// Preflight answers a preflight into the headers of an answer: the page may send what it asks for.
+// No token comes with a preflight, and the request itself is judged when it comes.
+func (c CORS) Preflight(h, asked http.Header) {
+	c.Tell(h)
+	h.Del("Access-Control-Expose-Headers")
+	h.Set("Access-Control-Allow-Methods", asked.Get("Access-Control-Request-Method"))
+	if names := asked.Get("Access-Control-Request-Headers"); names != "" {
+		h.Set("Access-Control-Allow-Headers", names)
+	}
+	h.Set("Access-Control-Max-Age", preflightAge)
+	h["Vary"] = []string{"Origin, Access-Control-Request-Method, Access-Control-Request-Headers"}
+}
+
+// isPreflight reports whether a browser asks before it sends the request itself.
+func isPreflight(r *http.Request) bool {
+	return r.Method == http.MethodOptions && len(r.Header["Origin"]) == 1 && len(r.Header["Access-Control-Request-Method"]) == 1
+}
