@@ -13,8 +13,8 @@ import (
 )
 
 // kubernetesProtocol is the subprotocol that carries its token in its own name, after a dot:
-// unpadded base64url of it (the form of the Kubernetes API server). Every other name of
-// fromSubprotocols announces a token as the next entry.
+// unpadded base64url of it (the form of the Kubernetes API server). A name of fromSubprotocols that
+// ends in a dot is followed by the token as it is; every other one announces it as the next entry.
 const kubernetesProtocol = "base64url.bearer.authorization.k8s.io"
 
 // Credential is the one token of a request.
@@ -235,6 +235,16 @@ func (t *taking) cookies(names []string) {
 	}
 }
 
+// dotted returns the longest of the names that end in a dot and with which entry begins, or "".
+func dotted(names []string, entry string) (prefix string) {
+	for _, name := range names {
+		if len(name) > len(prefix) && strings.HasSuffix(name, ".") && strings.HasPrefix(entry, name) {
+			prefix = name
+		}
+	}
+	return prefix
+}
+
 // subprotocols looks into the list of subprotocols. All lines of the header are one list (RFC
 // 6455 §11.3.4).
 func (t *taking) subprotocols(names []string) {
@@ -255,6 +265,10 @@ func (t *taking) subprotocols(names []string) {
 				token = string(plain)
 			}
 			t.add("subprotocol "+kubernetesProtocol, token)
+			t.found.FromSubprotocol = true
+		case dotted(names, entry) != "":
+			prefix := dotted(names, entry)
+			t.add("subprotocol "+prefix, entry[len(prefix):])
 			t.found.FromSubprotocol = true
 		case entry != kubernetesProtocol && slices.Contains(names, entry) && n+1 < len(offered):
 			n++

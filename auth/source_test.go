@@ -20,6 +20,9 @@ func TestTake(t *testing.T) {
 	type h = http.Header
 	none := func(j *config.JWT) {}
 	cookies := func(j *config.JWT) { j.FromCookies = []string{"session"} }
+	prefixed := func(j *config.JWT) {
+		j.FromSubprotocols = []string{"openai-insecure-api-key.", "openai-insecure-api-key.v2."}
+	}
 	for _, c := range []struct {
 		name   string
 		change func(*config.JWT)
@@ -127,6 +130,18 @@ func TestTake(t *testing.T) {
 			h{"Sec-Websocket-Protocol": {"bearer, " + tok}}, "", "", "", h{"Sec-Websocket-Protocol": {"bearer, " + tok}}, ""},
 		{"only bearer", func(j *config.JWT) { j.FromSubprotocols = []string{"bearer"} },
 			h{"Sec-Websocket-Protocol": {k8s + b64}}, "", "", "", h{"Sec-Websocket-Protocol": {k8s + b64}}, ""},
+
+		{"prefix", prefixed, h{"Sec-Websocket-Protocol": {"realtime, openai-insecure-api-key." + tok}}, "", "", tok,
+			h{"Sec-Websocket-Protocol": {"realtime"}}, ""},
+		{"the longest prefix", prefixed, h{"Sec-Websocket-Protocol": {"openai-insecure-api-key.v2." + tok}}, "", "", tok, h{}, ""},
+		{"prefix without a token", prefixed, h{"Sec-Websocket-Protocol": {"openai-insecure-api-key."}}, "", outcome.Malformed, "", h{}, ""},
+		{"prefix in other case", prefixed, h{"Sec-Websocket-Protocol": {"OpenAI-insecure-api-key.x"}}, "", "", "",
+			h{"Sec-Websocket-Protocol": {"OpenAI-insecure-api-key.x"}}, ""},
+		{"prefixes with different tokens", prefixed,
+			h{"Sec-Websocket-Protocol": {"openai-insecure-api-key.a, openai-insecure-api-key.b"}}, "",
+			outcome.MultipleCredentials, "", h{}, ""},
+		{"prefix is no name for the next entry", prefixed, h{"Sec-Websocket-Protocol": {"openai-insecure-api-key, x"}}, "", "", "",
+			h{"Sec-Websocket-Protocol": {"openai-insecure-api-key, x"}}, ""},
 
 		{"everywhere the same", cookies, h{"Authorization": {"Bearer " + tok}, "Cookie": {"session=" + tok},
 			"Sec-Websocket-Protocol": {"bearer, " + tok}}, "access_token=" + tok, "", tok, h{}, ""},

@@ -223,8 +223,8 @@ type JWT struct {
 	// from any page.
 	FromCookies []string `yaml:"fromCookies" env:"JWT_FROM_COOKIES"`
 	// FromSubprotocols are the forms in which Sec-WebSocket-Protocol may hold a token: bearer
-	// (the entry after it is the token) and base64url.bearer.authorization.k8s.io (the token
-	// follows a dot, in base64url).
+	// (the entry after it is the token), base64url.bearer.authorization.k8s.io (the token follows
+	// a dot, in base64url), and prefixes that end in a dot (the token is the rest of the entry).
 	FromSubprotocols []string `yaml:"fromSubprotocols" env:"JWT_FROM_SUBPROTOCOLS"`
 	// ClockSkew is by how much clocks may differ, both ways. Default 60s, at most 10m.
 	ClockSkew time.Duration `yaml:"clockSkew" env:"JWT_CLOCK_SKEW"`

@@ -384,7 +384,10 @@ func (k *checker) jwt(key string, j JWT, enabled bool) {
 	}
 	k.unique(key+".fromCookies", j.FromCookies)
 	for i, name := range j.FromSubprotocols {
-		k.oneOf(index(key+".fromSubprotocols", i), name, "bearer", "base64url.bearer.authorization.k8s.io")
+		if prefix, ok := strings.CutSuffix(name, "."); !ok || !isToken(prefix) || strings.HasPrefix(name, "base64url.bearer.") {
+			k.oneOf(index(key+".fromSubprotocols", i), name, "bearer", "base64url.bearer.authorization.k8s.io",
+				"a prefix of the token that ends in a dot")
+		}
 	}
 	k.unique(key+".fromSubprotocols", j.FromSubprotocols)
 
