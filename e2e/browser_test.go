@@ -75,6 +75,12 @@ func TestBrowser(t *testing.T) {
 	}
 }
 
+// The page is then on the issuer's port, as a front end under development is on one of its own.
+func TestBrowserOnAnotherOrigin(t *testing.T) {
+	d := startDev(t, binary, "dev", "--listen", "127.0.0.1:0")
+	d.showsAll(t, d.word(`as your front end is:\n\n  (\S+)`))
+}
+
 // showsAll holds a page of dev to all that it should show: an open connection and its end, an
 // answer by HTTP, and each refusal with its word.
 func (d *developer) showsAll(t *testing.T, page string) {

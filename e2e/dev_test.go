@@ -236,7 +236,7 @@ func TestDevServesTheDevelopersOwnAgent(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			needs(t, "curl", "wscat", tt.needs, tt.command)
-			port := newSpeaker(t, client(t, tt.command, tt.file)).next()
+			port := newSpeaker(t, clientFor(t, 5*patience, tt.command, tt.file)).next() // for all that follows
 			d := startDev(t, binary, "dev", "--listen", "127.0.0.1:0", "--upstream", "ws://127.0.0.1:"+port+"/chat")
 			at := d.word(`The gateway is at (ws://\S+/chat), before your agent at http://127.0.0.1:` + port)
 			t.Run("from wscat", func(t *testing.T) {
@@ -250,7 +250,7 @@ func TestDevServesTheDevelopersOwnAgent(t *testing.T) {
 					`token = await (await fetch("`+d.word(`export TOKEN=\$\(curl -s (\S+)\)`)+`")).text()`,
 					`ws = new WebSocket("`+at+`", ["bearer", token])`,
 					`ws.onmessage = event => console.log(event.data)`,
-					`await new Promise(resolve => ws.onopen = resolve)`,
+					`await new Promise(resolve => ws.readyState === 1 ? resolve() : ws.onopen = resolve)`,
 					`ws.send("hello from a page")`)
 			})
 			t.Run("on the page of dev", func(t *testing.T) {

@@ -12,10 +12,10 @@ import (
 // the client and gives it a code (RFC 9728, 8414, 7591, 7636, 8707).
 func TestMCPClientFindsTheLogin(t *testing.T) {
 	needs(t, "websockets") // installed with the MCP SDK
-	port := newSpeaker(t, client(t, "python3", "clients/mcp_agent.py")).next()
+	port := newSpeaker(t, clientFor(t, 2*patience, "python3", "clients/mcp_agent.py")).next()
 	d := startDev(t, binary, "dev", "--listen", "127.0.0.1:0", "--upstream", "http://127.0.0.1:"+port+"/mcp")
 	at := "http" + strings.TrimPrefix(d.word(`The gateway is at (ws://\S+/mcp),`), "ws")
-	out, err := run(t, client(t, "python3", "clients/mcp_client.py", at))
+	out, err := run(t, clientFor(t, 2*patience, "python3", "clients/mcp_client.py", at))
 	if want := "whoami dev-user\naud [\"agents\", \"" + strings.TrimSuffix(at, "/mcp") + "\"]\n"; err != nil || out != want {
 		t.Errorf("the client ended with %v and\n%s\nwant\n%s", err, out, want)
 	}

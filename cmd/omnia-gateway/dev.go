@@ -162,6 +162,7 @@ admin: { listen: "127.0.0.1:0" }
 routes:
   - path: {{.Path}}
     upstream: "{{.Agent}}"
+    allowedOrigins: ["*"] # a page on another port, such as a front end under development, may read each answer
     protectedResource: { scopes: ["agents:access"] } # MCP clients find the issuer, and log in
   - { path: /dev, upstream: "{{.Issuer}}", public: true } # the page, same-origin with the gateway
 authentication:
@@ -359,13 +360,18 @@ In a browser:
 
   %[7]s%[10]s
 
+The same page on another origin, as your front end is:
+
+  %[3]s/?ws=%[14]s
+
 Why is a request let in, or refused? Change a letter of the token and ask:
 
   %[11]s explain --config %[12]s --path %[13]s --token "$TOKEN"
 
 Ctrl-C ends it.
 
-`, quote(at), agent, s.Issuer, o.lifetime, s.Audience, curl, base, wscat, websocat, page, self(), quote(file), quote(socket))
+`, quote(at), agent, s.Issuer, o.lifetime, s.Audience, curl, base, wscat, websocat, page,
+		self(), quote(file), quote(socket), url.QueryEscape(at))
 }
 
 // self is how a shell calls this program again: by its name if that is what it finds under it,
