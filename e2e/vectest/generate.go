@@ -19,8 +19,9 @@ const generatedName = "generated requests"
 func generatedConfig(forward bool) *vector {
 	return &vector{Name: generatedName, Config: map[string]any{
 		"jwt": map[string]any{
-			"forwardOriginalToken": forward,
-			"issuer":               "https://auth.example.com", "jwksUri": "${jwks_uri}", "audiences": []any{"agents",
+			"forwardOriginalToken": forward, "outputPayloadToHeader": "x-jwt-payload", "spaceDelimitedClaims": []any{"scope",
+				"permission", "team"},
+			"issuer": "https://auth.example.com", "jwksUri": "${jwks_uri}", "audiences": []any{"agents",
 				"https://api.example.com/"},
 			"outputClaimToHeaders": []any{
 				map[string]any{"header": "x-user-id", "claim": "sub"}, map[string]any{"header": "x-user-email", "claim": "email"},
@@ -487,6 +488,10 @@ func allFeatures() []feature {
 		})},
 		{"key", "no kid", "", func(q *trial) { delete(q.spec.Header, "kid") }},
 		{"key", "crit", "`crit`", bad(stageForm, 401, 0, func(q *trial) { q.spec.Header["crit"] = []any{"x"} })},
+		{"key", "typ of a logout token", "`typ` of a logout or event token", bad(stageForm, 401, 0,
+			func(q *trial) { q.spec.Header["typ"] = "logout+jwt" })},
+		{"spoof", "the header of the payload", "", func(q *trial) { q.set("X-JWT-Payload", "evil") }},
+		{"team", "of spaces", "a claim of spaces alone that is split", asked(false, true, "team", "  ")},
 		{"key", "typ", "", func(q *trial) { q.spec.Header["typ"] = "at+jwt" }},
 
 		// Issuer, audience, times, subject.
