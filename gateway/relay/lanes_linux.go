@@ -51,8 +51,7 @@ func (l *Lanes) Run() {
 // Close ends Run. No relay may be left.
 func (l *Lanes) Close() {
 	for _, lane := range l.all {
-		lane.file.Close()
-		syscall.Close(lane.bell)
+		lane.close()
 	}
 }
 
@@ -80,8 +79,9 @@ type lane struct {
 	now    time.Duration
 	buf    [bufSize]byte
 
-	mu    sync.Mutex
-	inbox []*ride // sessions of which other goroutines want something
+	mu     sync.Mutex
+	inbox  []*ride // sessions of which other goroutines want something
+	closed bool
 }
 
 // seat is one side of a session in its lane.
@@ -123,7 +123,7 @@ func newLane() (*lane, error) {
 		events: make([]syscall.EpollEvent, 128), armed: never,
 	}
 	if err := l.open(); err != nil {
-		l.file.Close()
+		l.close()
 		return nil, err
 	}
 	return l, nil
@@ -150,6 +150,16 @@ const edges = 1 << 31
 func (l *lane) watch(fd int, what uint32) error {
 	event := syscall.EpollEvent{Events: what, Fd: int32(fd)}
 	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(l.fd, syscall.EPOLL_CTL_ADD, fd, &event))
+}
+
+// close ends run. From then on no bell rings: its descriptor may be another's.
+func (l *lane) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.file.Close()
+	if l.closed = true; l.bell >= 0 {
+		syscall.Close(l.bell)
+	}
 }
 
 // run is the lane's goroutine.
@@ -247,13 +257,12 @@ func (l *lane) answer() {
 func (r *ride) call() {
 	l := r.lane
 	l.mu.Lock()
-	first := len(l.inbox) == 0
-	if !r.called {
-		r.called = true
-		l.inbox = append(l.inbox, r)
+	defer l.mu.Unlock()
+	if r.called || l.closed {
+		return
 	}
-	l.mu.Unlock()
-	if first {
+	r.called = true
+	if l.inbox = append(l.inbox, r); len(l.inbox) == 1 {
 		one := [8]byte{1} // in either order of bytes it is not zero
 		writeNow(l.bell, one[:])
 	}
@@ -297,7 +306,6 @@ func (r *ride) board() error {
 		if err != nil {
 			return fmt.Errorf("take a socket into a lane: %w", err)
 		}
-		s.link.tcp.give(sock)
 		s.socket = sock
 		if err := l.watch(sock.fd, syscall.EPOLLIN|syscall.EPOLLOUT|syscall.EPOLLRDHUP|edges); err != nil {
 			return fmt.Errorf("watch a socket: %w", err)
