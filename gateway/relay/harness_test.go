@@ -36,12 +36,6 @@ func tcp(t testing.TB) (*Conn, *net.TCPConn) {
 	return w, outside.(*net.TCPConn)
 }
 
-// narrow makes the kernel hold little of what the peer does not read.
-func narrow(w *Conn, peer *net.TCPConn) {
-	w.SetWriteBuffer(4 << 10)
-	peer.SetReadBuffer(4 << 10)
-}
-
 // connect returns the gateway's end of a connection and the peer's: plain for version 0, else TLS
 // in that version, in which the gateway is the server, or, as towards an agent, the client.
 func connect(t testing.TB, version uint16, server bool) (inside, outside net.Conn) {
