@@ -6,6 +6,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -278,6 +279,26 @@ func TestDockerBuildsFromAllThatIsImported(t *testing.T) {
 		ours, ok := strings.CutPrefix(strings.TrimSpace(line), module)
 		if folder, _, _ := strings.Cut(ours, "/"); ok && !slices.Contains(kept, "!"+folder) {
 			t.Errorf(".dockerignore leaves out %s", folder)
+		}
+	}
+}
+
+// A pin with an option or an address beside it works on the machine where it was written alone.
+func TestPinsOfPythonAreVersionsAndHashesAlone(t *testing.T) {
+	files, err := filepath.Glob("../tools/python/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatal("no pins: ", err)
+	}
+	pin := regexp.MustCompile(`^([a-z0-9][a-z0-9-]*==[0-9][0-9a-z.]*( ; [^/\\]+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?|#.*|)$`)
+	for _, name := range files {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n, line := range strings.Split(string(text), "\n") {
+			if !pin.MatchString(line) {
+				t.Errorf("%s:%d: %s", name, n+1, line)
+			}
 		}
 	}
 }
