@@ -32,8 +32,9 @@ vuln: ## known vulnerabilities in what the gateway calls; needs the network
 	@tools/install go
 	$(with_tools) tools/vuln
 
-soak: ## 200 sessions of 50 MB each way, every byte compared; relays ended in every way for a minute; slow readers for three
+soak: ## 200 sessions of 50 MB each way, every byte compared; relays ended in every way for a minute; slow readers for three; POSTs for one
 	OMNIA_SOAK_MB=50 go test -run TestEveryByteOfTwoHundredSessionsArrives -v -timeout 20m ./e2e
+	OMNIA_SOAK_SECONDS=60 go test -run TestNoPostIsLost -v ./e2e
 	OMNIA_SOAK_MB=50 go test -race -run 'TestChaos|TestSlowButSteadyReaderLives' -v -timeout 10m ./gateway/relay
 
 fuzz: ## every fuzz target for FUZZTIME each, executions or time: make fuzz FUZZTIME=10m

@@ -369,6 +369,11 @@ type Upstream struct {
 	// AllowLoopback lets an {agent} in a route's upstream lead to this machine: to localhost, or
 	// to a name that resolves to a loopback, link-local or unspecified address. Default false.
 	AllowLoopback bool `yaml:"allowLoopback" env:"ALLOW_LOOPBACK"`
+	// IdleTimeout is how long a connection for plain HTTP is kept for the agent's next request.
+	// It should be less than the agents' own time, because a request may cross the end of its
+	// connection; the gateway uses less where an agent announces or shows a shorter one. Default
+	// 4s, at most 10m. 0: none is kept.
+	IdleTimeout time.Duration `yaml:"idleTimeout" env:"IDLE_TIMEOUT"`
 }
 
 // Log says what is written to standard error, and how.
@@ -416,7 +421,8 @@ func Default() Config {
 			UpstreamTimeout:  30 * time.Second,
 			MaxHeaderBytes:   32 << 10,
 		},
-		Log: Log{Format: "json", Level: "info"},
+		Upstream: Upstream{IdleTimeout: 4 * time.Second},
+		Log:      Log{Format: "json", Level: "info"},
 	}
 }
 

@@ -46,6 +46,7 @@ func (c *Config) Validate() Problems {
 	k.cookies(c)
 	k.session(c.Session)
 	k.limits(c.Limits)
+	k.between("upstream.idleTimeout", c.Upstream.IdleTimeout, 0, 10*time.Minute)
 	k.oneOf("log.format", c.Log.Format, "json", "text")
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	return k.problems

@@ -29,30 +29,9 @@ import (
 // body it has begun.
 const bodyStall = 60 * time.Second
 
-// newTransport carries plain HTTP to agents over connections that connect makes. One serves the
-// whole gateway: idle connections are shared and reused.
-func newTransport(d *dialer, connect func(ctx context.Context, network, address string) (net.Conn, error)) *http.Transport {
-	return &http.Transport{
-		Proxy: nil, // an HTTP_PROXY in the environment must not see identities
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			c, err := connect(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			return stallConn{c}, nil
-		},
-		TLSClientConfig:        d.tls.Clone(),
-		TLSHandshakeTimeout:    d.timeout,
-		DisableCompression:     true, // bytes pass as they are
-		MaxIdleConnsPerHost:    64,
-		IdleConnTimeout:        60 * time.Second,
-		MaxResponseHeaderBytes: maxAnswerHead,
-	}
-}
-
 // newProxy streams plain HTTP (REST, SSE, uploads) to the agent named by a pass.
-func newProxy(t *http.Transport, l *log.Logger) *httputil.ReverseProxy {
-	return &httputil.ReverseProxy{Transport: t, FlushInterval: -1, ErrorLog: l}
+func newProxy(k *keeper, l *log.Logger) *httputil.ReverseProxy {
+	return &httputil.ReverseProxy{Transport: k, FlushInterval: -1, ErrorLog: l}
 }
 
 // transfer is a plain HTTP exchange as a session: what ends it, and what it has moved.
@@ -300,15 +279,6 @@ func (r *stallReader) Read(b []byte) (int, error) {
 		r.rc.SetReadDeadline(time.Time{}) // net/http reads on by itself, to notice a client that goes away
 	}
 	return n, err
-}
-
-// stallConn does it for the agent: while it takes no byte of a body, the gateway would not
-// notice that the client has gone.
-type stallConn struct{ net.Conn }
-
-func (c stallConn) Write(b []byte) (int, error) {
-	c.SetWriteDeadline(time.Now().Add(bodyStall))
-	return c.Conn.Write(b)
 }
 
 // quiet is where net/http and httputil write what they have no other way to say.

@@ -47,7 +47,7 @@ func inTime(t *testing.T, agent func(c net.Conn, br *bufio.Reader), story func(t
 			t.Fatal(err)
 		}
 		agents, clients := make(pipes), make(pipes)
-		transport := newTransport(g.fixed.dialer, agents.dial)
+		transport := newKeeper(g.fixed.dialer, c.Upstream.IdleTimeout, agents.dial)
 		g.fixed.proxy.Transport = transport
 		go func() {
 			for c := range agents {
@@ -115,6 +115,25 @@ func TestBodyThatNobodyWantsIsNotWaitedForForever(t *testing.T) {
 		}
 		if took := time.Since(began); took > 15*time.Second {
 			t.Errorf("the refusal came after %v", took)
+		}
+	})
+}
+
+// A balancer in front keeps idle connections for 60 s to 75 s. If the gateway closed them first,
+// requests would cross the end of their connection.
+func TestIdleClientConnectionOutlivesABalancers(t *testing.T) {
+	inTime(t, func(c net.Conn, _ *bufio.Reader) {
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nab")
+	}, func(t *testing.T, client net.Conn) {
+		br := bufio.NewReader(client)
+		for range 2 {
+			go io.WriteString(client, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+			r, err := http.ReadResponse(br, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, r.Body)
+			time.Sleep(80 * time.Second)
 		}
 	})
 }

@@ -161,8 +161,8 @@ func (g *Gateway) leave(ctx context.Context, public *http.Server, window time.Du
 func (g *Gateway) publicServer(ctx context.Context) *http.Server {
 	return &http.Server{
 		Handler:                      g,
-		ReadHeaderTimeout:            g.config.Limits.HandshakeTimeout, // bounds the TLS handshake too
-		IdleTimeout:                  60 * time.Second,
+		ReadHeaderTimeout:            g.config.Limits.HandshakeTimeout,            // bounds the TLS handshake too
+		IdleTimeout:                  90 * time.Second,                            // longer than a balancer in front keeps one
 		MaxHeaderBytes:               max(g.config.Limits.MaxHeaderBytes-4096, 1), // net/http allows 4 KiB more than it is told
 		BaseContext:                  func(net.Listener) context.Context { return ctx },
 		DisableGeneralOptionsHandler: true,

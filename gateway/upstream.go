@@ -49,9 +49,9 @@ type agents struct {
 }
 
 // newAgents makes a way to reach agents. Kept connections of one way are never used by the other.
-func newAgents(timeout time.Duration, control control, log *slog.Logger) agents {
+func newAgents(timeout, idle time.Duration, control control, log *slog.Logger) agents {
 	d := newDialer(timeout, control)
-	return agents{d, newProxy(newTransport(d, d.net.DialContext), quiet(log))}
+	return agents{d, newProxy(newKeeper(d, idle, d.net.DialContext), quiet(log))}
 }
 
 // control is asked about an address before it is dialled, after its name was resolved.
@@ -96,11 +96,16 @@ func (d *dialer) dial(ctx context.Context, scheme, host string) (net.Conn, error
 	if err != nil || scheme != "https" {
 		return w, err
 	}
+	return d.secure(ctx, w, u.Hostname())
+}
+
+// secure makes TLS of a connection to an agent of a name. After an error the connection is closed.
+func (d *dialer) secure(ctx context.Context, c net.Conn, name string) (net.Conn, error) {
 	config := d.tls.Clone()
-	config.ServerName = u.Hostname()
-	t := tls.Client(w, config)
+	config.ServerName = name
+	t := tls.Client(c, config)
 	if err := t.HandshakeContext(ctx); err != nil {
-		w.Close()
+		c.Close()
 		return nil, err
 	}
 	return t, nil
