@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // Identity is a verified caller. It holds values only, nothing of the rules that it was verified
@@ -94,7 +95,7 @@ func New(c config.Authentication, keys *Keys) (*Verifier, error) {
 	}
 	for _, j := range c.Issuers() {
 		if err := v.add(j); err != nil {
-			return nil, fmt.Errorf("issuer %s: %w", clip(j.Issuer), err)
+			return nil, fmt.Errorf("issuer %s: %w", outcome.Brief(j.Issuer), err)
 		}
 	}
 	for _, i := range v.issuers { // only now, so that a configuration with a mistake adds none

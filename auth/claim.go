@@ -102,7 +102,7 @@ func (v *Verifier) Headers(id *Identity) ([]HeaderValue, error) {
 		if err != nil {
 			if refused == nil {
 				refused = &outcome.Refusal{Reason: outcome.ClaimNotRepresentable,
-					Detail: fmt.Sprintf("claim %s for header %s: %v", clip(m.Claim), m.Header, err)}
+					Detail: fmt.Sprintf("claim %s for header %s: %v", outcome.Brief(m.Claim), m.Header, err)}
 			}
 			continue
 		}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // misnamed is the error of a discovery document that speaks for another issuer than the
@@ -24,7 +26,7 @@ func (m misnamed) Error() string {
 	case strings.EqualFold(m.found, m.configured):
 		hint = "; upper and lower case differ"
 	}
-	return fmt.Sprintf("it speaks for the issuer %s%s", clip(m.found), hint)
+	return fmt.Sprintf("it speaks for the issuer %s%s", outcome.Brief(m.found), hint)
 }
 
 // noteDiscovery keeps what is odd about a discovery document, for Issuers, and logs it when it

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // How an issuer is asked for its keys, where the configuration says nothing.
@@ -260,7 +261,7 @@ func ask(req *http.Request, transport http.RoundTripper) ([]byte, error) {
 			return nil, err
 		}
 	default:
-		return nil, fmt.Errorf("encoded as %s", clip(encoding))
+		return nil, fmt.Errorf("encoded as %s", outcome.Brief(encoding))
 	}
 	return document(body)
 }

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // The bounds of one JSON text. They are far above what issuers write.
@@ -326,7 +328,7 @@ func (s *scanner) compare(first int) error {
 	slices.Sort(names)
 	for n := 1; n < len(names); n++ {
 		if names[n] == names[n-1] {
-			return fmt.Errorf("%s is there twice", clip(names[n]))
+			return fmt.Errorf("%s is there twice", outcome.Brief(names[n]))
 		}
 	}
 	return nil

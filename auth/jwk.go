@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/MicahParks/jwkset"
+
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // The RSA keys that are used. The cost of verifying grows with the square of the length and with
@@ -53,7 +55,7 @@ func parseKey(raw []byte) (k jwk, err error) {
 	}
 	k.kid, k.alg = member("kid"), canonical(member("alg"))
 	if use := member("use"); object["use"] != nil && use != "sig" {
-		return k, fmt.Errorf("use is %s", clip(use))
+		return k, fmt.Errorf("use is %s", outcome.Brief(use))
 	}
 	if ops := object["key_ops"]; ops != nil {
 		if list, _ := ops.([]any); !slices.Contains(list, any("verify")) {
@@ -70,7 +72,7 @@ func parseKey(raw []byte) (k jwk, err error) {
 	switch m.KTY {
 	case jwkset.KtyRSA, jwkset.KtyEC, jwkset.KtyOKP:
 	default: // oct is a secret, and not when it is published
-		return k, fmt.Errorf("kty %s cannot verify", clip(string(m.KTY)))
+		return k, fmt.Errorf("kty %s cannot verify", outcome.Brief(string(m.KTY)))
 	}
 	if len(m.E) > 8 { // the library would cut it to 64 bits
 		return k, errors.New("RSA exponent out of range")
@@ -93,7 +95,7 @@ func parseKey(raw []byte) (k jwk, err error) {
 		}
 	case *ecdsa.PublicKey, ed25519.PublicKey:
 	default: // X25519 signs nothing
-		return k, fmt.Errorf("crv %s cannot verify", clip(string(m.CRV)))
+		return k, fmt.Errorf("crv %s cannot verify", outcome.Brief(string(m.CRV)))
 	}
 	return k, nil
 }

@@ -48,7 +48,7 @@ func (k skipped) String() string {
 	if k.kid == "" {
 		return "a key without kid: " + k.why
 	}
-	return clip(k.kid) + ": " + k.why
+	return outcome.Brief(k.kid) + ": " + k.why
 }
 
 // equal reports whether two sets hold the same keys.
@@ -127,14 +127,14 @@ func (s *jwks) find(alg, kid string) ([]jwk, *outcome.Refusal) {
 	n := slices.IndexFunc(s.skipped, func(k skipped) bool { return kid != "" && k.kid == kid })
 	switch {
 	case n >= 0 && s.skipped[n].weak:
-		return nil, outcome.Refuse(outcome.WeakKey, "key "+clip(kid)+" is skipped: "+s.skipped[n].why)
+		return nil, outcome.Refuse(outcome.WeakKey, "key "+outcome.Brief(kid)+" is skipped: "+s.skipped[n].why)
 	case unfit:
-		return nil, outcome.Refuse(outcome.AlgKeyMismatch, "key "+clip(kid)+" is not for "+alg)
+		return nil, outcome.Refuse(outcome.AlgKeyMismatch, "key "+outcome.Brief(kid)+" is not for "+alg)
 	case n >= 0:
-		return nil, outcome.Refuse(outcome.UnknownKey, "key "+clip(kid)+" is in the set and is skipped: "+s.skipped[n].why)
+		return nil, outcome.Refuse(outcome.UnknownKey, "key "+outcome.Brief(kid)+" is in the set and is skipped: "+s.skipped[n].why)
 	case kid != "":
 		return nil, outcome.Refuse(outcome.UnknownKey,
-			fmt.Sprintf("key %s is not in the set of %d keys", clip(kid), len(s.keys)+len(s.skipped)))
+			fmt.Sprintf("key %s is not in the set of %d keys", outcome.Brief(kid), len(s.keys)+len(s.skipped)))
 	case len(s.skipped) > 0:
 		return nil, outcome.Refuse(outcome.UnknownKey, "the token has no kid, and no usable key is for "+alg+"; skipped are "+s.why())
 	}

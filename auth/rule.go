@@ -48,7 +48,7 @@ func (r Rules) Check(id *Identity, agent string, t Trace) error {
 		n := slices.IndexFunc(wanted, func(want string) bool { return fits(want, held) })
 		if n < 0 {
 			return &outcome.Refusal{Reason: outcome.ClaimMismatch,
-				Detail: fmt.Sprintf("claim %s has %s, which is none of %q", clip(rule.Claim), shown(held), wanted)}
+				Detail: fmt.Sprintf("claim %s has %s, which is none of %q", outcome.Brief(rule.Claim), shown(held), wanted)}
 		}
 		t.trace("rule", "claim %s has %s", rule.Claim, wanted[n])
 	}
@@ -75,7 +75,7 @@ func shown(held []string) string {
 	}
 	var words []string
 	for _, s := range held[:min(len(held), most)] {
-		words = append(words, whole(s))
+		words = append(words, outcome.Quote(s))
 	}
 	if len(held) > most {
 		words = append(words, "…")

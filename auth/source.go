@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/internal/headers"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
@@ -254,7 +255,7 @@ func (t *taking) subprotocols(names []string) {
 		return
 	}
 	var kept []string
-	offered := split(lines)
+	offered := headers.List(lines)
 	for n := 0; n < len(offered); n++ {
 		entry := offered[n]
 		encoded, kubernetes := strings.CutPrefix(entry, kubernetesProtocol+".")
@@ -285,17 +286,4 @@ func (t *taking) subprotocols(names []string) {
 	default:
 		t.h[header] = []string{strings.Join(kept, ", ")}
 	}
-}
-
-// split returns the elements of a comma-separated list; empty elements do not count (RFC 9110
-// §5.6.1).
-func split(lines []string) (out []string) {
-	for _, line := range lines {
-		for s := range strings.SplitSeq(line, ",") {
-			if s = strings.Trim(s, " \t"); s != "" {
-				out = append(out, s)
-			}
-		}
-	}
-	return out
 }

@@ -7,9 +7,10 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // maxToken is how long a token may be, in bytes.
@@ -194,7 +195,7 @@ func (c content) text(name string) (string, error) { return stringOf(name, c.raw
 func exactName(have string, names []string) error {
 	for _, name := range names {
 		if have != name && strings.EqualFold(have, name) {
-			return fmt.Errorf("%s is not %s", clip(have), name)
+			return fmt.Errorf("%s is not %s", outcome.Brief(have), name)
 		}
 	}
 	return nil
@@ -276,17 +277,4 @@ func (t *token) notAccess() string {
 		return typ
 	}
 	return ""
-}
-
-// clip makes the words of a token fit for a log line: quoted, short, in one line.
-func clip(s string) string { return quoted(s, 64) }
-
-// whole is clip for what an operator compares with the configuration.
-func whole(s string) string { return quoted(s, 256) }
-
-func quoted(s string, most int) string {
-	if len(s) > most {
-		return strconv.Quote(strings.ToValidUTF8(s[:most], "")) + "…"
-	}
-	return strconv.Quote(s)
 }

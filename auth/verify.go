@@ -75,17 +75,17 @@ func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity
 	if err != nil {
 		return nil, nil, outcome.Refuse(outcome.Malformed, err.Error())
 	}
-	t.trace("form", "a signed JWT of %d bytes, alg %s, kid %s", len(c.Token), clip(tok.alg), clip(tok.kid))
+	t.trace("form", "a signed JWT of %d bytes, alg %s, kid %s", len(c.Token), outcome.Brief(tok.alg), outcome.Brief(tok.kid))
 
 	if !v.algorithms[tok.alg] {
-		return nil, nil, &outcome.Refusal{Reason: outcome.AlgNotAllowed, Detail: "algorithm " + clip(tok.alg)}
+		return nil, nil, &outcome.Refusal{Reason: outcome.AlgNotAllowed, Detail: "algorithm " + outcome.Brief(tok.alg)}
 	}
 	if tok.protected[2] != "" {
 		// RFC 7515 §4.1.11: what must be understood and is not. We understand no extension.
 		return nil, nil, &outcome.Refusal{Reason: outcome.CritUnsupported, Detail: "the header has crit"}
 	}
 	if typ := tok.notAccess(); typ != "" {
-		return nil, nil, outcome.Refuse(outcome.WrongType, "a token of type "+clip(typ)+" is not for access")
+		return nil, nil, outcome.Refuse(outcome.WrongType, "a token of type "+outcome.Brief(typ)+" is not for access")
 	}
 	i := v.byName[tok.issuer]
 	if i == nil {
@@ -140,21 +140,21 @@ func (v *Verifier) Judge(issuer, claims string) (*Identity, error) {
 
 // strange refuses a token of an issuer that is not configured, and tells which one may be meant.
 func (v *Verifier) strange(name string) error {
-	given := "the token's issuer is " + whole(name)
+	given := "the token's issuer is " + outcome.Quote(name)
 	if name == "" {
 		given = "the token names no issuer"
 	}
 	for _, i := range v.issuers {
 		if how := difference(name, i.Issuer); how != "" {
-			return outcome.Refuse(outcome.WrongIssuer, "configured is "+whole(i.Issuer)+", which "+how+"; "+given)
+			return outcome.Refuse(outcome.WrongIssuer, "configured is "+outcome.Quote(i.Issuer)+", which "+how+"; "+given)
 		}
 	}
 	switch n := len(v.issuers); n {
 	case 0:
 	case 1:
-		given = "configured is " + whole(v.issuers[0].Issuer) + "; " + given
+		given = "configured is " + outcome.Quote(v.issuers[0].Issuer) + "; " + given
 	default:
-		given = fmt.Sprintf("configured is %s, and %d more; %s", whole(v.issuers[0].Issuer), n-1, given)
+		given = fmt.Sprintf("configured is %s, and %d more; %s", outcome.Quote(v.issuers[0].Issuer), n-1, given)
 	}
 	return outcome.Refuse(outcome.WrongIssuer, given)
 }
@@ -193,9 +193,9 @@ func (i *issuer) judge(c content, now time.Time, t Trace) (*Identity, error) {
 		return nil, err
 	}
 	if id.HasPrincipal() {
-		t.trace("subject", "%s", clip(id.Subject))
+		t.trace("subject", "%s", outcome.Brief(id.Subject))
 	} else {
-		t.trace("subject", "%s cannot be a principal", clip(id.Subject))
+		t.trace("subject", "%s cannot be a principal", outcome.Brief(id.Subject))
 	}
 	return id, nil
 }
@@ -334,7 +334,7 @@ func heard(audience []string) string {
 	}
 	var words []string
 	for _, aud := range audience[:min(len(audience), most)] {
-		words = append(words, whole(aud))
+		words = append(words, outcome.Quote(aud))
 	}
 	if len(audience) > most {
 		words = append(words, "…")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/altairalabs/omnia-gateway/gateway/handshake"
 	"github.com/altairalabs/omnia-gateway/gateway/policy"
+	"github.com/altairalabs/omnia-gateway/internal/headers"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
@@ -45,7 +46,7 @@ func newExchange(w http.ResponseWriter, r *http.Request, bodyWait time.Duration)
 // wantsTunnel reports whether a client may take an answer for a tunnel. Clients that offer h2c
 // wait for the answer, and send it with every request.
 func wantsTunnel(r *http.Request) bool {
-	return slices.ContainsFunc(handshake.List(r.Header["Upgrade"]), func(s string) bool { return s != "h2c" })
+	return slices.ContainsFunc(headers.List(r.Header["Upgrade"]), func(s string) bool { return s != "h2c" })
 }
 
 // refuse answers a request that does not get through, and reports it.

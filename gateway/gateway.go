@@ -30,6 +30,7 @@ import (
 	"github.com/altairalabs/omnia-gateway/gateway/policy"
 	"github.com/altairalabs/omnia-gateway/gateway/relay"
 	"github.com/altairalabs/omnia-gateway/gateway/session"
+	"github.com/altairalabs/omnia-gateway/internal/headers"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
@@ -203,7 +204,7 @@ func (g *Gateway) connect(x *exchange) {
 
 // register makes an admitted request a session, under the limits.
 func (g *Gateway) register(x *exchange, kind session.Kind) (*session.Session, *outcome.Refusal) {
-	via := handshake.List(x.r.Header["Via"])
+	via := headers.List(x.r.Header["Via"])
 	if slices.ContainsFunc(via, func(hop string) bool { return strings.Contains(hop, g.via) }) {
 		return nil, outcome.Refuse(outcome.UpstreamLoop, "the agent's address leads back to this gateway")
 	}

@@ -17,7 +17,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/altairalabs/omnia-gateway/gateway/handshake"
+	"github.com/altairalabs/omnia-gateway/internal/headers"
 )
 
 const (
@@ -314,7 +314,7 @@ func (l *lessons) limit(addr string) time.Duration {
 
 // announced returns how long an agent says that it keeps an idle connection.
 func announced(h http.Header) (time.Duration, bool) {
-	for _, p := range handshake.List(h["Keep-Alive"]) {
+	for _, p := range headers.List(h["Keep-Alive"]) {
 		name, value, _ := strings.Cut(p, "=")
 		if !strings.EqualFold(strings.TrimSpace(name), "timeout") {
 			continue

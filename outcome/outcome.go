@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Reason is the one word for an outcome.
@@ -153,16 +154,44 @@ func Line(err error) string {
 	return strings.ToValidUTF8(s[:min(len(s), maxLine)], "")
 }
 
-// maxWord is how long a client's words may be in a log line, in bytes.
-const maxWord = 256
+// How long a client's words may be in a log line, in bytes: what an operator compares with the
+// configuration, and the small words of which a stranger may send any number.
+const (
+	maxWord  = 256
+	maxBrief = 64
+)
 
-// Clip returns a client's words for a log: valid UTF-8, bounded. They may hold control characters,
-// which the log's encoders escape.
+// Clip returns a client's words for an attribute of a log line: valid UTF-8, bounded. They may hold
+// control characters, which the log's encoders escape.
 func Clip(s string) string {
-	if len(s) > maxWord {
-		return strings.ToValidUTF8(s[:maxWord], "?") + "…"
+	word, rest := cut(s, maxWord)
+	return strings.ToValidUTF8(word, "?") + rest
+}
+
+// Quote returns the words of a client or a token for the text of a refusal, among others of ours:
+// in quotes, bounded, on one line.
+func Quote(s string) string {
+	word, rest := cut(s, maxWord)
+	return strconv.Quote(word) + rest
+}
+
+// Brief is Quote for a name, such as a kid.
+func Brief(s string) string {
+	word, rest := cut(s, maxBrief)
+	return strconv.Quote(word) + rest
+}
+
+// cut returns at most so many bytes of s, and the mark of what is missing. It does not cut through
+// a character.
+func cut(s string, most int) (word, rest string) {
+	if len(s) <= most {
+		return s, ""
 	}
-	return strings.ToValidUTF8(s, "?")
+	n := most
+	for n > most-utf8.UTFMax && !utf8.RuneStart(s[n]) {
+		n--
+	}
+	return s[:n], "…"
 }
 
 // Side is one of the two peers of a session.

@@ -152,3 +152,27 @@ func TestErrorsForTheLogAreOneShortLine(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+func TestWordsOfClientsAreBoundedForTheLog(t *testing.T) {
+	long := strings.Repeat("x", 255)
+	for _, c := range []struct{ words, clipped, quoted string }{
+		{"", "", `""`},
+		{"a b", "a b", `"a b"`},
+		{"a\n\"b\"", "a\n\"b\"", `"a\n\"b\""`},
+		{"a\xff", "a?", `"a\xff"`},
+		{long + "x", long + "x", `"` + long + `x"`},
+		{long + "xy", long + "x…", `"` + long + `x"…`},
+		{long + "é", long + "…", `"` + long + `"…`}, // 257 bytes: not half of the last character
+		{strings.Repeat("\x80", 999), "?…", `"` + strings.Repeat(`\x80`, 252) + `"…`},
+	} {
+		if got := Clip(c.words); got != c.clipped {
+			t.Errorf("Clip(%q): %q", c.words, got)
+		}
+		if got := Quote(c.words); got != c.quoted {
+			t.Errorf("Quote(%q): %q", c.words, got)
+		}
+	}
+	if got := Brief(long[:63] + "é\n"); got != `"`+long[:63]+`"…` {
+		t.Errorf("Brief: %q", got)
+	}
+}

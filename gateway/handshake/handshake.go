@@ -13,19 +13,22 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/altairalabs/omnia-gateway/internal/headers"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // Wanted reports whether a request asks for a WebSocket, in a right or a wrong way. An Upgrade to
 // any other protocol is ignored (RFC 9110 §7.8): Java's HttpClient sends h2c with every request.
-func Wanted(r *http.Request) bool { return slices.ContainsFunc(List(r.Header["Upgrade"]), isWebSocket) }
+func Wanted(r *http.Request) bool {
+	return slices.ContainsFunc(headers.List(r.Header["Upgrade"]), isWebSocket)
+}
 
 // Fault returns the word and the detail of what is wrong with a client's handshake (RFC 6455
 // §4.2.1); the word is "" if all is well.
 func Fault(r *http.Request) (outcome.Reason, string) {
 	versions := r.Header["Sec-Websocket-Version"]
 	switch {
-	case !slices.ContainsFunc(List(r.Header["Connection"]), isUpgrade):
+	case !slices.ContainsFunc(headers.List(r.Header["Connection"]), isUpgrade):
 		return outcome.BadUpgrade, "Connection does not say Upgrade"
 	case r.Method != http.MethodGet:
 		return outcome.BadUpgrade, "the method is not GET"
@@ -75,13 +78,13 @@ func AnswerFault(answer, asked http.Header) string {
 	switch {
 	case !strings.EqualFold(one(answer, "Upgrade"), "websocket"):
 		return "101 without Upgrade: websocket"
-	case !slices.ContainsFunc(List(answer["Connection"]), isUpgrade):
+	case !slices.ContainsFunc(headers.List(answer["Connection"]), isUpgrade):
 		return "101 without Connection: Upgrade"
 	case one(answer, "Sec-Websocket-Accept") != AcceptKey(asked.Get("Sec-WebSocket-Key")):
 		return "101 with a wrong Sec-WebSocket-Accept"
 	}
 	offered := func(list, name string) bool {
-		return slices.ContainsFunc(List(asked[list]), func(s string) bool { return token(s) == name })
+		return slices.ContainsFunc(headers.List(asked[list]), func(s string) bool { return token(s) == name })
 	}
 	switch chosen := answer["Sec-Websocket-Protocol"]; {
 	case len(chosen) > 1:
@@ -89,7 +92,7 @@ func AnswerFault(answer, asked http.Header) string {
 	case len(chosen) == 1 && !offered("Sec-Websocket-Protocol", chosen[0]):
 		return "101 with a subprotocol that was not offered"
 	}
-	for _, e := range List(answer["Sec-Websocket-Extensions"]) {
+	for _, e := range headers.List(answer["Sec-Websocket-Extensions"]) {
 		if !offered("Sec-Websocket-Extensions", token(e)) {
 			return "101 with an extension that was not offered"
 		}
@@ -102,7 +105,7 @@ func AnswerFault(answer, asked http.Header) string {
 // does not know.
 func ReservedBits(answer http.Header) (bits byte) {
 	const rsv1, all = 0x40, 0x70
-	for _, e := range List(answer["Sec-Websocket-Extensions"]) {
+	for _, e := range headers.List(answer["Sec-Websocket-Extensions"]) {
 		if token(e) == "permessage-deflate" {
 			bits |= rsv1
 		} else {
@@ -137,19 +140,6 @@ func (p Protocols) Answer(chosen string) string {
 		return p.Offered[0]
 	}
 	return p.Fallback
-}
-
-// List returns the elements of comma-separated header lines; empty ones do not count (RFC 9110
-// §5.6.1).
-func List(lines []string) (out []string) {
-	for _, line := range lines {
-		for s := range strings.SplitSeq(line, ",") {
-			if s = strings.TrimSpace(s); s != "" {
-				out = append(out, s)
-			}
-		}
-	}
-	return out
 }
 
 // one returns the value of a header that has exactly one line, else "".

@@ -8,6 +8,7 @@ import (
 
 	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/gateway/handshake"
+	"github.com/altairalabs/omnia-gateway/internal/headers"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
@@ -82,7 +83,7 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 			return pass, outcome.Refuse(word, why)
 		}
 	}
-	pass.Protocols.Offered = handshake.List(pass.Header["Sec-Websocket-Protocol"])
+	pass.Protocols.Offered = headers.List(pass.Header["Sec-Websocket-Protocol"])
 	pass.Scheme, pass.Addr = route.address(pass.Agent)
 	pass.Chosen = pass.Addr != route.upstream.Host
 	if pass.AgentHost = r.Host; route.hostIsUpstream {

@@ -9,7 +9,7 @@ import (
 	"strings"
 
 	"github.com/altairalabs/omnia-gateway/config"
-	"github.com/altairalabs/omnia-gateway/gateway/handshake"
+	"github.com/altairalabs/omnia-gateway/internal/headers"
 )
 
 // headerRules say which of the client's headers an agent may see.
@@ -98,7 +98,7 @@ func isForwarding(folded string) bool {
 // handshake's own fields are the gateway's to judge, not the client's to take away.
 func nominated(h http.Header) map[string]bool {
 	names := map[string]bool{}
-	for _, name := range handshake.List(h["Connection"]) {
+	for _, name := range headers.List(h["Connection"]) {
 		if name = config.FoldHeader(name); !strings.HasPrefix(name, "sec-websocket-") {
 			names[name] = true
 		}
@@ -227,7 +227,7 @@ func forward(out http.Header, r *http.Request) {
 // gateway gives.
 func EndToEnd(from http.Header) http.Header {
 	gone := map[string]bool{"x-gateway-session": true}
-	for _, name := range handshake.List(from["Connection"]) {
+	for _, name := range headers.List(from["Connection"]) {
 		gone[config.FoldHeader(name)] = true
 	}
 	to := make(http.Header, len(from)+3)
