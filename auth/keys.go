@@ -85,6 +85,16 @@ func (k *Keys) Refresh(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// Await waits until every set that v refers to was fetched once, or was tried to be, or until
+// ctx ends. Run must be running: it does the fetching. A set that was not fetched by then does
+// not make v unready: v takes over from another verifier, whose issuers must not suffer for a
+// new one.
+func (k *Keys) Await(ctx context.Context, v *Verifier) {
+	for _, i := range v.issuers {
+		i.keys.await(ctx)
+	}
+}
+
 // Keep drops every set that none of these verifiers refers to. Call it after a configuration was
 // replaced, and after one was rejected for which New had added sets already. A verifier that still
 // judges with a dropped set keeps the keys that it has; they are not fetched any more.

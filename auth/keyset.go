@@ -150,6 +150,7 @@ type keySet struct {
 
 	set  atomic.Pointer[jwks] // the last good one; nil while there is none
 	wake chan struct{}        // asks run for a fetch now
+	once chan struct{}        // closed when the first fetch has ended
 
 	// Guarded by mu.
 	mu        sync.Mutex
@@ -160,6 +161,7 @@ type keySet struct {
 	started   uint64        // fetches
 	stored    uint64        // the fetch whose set is in use
 	ended     uint64        // fetches, and how many of them failed
+	late      bool          // Await has given up on the first one
 	failures  uint64
 	fetched   time.Time // when set was last confirmed
 	lastErr   error
@@ -170,11 +172,15 @@ type keySet struct {
 
 // newKeySet returns the set of a source; first is what was read of it already, or nil.
 func newKeySet(from source, first *jwks, o Options) *keySet {
-	s := &keySet{source: from, transport: o.Transport, log: o.Log.With("issuer", from.issuer), wake: make(chan struct{}, 1)}
+	s := &keySet{
+		source: from, transport: o.Transport, log: o.Log.With("issuer", from.issuer),
+		wake: make(chan struct{}, 1), once: make(chan struct{}),
+	}
 	s.url = from.place()
 	if first != nil {
 		s.set.Store(first)
 		s.fetched, s.started, s.stored, s.ended = time.Now(), 1, 1, 1
+		close(s.once)
 	}
 	return s
 }
@@ -182,11 +188,23 @@ func newKeySet(from source, first *jwks, o Options) *keySet {
 // current returns the set to verify with, or nil when there is none.
 func (s *keySet) current() *jwks { return s.set.Load() }
 
-// asked reports whether the issuer has answered, or failed to.
+// asked reports whether the issuer has answered, or failed to, or took longer than Await waits.
 func (s *keySet) asked() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.ended > 0
+	return s.ended > 0 || s.late
+}
+
+// await returns when the issuer was asked, or when ctx ends; then the set counts as asked all the
+// same.
+func (s *keySet) await(ctx context.Context) {
+	select {
+	case <-s.once:
+	case <-ctx.Done():
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.late = true
+	}
 }
 
 func (s *keySet) state() IssuerState {
@@ -311,7 +329,9 @@ func (s *keySet) fetch(ctx context.Context) error {
 	if from != "" {
 		s.url = from
 	}
-	s.ended++
+	if s.ended++; s.ended == 1 {
+		close(s.once)
+	}
 	if err == nil && len(set.keys) == 0 {
 		err = fmt.Errorf("%s: none of %d keys is usable: %s", from, len(set.skipped), set.why())
 		// A set in which nothing is usable does not replace one with keys: that is how a broken

@@ -47,6 +47,8 @@ type Config struct {
 	// Notes are what Load found that an operator should know and that is no mistake: one line
 	// each, to be logged at start.
 	Notes []string `yaml:"-"`
+	// Sources are where Load took it from, so that it can be loaded again.
+	Sources Sources `yaml:"-"`
 }
 
 // TLS is the certificate of the public listener.
@@ -76,12 +78,15 @@ func (t TLS) DefaultListen() string {
 
 // Admin is the listener of operators.
 type Admin struct {
-	// Listen is its address, host:port; loopback by default, because nothing there asks who is
-	// calling.
+	// Listen is its address, host:port; loopback by default, because reading there needs no token.
 	Listen string `yaml:"listen" env:"LISTEN"`
 	// MetricsListen is the address of a second listener that serves /healthz, /readyz and
 	// /metrics alone, for probes and Prometheus. Empty: there is none.
 	MetricsListen string `yaml:"metricsListen" env:"METRICS_LISTEN"`
+	// TokenFile holds the tokens of operators, one on each line: a name and the token, or the
+	// token alone. What changes state needs one of them as Authorization: Bearer. Empty: only a
+	// listener on loopback allows changes. It is read again when it changes.
+	TokenFile string `yaml:"tokenFile" env:"TOKEN_FILE"`
 	// Hosts are the names under which it may be asked, besides localhost and any address. Other
 	// names are refused, so that no web page can reach it by DNS rebinding.
 	Hosts []string `yaml:"hosts" env:"HOSTS"`
@@ -329,6 +334,9 @@ type Session struct {
 	StallTimeout time.Duration `yaml:"stallTimeout" env:"STALL_TIMEOUT"`
 	// IdleTimeout ends a connection on which no message was seen for so long. 0: never.
 	IdleTimeout time.Duration `yaml:"idleTimeout" env:"IDLE_TIMEOUT"`
+	// ReloadSpread is over how long the connections are ended that a reloaded configuration no
+	// longer admits, so that their clients do not come back all at once. Default 10s.
+	ReloadSpread time.Duration `yaml:"reloadSpread" env:"RELOAD_SPREAD"`
 }
 
 // Limits bound what clients may use. 0 is no limit, where the default is 0.
@@ -414,6 +422,7 @@ func Default() Config {
 			DrainTimeout:       30 * time.Second,
 			PingInterval:       25 * time.Second,
 			StallTimeout:       30 * time.Second,
+			ReloadSpread:       10 * time.Second,
 		},
 		Limits: Limits{
 			MaxMessageBytes:  16 << 20,

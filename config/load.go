@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -87,6 +88,7 @@ func Load(s Sources) (*Config, error) {
 		l.notes = append(l.notes, fmt.Sprintf("%s: %s: %s, so that it can never match; %s", l.place(key), key, leftovers[key][0],
 			leftovers[key][1]))
 	}
+	c.Sources = s
 	c.Notes = slices.Concat(l.notes, c.remarks(), writable(s, &c), unusedProxy(s.Environ, c.Authentication))
 	return &c, nil
 }
@@ -211,6 +213,19 @@ func (p Problem) String() string {
 		b.WriteString("; " + p.Hint)
 	}
 	return b.String()
+}
+
+// MarshalJSON returns the problem for a program: what is known of file, line, column and key,
+// and the text and hint.
+func (p Problem) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		File   string `json:"file,omitempty"`
+		Line   int    `json:"line,omitempty"`
+		Column int    `json:"column,omitempty"`
+		Key    string `json:"key,omitempty"`
+		Text   string `json:"text"`
+		Hint   string `json:"hint,omitempty"`
+	}{p.Place.Name, p.Place.Line, p.Place.Column, p.Key, p.Text, p.Hint})
 }
 
 // Problems are all mistakes of a configuration, sorted by place. It is the error of Load; none

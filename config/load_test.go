@@ -218,7 +218,7 @@ func TestExampleShowsTheDefaults(t *testing.T) {
 	want.Listen, want.TLS.CertFile, want.TLS.KeyFile, want.Routes = c.Listen, c.TLS.CertFile, c.TLS.KeyFile, c.Routes
 	want.Authentication.JWT.Issuer, want.Authentication.JWT.Audiences = c.Authentication.JWT.Issuer, c.Authentication.JWT.Audiences
 	want.Authentication.Authorization.RequiredClaims = c.Authentication.Authorization.RequiredClaims
-	want.Notes = c.Notes
+	want.Notes, want.Sources = c.Notes, c.Sources
 	// An empty list is the same as none, where none is the default.
 	c.TrustedProxies, c.ProxyProtocol.From, c.Authentication.JWTRules = nil, nil, nil
 	c.Admin.Hosts = nil

@@ -693,6 +693,7 @@ func (k *checker) session(s Session) {
 		k.add("session.stallTimeout", "0 or less", "a side that takes nothing must be given up; the default is 30s")
 	}
 	k.notNegative("session.idleTimeout", s.IdleTimeout)
+	k.notNegative("session.reloadSpread", s.ReloadSpread)
 }
 
 func (k *checker) notNegative(key string, d time.Duration) {

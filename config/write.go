@@ -35,6 +35,21 @@ func Changes(c, base *Config) Mapping {
 	return changes(reflect.ValueOf(c).Elem(), reflect.ValueOf(base).Elem())
 }
 
+// ChangedKeys returns the keys in which two configurations differ, such as session.pingInterval: a
+// list is one key.
+func ChangedKeys(a, b *Config) (keys []string) { return keysOf(Changes(a, b), "") }
+
+func keysOf(m Mapping, prefix string) (keys []string) {
+	for _, p := range m {
+		if inner, ok := p.Value.(Mapping); ok {
+			keys = append(keys, keysOf(inner, prefix+p.Key+".")...)
+		} else {
+			keys = append(keys, prefix+p.Key)
+		}
+	}
+	return keys
+}
+
 // Read decodes text over c, strictly; a list in it replaces that of c. It does not look at whether
 // the result is valid. The problems name the text as name.
 func Read(name, text string, c *Config) Problems {

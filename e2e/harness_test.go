@@ -113,6 +113,7 @@ func (s settings) withCookie(name string) settings {
 type gateway struct {
 	t      *testing.T
 	cmd    *exec.Cmd
+	file   string // its configuration
 	log    *logLines
 	public string // host:port
 	admin  string
@@ -158,8 +159,13 @@ func (s settings) write(t *testing.T) (file string) {
 // startUnready is start without waiting for the issuers' keys.
 func startUnready(t *testing.T, s settings) *gateway {
 	t.Helper()
-	file := s.write(t)
-	g := &gateway{t: t, log: newLogLines(), ended: make(chan struct{})}
+	return startFile(t, s.write(t))
+}
+
+// startFile is startUnready with a file that is there already.
+func startFile(t *testing.T, file string) *gateway {
+	t.Helper()
+	g := &gateway{t: t, file: file, log: newLogLines(), ended: make(chan struct{})}
 	g.cmd = exec.Command(binary, "serve", "--config", file)
 	g.cmd.Env = environment()
 	g.cmd.Stderr = g.log
@@ -324,6 +330,13 @@ func (l *logLines) Write(p []byte) (int, error) {
 	close(l.more)
 	l.more = make(chan struct{})
 	return len(p), nil
+}
+
+// forget drops the lines so far.
+func (l *logLines) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = nil
 }
 
 func (l *logLines) text() string {

@@ -9,13 +9,18 @@ import (
 
 	"github.com/go-chi/chi/v5"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// adminHandler serves operators. It does not ask who is calling, so it belongs on loopback or
-// behind a network policy; pages of other origins are kept out all the same (guard.go).
+// adminHandler serves operators. It does not ask who reads, so it belongs on loopback or behind a
+// network policy; pages of other origins are kept out all the same (guard.go), and what changes
+// state needs a right (operator.go).
 func (g *Gateway) adminHandler() http.Handler {
 	r := g.metricsHandler()
 	r.Get("/sessions", g.answerSessions)
+	r.Post("/reload", g.change(g.answerReload))
+	r.Post("/check", g.change(g.answerCheck))
 	if g.config.Admin.Profiling {
 		r.HandleFunc("/debug/pprof/*", pprof.Index)
 		r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
@@ -39,7 +44,14 @@ func (g *Gateway) metricsHandler() chi.Router {
 type readiness struct {
 	Ready    bool            `json:"ready"`
 	Draining bool            `json:"draining"`
+	Config   configSummary   `json:"config"`
 	Issuers  []issuerSummary `json:"issuers"`
+}
+
+// configSummary says which configuration is in use.
+type configSummary struct {
+	Loaded   time.Time       `json:"loaded"`
+	Problems config.Problems `json:"problems,omitempty"` // why the files that are there now are not in use
 }
 
 // issuerSummary says how things stand with an issuer's keys.
@@ -54,6 +66,10 @@ type issuerSummary struct {
 
 func (g *Gateway) answerReady(w http.ResponseWriter, _ *http.Request) {
 	body := readiness{Ready: g.ready(), Draining: g.sessions.Refusing(), Issuers: []issuerSummary{}}
+	loaded, failed := g.reloads.state()
+	if body.Config.Loaded = loaded; failed != nil {
+		body.Config.Problems = problemsOf(failed)
+	}
 	for _, i := range g.policy.Load().Issuers() {
 		s := issuerSummary{Issuer: i.Issuer, KeysURL: i.KeysURL, Keys: i.Keys, Skipped: i.Skipped, Error: i.LastError}
 		if !i.Fetched.IsZero() {
@@ -95,8 +111,8 @@ func (g *Gateway) answerSessions(w http.ResponseWriter, _ *http.Request) {
 			Client: s.Client.String(), Remote: s.Remote, Start: s.Start,
 			BytesIn: c.BytesIn, BytesOut: c.BytesOut, MessagesIn: c.MessagesIn, MessagesOut: c.MessagesOut,
 		}
-		if !s.Expires.IsZero() && s.Expires.Year() <= 9999 {
-			out.Expires = &s.Expires
+		if until := s.Deadline(); !until.IsZero() && until.Year() <= 9999 {
+			out.Expires = &until
 		}
 		all = append(all, out)
 	}
@@ -104,7 +120,9 @@ func (g *Gateway) answerSessions(w http.ResponseWriter, _ *http.Request) {
 }
 
 func writeJSON(w http.ResponseWriter, code int, v any) {
-	w.Header().Set("Content-Type", "application/json")
+	if w.Header().Get("Content-Type") == "" {
+		w.Header().Set("Content-Type", "application/json")
+	}
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(code)
 	e := json.NewEncoder(w)

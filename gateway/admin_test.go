@@ -62,11 +62,11 @@ func TestReloadIsCountedWhenSomethingHasChanged(t *testing.T) {
 	c.TLS = pairIn(dir)
 	log := &journal{}
 	g := compile(t, c, slog.New(slog.NewJSONHandler(log, nil))) // not running: no other goroutine reads the files
-	g.Reload()
+	g.Reload(t.Context())
 	writePair(t, dir, wstest.KeyPair(t, 2, time.Now().Add(time.Hour)))
-	g.Reload()
+	g.Reload(t.Context())
 	writeFile(t, c.TLS.KeyFile, nil)
-	g.Reload()
+	g.Reload(t.Context())
 	answer := httptest.NewRecorder()
 	g.adminHandler().ServeHTTP(answer, httptest.NewRequest("GET", "http://127.0.0.1/metrics", nil))
 	text := answer.Body.String()

@@ -23,14 +23,15 @@ type exchange struct {
 	w       http.ResponseWriter
 	r       *http.Request
 	start   time.Time
+	policy  *policy.Policy // for all of it
 	pass    *policy.Pass
 	session string     // the id, once it is a session
 	code    int        // the status of the agent's answer to plain HTTP; 0 while there is none
 	body    *agentBody // of that answer
 }
 
-// newExchange prepares a request. bodyWait is how long a body may take that no room reads.
-func newExchange(w http.ResponseWriter, r *http.Request, bodyWait time.Duration) *exchange {
+// newExchange prepares a request, which p will judge.
+func newExchange(w http.ResponseWriter, r *http.Request, p *policy.Policy) *exchange {
 	answer := &stallWriter{ResponseWriter: w, rc: http.NewResponseController(w)}
 	// After a chunked body net/http has forgotten a Content-Length that stood beside it, and of
 	// a request in HTTP/1.0 it has forgotten the Transfer-Encoding: what another server on the
@@ -38,9 +39,10 @@ func newExchange(w http.ResponseWriter, r *http.Request, bodyWait time.Duration)
 	// go on as if it had one (RFC 9931). So nothing that follows is read as a request.
 	answer.last = len(r.TransferEncoding) > 0 || r.ProtoMajor != 1 || r.ProtoMinor == 0 || wantsTunnel(r)
 	if r.ContentLength != 0 {
-		answer.rc.SetReadDeadline(time.Now().Add(bodyWait)) // stallReader has its own
+		// For a body that no room reads; stallReader has its own.
+		answer.rc.SetReadDeadline(time.Now().Add(p.Config().Limits.HandshakeTimeout))
 	}
-	return &exchange{w: answer, r: r, start: time.Now()}
+	return &exchange{w: answer, r: r, start: time.Now(), policy: p}
 }
 
 // wantsTunnel reports whether a client may take an answer for a tunnel. Clients that offer h2c

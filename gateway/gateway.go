@@ -37,19 +37,21 @@ import (
 // Gateway is one gateway: New compiles it, Listen binds it, Run serves. Its methods may be called
 // from any goroutine.
 type Gateway struct {
-	config   *config.Config
-	log      *slog.Logger
-	keys     *auth.Keys
-	policy   atomic.Pointer[policy.Policy] // loaded once a request
-	relays   relay.Rules
-	certs    *certificates // nil without TLS
-	fixed    agents        // of upstreams that the configuration names
-	chosen   agents        // of upstreams that a client's path has chosen, by a template
-	via      string        // this process, in the header Via
-	refused  *refused
-	sessions *session.Registry
-	metrics  *metrics
-	noted    sync.Map // of route and kind: that something was removed has been logged
+	config    *config.Config // of the start: what a reload cannot change; the rest is the policy's
+	log       *slog.Logger
+	keys      *auth.Keys
+	policy    atomic.Pointer[policy.Policy] // loaded once a request
+	relays    relay.Rules                   // without what the configuration says
+	certs     *certificates                 // nil without TLS
+	operators *operators
+	fixed     agents // of upstreams that the configuration names
+	chosen    agents // of upstreams that a client's path has chosen, by a template
+	via       string // this process, in the header Via
+	refused   *refused
+	sessions  *session.Registry
+	metrics   *metrics
+	reloads   reloads
+	noted     sync.Map // of route and kind: that something was removed has been logged
 
 	public, admin net.Listener // set by Listen
 	measures      net.Listener // likewise; nil: there is none
@@ -72,24 +74,25 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	g := &Gateway{
-		config: c,
-		log:    log,
-		keys:   auth.NewKeys(auth.Options{Log: log}),
-		relays: relay.Rules{
-			MaxMessage: c.Limits.MaxMessageBytes, PingInterval: c.Session.PingInterval, StallTimeout: c.Session.StallTimeout,
-			IdleTimeout: c.Session.IdleTimeout,
-		},
-		fixed:    newAgents(c.Limits.UpstreamTimeout, c.Upstream.IdleTimeout, nil, log),
-		chosen:   newAgents(c.Limits.UpstreamTimeout, c.Upstream.IdleTimeout, notThisMachine, log),
-		via:      "omnia-gateway-" + session.NewID()[:16],
-		sessions: session.New(),
-		refused:  newRefused(c.Limits.RefusedPerIP),
+		config:    c,
+		log:       log,
+		keys:      auth.NewKeys(auth.Options{Log: log}),
+		fixed:     newAgents(c.Limits.UpstreamTimeout, c.Upstream.IdleTimeout, nil, log),
+		chosen:    newAgents(c.Limits.UpstreamTimeout, c.Upstream.IdleTimeout, notThisMachine, log),
+		via:       "omnia-gateway-" + session.NewID()[:16],
+		operators: &operators{file: c.Admin.TokenFile},
+		refused:   newRefused(c.Limits.RefusedPerIP),
+		sessions:  session.New(),
+		reloads:   reloads{seen: contents(c.Sources.Files()), loaded: time.Now()},
 	}
 	p, err := policy.New(c, g.keys)
 	if err != nil {
 		return nil, err
 	}
 	g.policy.Store(p)
+	if _, err := g.operators.load(); err != nil {
+		return nil, err
+	}
 	if c.TLS.Enabled() {
 		if g.certs, err = newCertificates(c.TLS); err != nil {
 			return nil, err
@@ -104,10 +107,10 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 
 // ServeHTTP is the way of one request.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	x := newExchange(w, r, g.config.Limits.HandshakeTimeout)
+	x := newExchange(w, r, g.policy.Load())
 	defer g.abort(x)
 	var err error
-	x.pass, err = g.admit(r)
+	x.pass, err = g.admit(x.policy, r)
 	if err == nil {
 		g.noteRemoved(x.pass)
 	}
@@ -129,10 +132,9 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// admit asks the policy about a request, unless its client has to wait because its tokens were
-// refused too often. Probes never wait.
-func (g *Gateway) admit(r *http.Request) (*policy.Pass, error) {
-	p := g.policy.Load()
+// admit asks p about a request, unless its client has to wait because its tokens were refused too
+// often. Probes never wait.
+func (g *Gateway) admit(p *policy.Policy, r *http.Request) (*policy.Pass, error) {
 	if g.config.Limits.RefusedPerIP == 0 || r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
 		return p.Admit(r.Context(), r)
 	}
@@ -212,7 +214,7 @@ func (g *Gateway) register(x *exchange, kind session.Kind) (*session.Session, *o
 		ID: session.NewID(), Kind: kind, Case: x.pass.Case,
 		Remote: x.r.RemoteAddr, Client: x.pass.Client, Start: x.start, Expires: x.pass.Deadline,
 	}
-	if refusal := g.sessions.Add(s, g.config.Limits); refusal != nil {
+	if refusal := g.sessions.Add(s, x.policy.Config().Limits, g.still(x.policy)); refusal != nil {
 		return nil, refusal
 	}
 	x.session = s.ID
@@ -239,12 +241,12 @@ func (g *Gateway) accept(x *exchange, s *session.Session, a *answer) (*relay.Rel
 	early := make([]byte, buffered.Reader.Buffered()) // a client may send frames without waiting for the 101
 	io.ReadFull(buffered.Reader, early)
 
-	conn.SetDeadline(time.Now().Add(g.config.Limits.HandshakeTimeout))
+	conn.SetDeadline(time.Now().Add(x.policy.Config().Limits.HandshakeTimeout))
 	if err := writeSwitch(conn, a.Header, x.pass.Protocols, s.ID); err != nil {
 		conn.Close()
 		return nil, err
 	}
-	joined, err := relay.New(conn, a.conn, early, a.rest, handshake.ReservedBits(a.Header), g.relays)
+	joined, err := relay.New(conn, a.conn, early, a.rest, handshake.ReservedBits(a.Header), g.rules(x.policy.Config()))
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -253,6 +255,14 @@ func (g *Gateway) accept(x *exchange, s *session.Session, a *answer) (*relay.Rel
 		joined.End(e)
 	}
 	return joined, nil
+}
+
+// rules returns the rules of a relay under a configuration.
+func (g *Gateway) rules(c *config.Config) relay.Rules {
+	rules := g.relays
+	rules.MaxMessage = c.Limits.MaxMessageBytes
+	rules.PingInterval, rules.StallTimeout, rules.IdleTimeout = c.Session.PingInterval, c.Session.StallTimeout, c.Session.IdleTimeout
+	return rules
 }
 
 // writeSwitch answers the handshake: the agent's own headers, its choice of subprotocol as the
@@ -289,6 +299,9 @@ func (g *Gateway) over(s *session.Session, e *outcome.Ending) {
 		slog.Uint64("messages_in", moved.MessagesIn), slog.Uint64("messages_out", moved.MessagesOut),
 		slog.String("client", s.Client.String()), slog.String("remote", s.Remote), slog.String("err", e.Detail))
 }
+
+// Config returns the configuration in use. A reload replaces it; the value is not changed.
+func (g *Gateway) Config() *config.Config { return g.policy.Load().Config() }
 
 // ready reports whether new connections are welcome.
 func (g *Gateway) ready() bool { return g.policy.Load().Ready() && !g.sessions.Refusing() }

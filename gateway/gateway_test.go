@@ -219,7 +219,7 @@ func TestPlaceIsFreeBeforeItsEndIsSaid(t *testing.T) {
 					Case:   policy.Case{Identity: &auth.Identity{Issuer: wstest.IssuerName, Subject: "alice"}},
 					Client: netip.MustParseAddr("127.0.0.1"),
 				}
-				taken = r.sessions.Add(next, config.Limits{MaxConnections: 1, MaxConnectionsPerUser: 1, MaxConnectionsPerIP: 1})
+				taken = r.sessions.Add(next, config.Limits{MaxConnections: 1, MaxConnectionsPerUser: 1, MaxConnectionsPerIP: 1}, nil)
 				r.sessions.Remove(next)
 			}
 			r.log.mu.Unlock()

@@ -26,7 +26,7 @@ func TestMemoryIsGivenBackOnceARushIsOver(t *testing.T) {
 			{rush, 3}, {0, 4},
 		} {
 			for range step.come {
-				if refusal := l.Add(&session.Session{}, config.Limits{}); refusal != nil {
+				if refusal := l.Add(&session.Session{}, config.Limits{}, nil); refusal != nil {
 					t.Fatal(refusal)
 				}
 			}

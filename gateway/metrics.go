@@ -22,6 +22,7 @@ type metrics struct {
 	lasted     prometheus.Histogram
 	dials      *prometheus.HistogramVec
 	reloads    *prometheus.CounterVec
+	certs      *prometheus.CounterVec
 }
 
 func newMetrics(g *Gateway, logDropped func() uint64) *metrics {
@@ -33,7 +34,8 @@ func newMetrics(g *Gateway, logDropped func() uint64) *metrics {
 		handshakes: counter("handshakes_total", "WebSocket handshakes by outcome.", "outcome"),
 		requests:   counter("requests_total", "Plain HTTP requests by outcome.", "outcome"),
 		endings:    counter("sessions_ended_total", "Ended sessions by reason and close code.", "reason", "code"),
-		reloads:    counter("certificate_reloads_total", "Times the certificate files were read again.", "result"),
+		reloads:    counter("config_reloads_total", "Times the configuration was loaded again.", "result"),
+		certs:      counter("certificate_reloads_total", "Times the certificate files were read again.", "result"),
 		lasted: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "omnia_gateway_session_seconds", Help: "How long ended sessions have lasted.",
 			Buckets: []float64{1, 10, 60, 300, 900, 3600, 4 * 3600, 24 * 3600},
@@ -43,7 +45,7 @@ func newMetrics(g *Gateway, logDropped func() uint64) *metrics {
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"result"}),
 	}
-	m.registry.MustRegister(m.handshakes, m.requests, m.endings, m.lasted, m.dials, m.reloads, live{g},
+	m.registry.MustRegister(m.handshakes, m.requests, m.endings, m.lasted, m.dials, m.reloads, m.certs, live{g},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if logDropped != nil {
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
@@ -65,7 +67,8 @@ func (m *metrics) dialled(took time.Duration, err error) {
 	m.dials.WithLabelValues(result(err)).Observe(took.Seconds())
 }
 
-func (m *metrics) reloaded(err error) { m.reloads.WithLabelValues(result(err)).Inc() }
+func (m *metrics) reloaded(err error)            { m.reloads.WithLabelValues(result(err)).Inc() }
+func (m *metrics) certificateReloaded(err error) { m.certs.WithLabelValues(result(err)).Inc() }
 
 func result(err error) string {
 	if err != nil {
@@ -106,7 +109,9 @@ var (
 	descRemembered = prometheus.NewDesc("omnia_gateway_remembered_tokens", "Verified tokens that are remembered.", nil, nil)
 	descTokenBytes = prometheus.NewDesc("omnia_gateway_remembered_tokens_bytes",
 		"Memory of the verified tokens that are remembered, about.", nil, nil)
-	descReady       = prometheus.NewDesc("omnia_gateway_ready", "1 when new connections are welcome.", nil, nil)
+	descReady  = prometheus.NewDesc("omnia_gateway_ready", "1 when new connections are welcome.", nil, nil)
+	descConfig = prometheus.NewDesc("omnia_gateway_config_in_use",
+		"1 when the configuration files are in use, 0 when they hold what could not be loaded.", nil, nil)
 	descCertificate = prometheus.NewDesc("omnia_gateway_certificate_expiry_seconds", "When the certificate ends, in seconds since 1970.",
 		nil, nil)
 	descBuild = prometheus.NewDesc("omnia_gateway_build_info", "Version and commit of the gateway.",
@@ -115,8 +120,10 @@ var (
 
 // Describe is for the registry.
 func (live) Describe(c chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descConnections, descRequests, descBytes, descMessages, descKeysAge, descKeys, descRefreshes,
-		descRemembered, descTokenBytes, descReady, descCertificate, descBuild} {
+	for _, d := range []*prometheus.Desc{
+		descConnections, descRequests, descBytes, descMessages, descKeysAge, descKeys, descRefreshes, descRemembered, descTokenBytes,
+		descReady, descConfig, descCertificate, descBuild,
+	} {
 		c <- d
 	}
 }
@@ -152,6 +159,11 @@ func (l live) Collect(c chan<- prometheus.Metric) {
 		ready = 1
 	}
 	gauge(descReady, ready)
+	inUse := 1.0
+	if _, failed := l.g.reloads.state(); failed != nil {
+		inUse = 0
+	}
+	gauge(descConfig, inUse)
 	if l.g.certs != nil {
 		gauge(descCertificate, float64(l.g.certs.expiry().Unix()))
 	}

@@ -90,13 +90,7 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 		wall := func() time.Time { return time.Now().Round(0) } // without the monotonic clock
 		watchClock(ctx, look.C, wall, func() time.Duration { return time.Since(start) }, g.sessions.Recheck)
 	})
-	if g.certs != nil {
-		wg.Go(func() {
-			if err := g.certs.watch(ctx, glance, g.Reload); err != nil {
-				g.log.Error("certificate is not watched", "err", err.Error())
-			}
-		})
-	}
+	wg.Go(func() { watch(ctx, g.log, glance, g.watched, func() { g.reloadChanged(ctx) }) })
 	public, admin := g.publicServer(ctx), g.operatorServer(ctx, g.adminHandler())
 	failed := make(chan error, 1)
 	wg.Go(func() { failed <- public.Serve(g.public) })
@@ -209,26 +203,6 @@ func (g *Gateway) warnOfCertificate() {
 	for _, note := range notes {
 		g.log.Warn("certificate", "note", note)
 	}
-}
-
-// Reload reads the certificate files again. A bad one changes nothing and is reported. It may be
-// called from any goroutine.
-func (g *Gateway) Reload() {
-	if g.certs == nil {
-		g.log.Info("nothing to reload: there is no certificate")
-		return
-	}
-	changed, err := g.certs.load()
-	switch {
-	case err != nil:
-		g.log.Error("certificate not reloaded; the old one stays", "err", err.Error())
-	case changed:
-		g.log.Info("certificate reloaded", "expires", g.certs.expiry())
-		g.warnOfCertificate()
-	default:
-		return
-	}
-	g.metrics.reloaded(err)
 }
 
 // Refresh fetches the keys of every issuer once; the error names each that failed.

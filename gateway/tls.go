@@ -2,19 +2,15 @@ package gateway
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/fsnotify/fsnotify"
 
 	"github.com/altairalabs/omnia-gateway/config"
 )
@@ -102,69 +98,14 @@ func (t *certificates) server() *tls.Config {
 	return &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return t.current.Load(), nil }}
 }
 
-const (
-	// settle is how long the files must be left alone before they are read: a certificate and
-	// its key are two files.
-	settle = 200 * time.Millisecond
-	// restless is when they are read all the same: others may write to the folder all the time.
-	restless = 10 * settle
-	// glance is how often they are read without a notice. The system gives none for a single
-	// file that is mounted into a container, and none when a link further up in the path is
-	// swapped.
-	glance = 30 * time.Second
-)
-
-// watch calls reload when a file has changed, until ctx ends. It watches the folders, because
-// Kubernetes swaps a symlink there and an editor replaces the file; and it looks without a notice
-// after each time every.
-func (t *certificates) watch(ctx context.Context, every time.Duration, reload func()) error {
-	w, err := fsnotify.NewWatcher()
-	if err != nil {
-		return fmt.Errorf("watch certificate: %w", err)
-	}
-	defer w.Close()
-	folders := map[string]bool{}
-	for _, file := range []string{t.config.CertFile, t.config.KeyFile, t.config.ClientCAFile} {
-		if file == "" {
-			continue
-		}
-		folders[filepath.Dir(file)] = true
-		if real, err := filepath.EvalSymlinks(file); err == nil {
-			folders[filepath.Dir(real)] = true
+// files returns the names of the files.
+func (t *certificates) files() (names []string) {
+	for _, name := range []string{t.config.CertFile, t.config.KeyFile, t.config.ClientCAFile} {
+		if name != "" {
+			names = append(names, name)
 		}
 	}
-	for dir := range folders {
-		if err := w.Add(dir); err != nil {
-			return fmt.Errorf("watch certificate: %w", err)
-		}
-	}
-	quiet := time.NewTimer(settle) // a change since the files were first read was not noticed
-	first := time.Now()            // of the changes after which they were not read yet; zero: there is none
-	changed := func() {
-		if first.IsZero() {
-			first = time.Now()
-		}
-		if time.Since(first) < restless {
-			quiet.Reset(settle)
-		}
-	}
-	look := time.NewTicker(every)
-	defer look.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-look.C:
-			reload()
-		case <-w.Events:
-			changed()
-		case <-w.Errors: // an overflow
-			changed()
-		case <-quiet.C:
-			first = time.Time{}
-			reload()
-		}
-	}
+	return names
 }
 
 // expiry is when the current certificate ends.

@@ -75,13 +75,11 @@ func watched(t *testing.T, certs *certificates, every time.Duration) <-chan erro
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		if err := certs.watch(ctx, every, func() {
+		watch(ctx, slog.New(slog.DiscardHandler), every, certs.files, func() {
 			if changed, err := certs.load(); changed || err != nil {
 				outcomes <- err
 			}
-		}); err != nil {
-			t.Error(err)
-		}
+		})
 	})
 	t.Cleanup(func() {
 		cancel()
@@ -360,9 +358,14 @@ func TestFolderInWhichOthersAlwaysWriteIsReadAllTheSame(t *testing.T) {
 	}
 }
 
-func TestWatchOfNothing(t *testing.T) {
-	certs := &certificates{config: config.TLS{CertFile: filepath.Join(t.TempDir(), "gone", "tls.crt")}}
-	if err := certs.watch(t.Context(), glance, func() {}); err == nil {
-		t.Error("a folder that does not exist is watched")
+func TestFolderThatCannotBeWatchedIsReported(t *testing.T) {
+	log := &journal{}
+	gone := filepath.Join(t.TempDir(), "gone")
+	ctx, cancel := context.WithCancel(t.Context())
+	files := func() []string { return []string{filepath.Join(gone, "tls.crt")} }
+	watch(ctx, slog.New(slog.NewJSONHandler(log, nil)), glance, files, cancel) // the first look ends it
+	lines := log.lines(t, "no notice of files that change here; they are read every 30 s")
+	if len(lines) != 1 || lines[0]["folder"] != gone {
+		t.Errorf("%v", lines)
 	}
 }

@@ -93,6 +93,7 @@ const (
 	tooBig        = 1009
 	internalError = 1011
 	unauthorized  = 3000
+	forbidden     = 3003
 	timeout       = 3008
 )
 
@@ -129,28 +130,28 @@ var table = [...]row{
 	{reason: BadMethod, status: 405, check: "method"},
 	{reason: BadUpgrade, status: 400, check: "upgrade"},
 	{reason: BadVersion, status: 426, check: "upgrade"},
-	{reason: BadOrigin, status: 403, check: "origin"},
-	{reason: NoRoute, status: 404, check: "route"},
+	{reason: BadOrigin, status: 403, code: forbidden, check: "origin"},
+	{reason: NoRoute, status: 404, code: forbidden, check: "route"},
 
-	{reason: NoToken, status: 401, challenge: bare, check: "token"},
+	{reason: NoToken, status: 401, code: unauthorized, challenge: bare, check: "token"},
 	{reason: MultipleCredentials, status: 401, challenge: invalidToken, check: "token"},
 	{reason: Malformed, status: 401, challenge: invalidToken, check: "form"},
 	{reason: AlgNotAllowed, status: 401, challenge: invalidToken, check: "algorithm"},
 	{reason: CritUnsupported, status: 401, challenge: invalidToken, check: "algorithm"},
 	{reason: WrongType, status: 401, challenge: invalidToken, check: "form"},
-	{reason: WrongIssuer, status: 401, challenge: invalidToken, check: "issuer"},
+	{reason: WrongIssuer, status: 401, code: unauthorized, challenge: invalidToken, check: "issuer"},
 	{reason: JWKSUnavailable, status: 503, retryAfter: 5, check: "key"},
 	{reason: UnknownKey, status: 401, challenge: invalidToken, check: "key"},
 	{reason: WeakKey, status: 401, challenge: invalidToken, check: "key"},
 	{reason: AlgKeyMismatch, status: 401, challenge: invalidToken, check: "key"},
 	{reason: BadSignature, status: 401, challenge: invalidToken, check: "signature"},
-	{reason: NoExpiry, status: 401, challenge: invalidToken, check: "times"},
+	{reason: NoExpiry, status: 401, code: unauthorized, challenge: invalidToken, check: "times"},
 	{reason: Expired, status: 401, code: unauthorized, challenge: invalidToken, check: "times"},
 	{reason: NotYetValid, status: 401, challenge: invalidToken, check: "times"},
-	{reason: WrongAudience, status: 401, challenge: invalidToken, check: "audience"},
-	{reason: NoPrincipal, status: 403, check: "subject"},
-	{reason: ClaimMismatch, status: 403, challenge: insufficient, check: "rule"},
-	{reason: ClaimNotRepresentable, status: 403, check: "header"},
+	{reason: WrongAudience, status: 401, code: unauthorized, challenge: invalidToken, check: "audience"},
+	{reason: NoPrincipal, status: 403, code: forbidden, check: "subject"},
+	{reason: ClaimMismatch, status: 403, code: forbidden, challenge: insufficient, check: "rule"},
+	{reason: ClaimNotRepresentable, status: 403, code: forbidden, check: "header"},
 
 	{reason: TooManyConnections, status: 503, retryAfter: 5},
 	{reason: TooManyUserConnections, status: 429, retryAfter: 30},

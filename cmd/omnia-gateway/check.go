@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -16,7 +18,8 @@ import (
 
 func newCheck() *cobra.Command {
 	var from config.Sources
-	var online bool
+	var online, live bool
+	var running operator
 	var form string
 	c := &cobra.Command{
 		Use:   "check",
@@ -24,14 +27,19 @@ func newCheck() *cobra.Command {
 		Long: "Check loads and compiles a configuration as serve would and prints every problem with its place,\n" +
 			"one on each line. With --online it also fetches the issuers' keys and connects to the agents\n" +
 			"whose address is fixed. With -o json it prints one object with \"ok\", \"problems\" (file, line,\n" +
-			"column, key, text and hint, as far as they are known) and \"notes\". The exit status is 0 if all\n" +
-			"is well, else 1.",
+			"column, key, text and hint, as far as they are known) and \"notes\". With --live it asks a running\n" +
+			"gateway what a reload of this configuration would do: how many live sessions it would end and\n" +
+			"why, or what needs a restart. The exit status is 0 if all is well, else 1.",
 		Args: takes(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			if form != "text" && form != "json" {
 				return usageError{fmt.Errorf("--output %s: want text or json", form)}
 			}
 			found, err := examine(c, from, online)
+			if err == nil && live {
+				running.config = from.File
+				err = found.preview(c, running)
+			}
 			if form == "json" {
 				return found.printJSON(c.OutOrStdout(), err)
 			}
@@ -40,12 +48,15 @@ func newCheck() *cobra.Command {
 	}
 	configFlags(c, &from)
 	c.Flags().BoolVar(&online, "online", false, "also fetch the issuers' keys and connect to the agents")
+	c.Flags().BoolVar(&live, "live", false, "also ask the running gateway what a reload would do to its sessions")
+	running.flags(c)
 	c.Flags().StringVarP(&form, "output", "o", "text", "`form` of the output: text or json")
 	return c
 }
 
 // findings are what check has to say of a configuration that is good.
 type findings struct {
+	config  *config.Config
 	notes   []string
 	verdict string
 }
@@ -60,7 +71,7 @@ func examine(c *cobra.Command, from config.Sources, online bool) (findings, erro
 	if err != nil {
 		return findings{}, err
 	}
-	found := findings{verdict: "the configuration is good"}
+	found := findings{config: conf, verdict: "the configuration is good"}
 	notes, err := g.CheckCertificate()
 	found.notes = slices.Concat(conf.Notes, notes)
 	if online {
@@ -91,6 +102,38 @@ func (f *findings) ask(ctx context.Context, g *gateway.Gateway, conf *config.Con
 	return errors.Join(append(faults, err)...)
 }
 
+// preview asks a running gateway what a reload would do. The error tells that it would do nothing.
+func (f *findings) preview(c *cobra.Command, running operator) error {
+	base := config.Default()
+	var answer struct {
+		Sessions     int
+		Ending       map[string]int
+		Problems     []struct{ Text string }
+		NeedsRestart []string
+	}
+	if err := running.ask(c, "POST", "/check", config.Changes(f.config, &base).String(), &answer); err != nil {
+		return err
+	}
+	switch {
+	case len(answer.NeedsRestart) > 0:
+		return fmt.Errorf("a reload would change nothing, because this needs a restart: %s",
+			strings.Join(answer.NeedsRestart, ", "))
+	case len(answer.Problems) > 0:
+		return fmt.Errorf("the running gateway would refuse it: %s", answer.Problems[0].Text)
+	}
+	ending, reasons := 0, []string{}
+	for _, reason := range slices.Sorted(maps.Keys(answer.Ending)) {
+		ending += answer.Ending[reason]
+		reasons = append(reasons, fmt.Sprintf("%d %s", answer.Ending[reason], reason))
+	}
+	note := fmt.Sprintf("a reload would end %d of %d live sessions", ending, answer.Sessions)
+	if ending > 0 {
+		note += ": " + strings.Join(reasons, ", ")
+	}
+	f.notes = append(f.notes, note)
+	return nil
+}
+
 // print writes the findings for a person. It returns err, which is printed like that of any
 // command.
 func (f findings) print(w io.Writer, err error) error {
@@ -106,27 +149,17 @@ func (f findings) print(w io.Writer, err error) error {
 
 // printJSON writes the findings for a program.
 func (f findings) printJSON(w io.Writer, err error) error {
-	type problem struct {
-		File   string `json:"file,omitempty"`
-		Line   int    `json:"line,omitempty"`
-		Column int    `json:"column,omitempty"`
-		Key    string `json:"key,omitempty"`
-		Text   string `json:"text"`
-		Hint   string `json:"hint,omitempty"`
-	}
 	report := struct {
-		OK       bool      `json:"ok"`
-		Problems []problem `json:"problems"`
-		Notes    []string  `json:"notes"`
-	}{err == nil, []problem{}, append([]string{}, f.notes...)}
+		OK       bool            `json:"ok"`
+		Problems config.Problems `json:"problems"`
+		Notes    []string        `json:"notes"`
+	}{err == nil, config.Problems{}, append([]string{}, f.notes...)}
 	for _, err := range each(err) {
 		if problems, ok := errors.AsType[config.Problems](err); ok {
-			for _, p := range problems {
-				report.Problems = append(report.Problems, problem{p.Place.Name, p.Place.Line, p.Place.Column, p.Key, p.Text, p.Hint})
-			}
+			report.Problems = append(report.Problems, problems...)
 			continue
 		}
-		report.Problems = append(report.Problems, problem{Text: err.Error()})
+		report.Problems = append(report.Problems, config.Problem{Text: err.Error()})
 	}
 	out := json.NewEncoder(w)
 	out.SetIndent("", "  ")

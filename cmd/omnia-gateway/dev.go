@@ -271,7 +271,7 @@ func runDev(ctx context.Context, o devOptions, stdout, stderr io.Writer) (err er
 		return err
 	}
 	printDev(stdout, g.Addr().String(), socket, o, settings, file)
-	return serve(ctx, g, config.Session.DrainTimeout, signals)
+	return serve(ctx, g, signals)
 }
 
 // ownAgent is the developer's own agent: a URL whose path, if it has one, is that of its

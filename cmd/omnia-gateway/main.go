@@ -18,7 +18,7 @@
 //
 // SIGTERM drains: not ready, no new connections, a Close to every session spread over
 // session.drainTimeout, exit 0. SIGINT does the same within a second. A second signal ends
-// everything at once. SIGHUP reads the certificate again.
+// everything at once. SIGHUP reads configuration and certificate again.
 //
 // # Exit status
 //

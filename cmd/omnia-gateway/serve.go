@@ -24,7 +24,7 @@ func newServe() *cobra.Command {
 		Short: "Run the gateway",
 		Long: "Serve runs the gateway until a signal. It logs to standard error, one line for each refusal and\n" +
 			"each session that ended. SIGTERM drains, SIGINT does so within a second, a second signal ends\n" +
-			"everything at once; SIGHUP reads the certificate again.",
+			"everything at once; SIGHUP reads configuration and certificate again.",
 		Args: takes(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			signals, stop := catchSignals()
@@ -42,7 +42,7 @@ func newServe() *cobra.Command {
 			if err := g.Listen(); err != nil {
 				return err
 			}
-			return serve(c.Context(), g, config.Session.DrainTimeout, signals)
+			return serve(c.Context(), g, signals)
 		},
 	}
 	configFlags(c, &from)
@@ -98,7 +98,7 @@ func catchSignals() (signals <-chan os.Signal, stop func()) {
 }
 
 // serve runs a gateway that listens until a signal, or ctx, ends it.
-func serve(ctx context.Context, g *gateway.Gateway, drainTimeout time.Duration, signals <-chan os.Signal) error {
+func serve(ctx context.Context, g *gateway.Gateway, signals <-chan os.Signal) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
@@ -112,15 +112,15 @@ func serve(ctx context.Context, g *gateway.Gateway, drainTimeout time.Duration, 
 			case s := <-signals:
 				switch {
 				case s == syscall.SIGHUP:
-					g.Reload()
+					wg.Go(func() { g.Reload(ctx) }) // reports by itself
 				case leaving:
 					cancel()
 				case s == syscall.SIGINT:
 					leaving = true
-					drain <- min(drainTimeout, atTerminal)
+					drain <- min(g.Config().Session.DrainTimeout, atTerminal)
 				default:
 					leaving = true
-					drain <- drainTimeout
+					drain <- g.Config().Session.DrainTimeout
 				}
 			}
 		}

@@ -49,8 +49,7 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	}
 	pass.Hint = p.hint(r, route, pass.Agent)
 	if !route.origins.allow(pass.Origins) {
-		return pass, outcome.Refuse(outcome.BadOrigin,
-			outcome.Clip(strings.Join(pass.Origins, ", "))+" is not among the origins of the route")
+		return pass, refuseOrigin(pass.Origins)
 	}
 	pass.CORS = p.corsOf(route, pass.Origins)
 	if route.cors && isPreflight(r) {
@@ -114,6 +113,11 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	return pass, nil
 }
 
+// refuseOrigin is the refusal of a page that a route does not list.
+func refuseOrigin(origins []string) error {
+	return outcome.Refuse(outcome.BadOrigin, outcome.Clip(strings.Join(origins, ", "))+" is not among the origins of the route")
+}
+
 // find enters the room of routes. It returns the route and the path that is left after its prefix,
 // or makes the request a probe.
 func (p *Policy) find(pass *Pass, method string) (_ *route, rest string, err error) {
@@ -149,15 +153,8 @@ func (p *Policy) authorize(ctx context.Context, pass *Pass, r *route, credential
 			return err
 		}
 	}
-	open := true
-	switch {
-	case r.public:
-		pass.Reason = outcome.PublicRoute
-	case p.excludes(pass.Path, r.seen(pass.Path, rest), pass.Agent):
-		pass.Reason = outcome.ExcludedPath
-	default:
-		pass.Reason, open = outcome.OK, false
-	}
+	pass.Reason = p.entry(pass.Path, r, rest, pass.Agent)
+	open := pass.Reason != outcome.OK
 	if pass.Identity == nil {
 		if !open {
 			return outcome.Refuse(outcome.NoToken, "no token in any of the places where one may sit")
@@ -171,6 +168,18 @@ func (p *Policy) authorize(ctx context.Context, pass *Pass, r *route, credential
 		return err
 	}
 	return p.tell(pass, credential.Token, open, t)
+}
+
+// entry returns the word by which requests for a path of a route are let in: OK where a token is
+// needed.
+func (p *Policy) entry(path string, r *route, rest, agent string) outcome.Reason {
+	switch {
+	case r.public:
+		return outcome.PublicRoute
+	case p.excludes(path, r.seen(path, rest), agent):
+		return outcome.ExcludedPath
+	}
+	return outcome.OK
 }
 
 // permit asks the rules of a route about a verified caller.

@@ -25,6 +25,7 @@ import (
 
 // Policy is the compiled rules of one configuration. It is immutable and may be used concurrently.
 type Policy struct {
+	config        *config.Config
 	authenticated bool // authentication.enabled
 	verifier      *auth.Verifier
 	routes        []*route // in the order in which they are tried
@@ -44,6 +45,7 @@ func New(c *config.Config, keys *auth.Keys) (*Policy, error) {
 		return nil, err
 	}
 	p := &Policy{
+		config:        c,
 		authenticated: c.Authentication.Enabled,
 		verifier:      verifier,
 		headers:       newHeaderRules(c),
@@ -129,6 +131,13 @@ type Removed struct {
 
 // Allowed reports whether its key can allow it. A header that claims are put into never passes.
 func (r Removed) Allowed() bool { return r.Key != claimHeaders }
+
+// Config returns the configuration that the policy was compiled from: limits and times belong
+// to the same configuration as the rules. It must not be changed.
+func (p *Policy) Config() *config.Config { return p.config }
+
+// Verifier returns what verifies tokens, for the keeper of the keys.
+func (p *Policy) Verifier() *auth.Verifier { return p.verifier }
 
 // Ready reports whether tokens can be judged: see auth.Verifier.Ready.
 func (p *Policy) Ready() bool { return p.verifier.Ready() }

@@ -48,9 +48,22 @@ func New() *Registry {
 	return r
 }
 
-// Add registers s, or returns why it may not be. It decides under one lock, so that no limit can
-// be overrun and no session slips in during a drain. A session that was added must be removed.
-func (r *Registry) Add(s *Session, l config.Limits) *outcome.Refusal {
+// Judge tells why a session may no longer be, or nil. It is a pure question, asked under locks.
+type Judge func(policy.Case) *outcome.Refusal
+
+// Add registers s, or returns why it may not be. It decides under one lock, so that no limit
+// can be overrun and no session slips in during a drain. Under the same lock it asks judge,
+// unless that is nil, about what may have happened since the request was admitted: a change
+// that is made first and then looked for among the live sessions misses none. A session that
+// was added must be removed.
+func (r *Registry) Add(s *Session, l config.Limits, judge Judge) *outcome.Refusal {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if judge != nil {
+		if refusal := judge(s.Case); refusal != nil {
+			return refusal
+		}
+	}
 	if refusal := r.take(s, limitsOf(s.Kind, l)); refusal != nil {
 		return refusal
 	}
@@ -65,11 +78,10 @@ func limitsOf(k Kind, l config.Limits) limits {
 	return limits{l.MaxConnections, l.MaxConnectionsPerUser, l.MaxConnectionsPerIP}
 }
 
+// take gives s a place. r.mu is held.
 func (r *Registry) take(s *Session, l limits) *outcome.Refusal {
 	u, addr := user{s.Issuer(), s.Subject()}, policy.Network(s.Client)
 	over := func(n, limit int) bool { return limit > 0 && n >= limit }
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	p := &r.places[s.Kind]
 	switch {
 	case r.closed, r.draining && s.Kind == WebSocket: // a plain request is still answered while a drain lasts
@@ -139,6 +151,42 @@ func (r *Registry) Remove(s *Session) {
 	}
 }
 
+// End ends the sessions that match, and returns how many that were.
+func (r *Registry) End(match func(*Session) bool, e *outcome.Ending) (n int) {
+	for _, s := range r.all() {
+		if match(s) {
+			s.End(e)
+			n++
+		}
+	}
+	return n
+}
+
+// Judge asks about every live session and ends those that are refused, in random order and
+// spread evenly over a while. Each is judged once more at its moment, so that a renewal or
+// another change in between can save it. Judge does not wait for that. It returns how many
+// there are, by reason.
+func (r *Registry) Judge(judge Judge, spread time.Duration) map[outcome.Reason]int {
+	refused, reasons := r.Refused(judge)
+	rand.Shuffle(len(refused), func(i, j int) { refused[i], refused[j] = refused[j], refused[i] })
+	for i, s := range refused {
+		s.doomIn(spread*time.Duration(i)/time.Duration(len(refused)), judge)
+	}
+	return reasons
+}
+
+// Refused returns the live sessions that judge refuses, and how many there are by reason.
+func (r *Registry) Refused(judge Judge) (refused []*Session, reasons map[outcome.Reason]int) {
+	reasons = map[outcome.Reason]int{}
+	for _, s := range r.all() {
+		if refusal := judge(s.Judged()); refusal != nil {
+			refused = append(refused, s)
+			reasons[refusal.Reason]++
+		}
+	}
+	return refused, reasons
+}
+
 // List returns the live sessions, the longest first.
 func (r *Registry) List() []*Session {
 	all := r.all()
@@ -172,6 +220,13 @@ func (r *Registry) Totals() (websockets, requests int, moved outcome.Traffic) {
 	return websockets, requests, moved
 }
 
+// Len returns how many sessions are live.
+func (r *Registry) Len() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.live)
+}
+
 // Counts returns how many sessions there ever were, and how many of them are live.
 func (r *Registry) Counts() (opened, live uint64) {
 	r.mu.Lock()
@@ -183,7 +238,7 @@ func (r *Registry) Counts() (opened, live uint64) {
 // slept. A timer measures time that passes, a token's expiry is a time of day.
 func (r *Registry) Recheck() {
 	for _, s := range r.all() {
-		s.watch()
+		s.recheck()
 	}
 }
 

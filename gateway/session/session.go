@@ -49,13 +49,13 @@ func (k Kind) String() string {
 	return "websocket"
 }
 
-// Session is one live session. The fields are set before Add and not changed after it.
+// Session is one live session. The exported fields are set before Add and not changed after it.
 type Session struct {
 	// ID is its name, which cannot be guessed. NewID makes one.
 	ID string
 	// Kind is the kind of its connection.
 	Kind Kind
-	// Case is what it was admitted with.
+	// Case is what it was admitted with. Judged returns what it is judged by today.
 	Case policy.Case
 	// Remote is the peer's address, host:port. Client is the client's, as limits see it: behind a
 	// trusted proxy they differ.
@@ -63,14 +63,19 @@ type Session struct {
 	Client netip.Addr
 	// Start is when the request came.
 	Start time.Time
-	// Expires is when the caller's right to it ends; zero: never.
+	// Expires is when the caller's right to it ended at first; zero: never. Deadline returns
+	// when it ends today.
 	Expires time.Time
 
-	mu     sync.Mutex
-	conn   Conn            // nil until the agent has answered
-	ending *outcome.Ending // the first reason, if one came before conn
-	expiry *time.Timer
-	over   bool // it was removed: no timer is set any more
+	mu       sync.Mutex
+	conn     Conn            // nil until the agent has answered
+	ending   *outcome.Ending // the first reason, if one came before conn
+	judged   policy.Case     // Case, with the caller's latest claims
+	deadline time.Time       // Expires, or what renewals have made of it
+	expiry   *time.Timer
+	expiries int         // timers set for it so far
+	doom     *time.Timer // will judge it once more, and end it
+	over     bool        // it was removed: no timer is set any more
 
 	holds bool // a place under the limits; guarded by the registry's lock
 }
@@ -142,25 +147,86 @@ func (s *Session) cut() {
 	}
 }
 
-// watch sets the timer that ends the session at its expiry, by the wall clock as it is now.
+// Judged returns what the session is judged by today: the case that it was admitted with, and the
+// claims of the token that renewed it last.
+func (s *Session) Judged() policy.Case {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.judged
+}
+
+// Deadline returns when the caller's right to the session ends; zero: never.
+func (s *Session) Deadline() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.deadline
+}
+
+// watch begins the session's life in a registry: it will end at its deadline.
 func (s *Session) watch() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over || s.Expires.IsZero() {
-		return
-	}
+	s.judged, s.deadline = s.Case, s.Expires
+	s.setExpiry()
+}
+
+// recheck sets the timer anew, because the wall clock was set.
+func (s *Session) recheck() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.setExpiry()
+}
+
+// setExpiry sets the timer of the deadline, by the wall clock as it is now. s.mu is held.
+func (s *Session) setExpiry() {
 	if s.expiry != nil {
 		s.expiry.Stop()
 	}
-	s.expiry = time.AfterFunc(time.Until(s.Expires), func() { s.End(outcome.End(outcome.Expired, "")) })
+	if !s.over && !s.deadline.IsZero() {
+		s.expiries++
+		number := s.expiries
+		s.expiry = time.AfterFunc(time.Until(s.deadline), func() { s.expire(number) })
+	}
 }
 
-// unwatch stops the timer, for good.
+// expire ends the session when a timer has fired, unless it is not the last one: the session was
+// renewed at the last moment.
+func (s *Session) expire(number int) {
+	s.mu.Lock()
+	due := s.expiries == number
+	s.mu.Unlock()
+	if due {
+		s.End(outcome.End(outcome.Expired, ""))
+	}
+}
+
+// doomIn has the session judged once more after a while, and ended if it is still refused. When
+// that is to happen already, nothing changes.
+func (s *Session) doomIn(d time.Duration, judge Judge) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over || s.doom != nil {
+		return
+	}
+	s.doom = time.AfterFunc(d, func() {
+		s.mu.Lock()
+		s.doom = nil // from here on, what changes has it judged anew
+		s.mu.Unlock()
+		if refusal := judge(s.Judged()); refusal != nil {
+			s.End(outcome.End(refusal.Reason, refusal.Text()))
+		}
+	})
+}
+
+// unwatch stops the timers, for good.
 func (s *Session) unwatch() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.over = true
 	if s.expiry != nil {
 		s.expiry.Stop()
+	}
+	if s.doom != nil {
+		s.doom.Stop()
 	}
 }

@@ -92,7 +92,7 @@ func TestLimitsAreExactHoweverManyComeAtOnce(t *testing.T) {
 				for n := range callers {
 					wg.Go(func() {
 						s := tt.session(n)
-						switch refusal := l.Add(s, tt.limits); {
+						switch refusal := l.Add(s, tt.limits, nil); {
 						case refusal == nil:
 							admitted.Add(1)
 							live.Store(s, nil)
@@ -150,7 +150,7 @@ func TestDrainIsSpreadOverTheWindow(t *testing.T) {
 		all := make([]*Session, 5)
 		for n := range all {
 			all[n] = caller(n)
-			l.Add(all[n], config.Limits{})
+			l.Add(all[n], config.Limits{}, nil)
 		}
 		drained := make(chan struct{})
 		go func() {
@@ -169,7 +169,7 @@ func TestDrainIsSpreadOverTheWindow(t *testing.T) {
 		if n := told(); n != 0 {
 			t.Errorf("%d told at once", n)
 		}
-		if late := l.Add(caller(9), config.Limits{}); late == nil || late.Reason != outcome.Drain {
+		if late := l.Add(caller(9), config.Limits{}, nil); late == nil || late.Reason != outcome.Drain {
 			t.Errorf("a late session: %v", late)
 		}
 		time.Sleep(time.Second)
@@ -195,8 +195,8 @@ func TestDrainIsOverWhenTheLastOneLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New()
 		one, two := caller(1), caller(2)
-		l.Add(one, config.Limits{})
-		l.Add(two, config.Limits{})
+		l.Add(one, config.Limits{}, nil)
+		l.Add(two, config.Limits{}, nil)
 		began := time.Now()
 		go func() {
 			time.Sleep(3 * time.Second)
@@ -220,7 +220,7 @@ func TestDrainGivesUpWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New()
 		stays := caller(1)
-		l.Add(stays, config.Limits{})
+		l.Add(stays, config.Limits{}, nil)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		began := time.Now()
@@ -238,7 +238,7 @@ func TestSessionEndsWithItsToken(t *testing.T) {
 		stays, leaves, forever, late := caller(1), caller(2), caller(3), caller(4)
 		stays.Expires, leaves.Expires, late.Expires = time.Now().Add(time.Minute), time.Now().Add(time.Minute), time.Now().Add(-time.Second)
 		for _, s := range []*Session{stays, leaves, forever, late} {
-			l.Add(s, config.Limits{})
+			l.Add(s, config.Limits{}, nil)
 		}
 		synctest.Wait()
 		if r := endedFor(late); r != outcome.Expired {
@@ -273,8 +273,8 @@ func TestRecheckFollowsTheClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, s := New(), caller(1)
 		s.Expires = time.Now().Add(time.Hour)
-		l.Add(s, config.Limits{})
-		s.Expires = time.Now().Add(time.Minute) // as it looks after the clock was set forward by 59 minutes
+		l.Add(s, config.Limits{}, nil)
+		s.deadline = time.Now().Add(time.Minute) // as it looks after the clock was set forward by 59 minutes
 		l.Recheck()
 		time.Sleep(time.Minute)
 		synctest.Wait()
@@ -283,7 +283,7 @@ func TestRecheckFollowsTheClock(t *testing.T) {
 		}
 		l.Remove(s)
 		l.Recheck()
-		s.watch() // of a session that has left: no timer
+		s.recheck() // of a session that has left: no timer
 	})
 }
 
@@ -309,7 +309,7 @@ func TestCutReturnsWhenAllAreGone(t *testing.T) {
 		if i%2 == 0 {
 			s.Kind = HTTP
 		}
-		l.Add(s, config.Limits{})
+		l.Add(s, config.Limits{}, nil)
 		s.Begin(&conn{over: func() {
 			go func() {
 				over.Add(1)
@@ -324,7 +324,7 @@ func TestCutReturnsWhenAllAreGone(t *testing.T) {
 	for _, kind := range []Kind{WebSocket, HTTP} {
 		late := caller(99)
 		late.Kind = kind
-		if refusal := l.Add(late, config.Limits{}); refusal == nil || refusal.Reason != outcome.Drain {
+		if refusal := l.Add(late, config.Limits{}, nil); refusal == nil || refusal.Reason != outcome.Drain {
 			t.Errorf("%s after the cut: %v", kind, refusal)
 		}
 	}
@@ -349,7 +349,7 @@ func TestKindsHaveLimitsOfTheirOwn(t *testing.T) {
 		{request(3), outcome.TooManyConnections},
 	} {
 		got := outcome.Reason("")
-		if refusal := l.Add(step.s, limits); refusal != nil {
+		if refusal := l.Add(step.s, limits, nil); refusal != nil {
 			got = refusal.Reason
 		}
 		if got != step.want {
@@ -365,7 +365,7 @@ func TestPlainRequestsAreTakenWhileADrainLasts(t *testing.T) {
 	l, s := New(), caller(1)
 	l.Refuse()
 	s.Kind = HTTP
-	if refusal := l.Add(s, config.Limits{}); refusal != nil {
+	if refusal := l.Add(s, config.Limits{}, nil); refusal != nil {
 		t.Fatalf("refused: %v", refusal)
 	}
 	c := &conn{}
@@ -392,7 +392,7 @@ func TestTrafficOfEndedSessionsStaysCounted(t *testing.T) {
 	for i := range 3 {
 		s := caller(i)
 		s.Start = time.Now().Add(-time.Duration(i) * time.Minute)
-		l.Add(s, config.Limits{})
+		l.Add(s, config.Limits{}, nil)
 		s.Begin(&conn{moved: outcome.Traffic{BytesIn: 10, BytesOut: 200, MessagesIn: 1, MessagesOut: 2}})
 	}
 	list := l.List()

@@ -1,0 +1,26 @@
+package auth
+
+import "github.com/altairalabs/omnia-gateway/outcome"
+
+// Admits returns the identity of a live session's caller as these rules see it. It is Judge without
+// the clock: whether the token is valid still was settled when the session got its expiry, and no
+// session ends because a clock setting was changed. The error is an *outcome.Refusal.
+func (v *Verifier) Admits(id *Identity) (*Identity, error) {
+	i := v.byName[id.Issuer]
+	if i == nil {
+		return nil, v.strange(id.Issuer)
+	}
+	c, err := readContent(id.Claims.JSON())
+	if err != nil {
+		return nil, outcome.Refuse(outcome.InternalError, "claims: "+err.Error()) // cannot be: they were verified
+	}
+	if c.expires.IsZero() && i.RequireExpiration {
+		return nil, outcome.Refuse(outcome.NoExpiry, "no exp")
+	}
+	if err := i.intended(c.audience, nil); err != nil {
+		return nil, err
+	}
+	now := *id
+	now.Subject, now.ForwardToken = i.principal(c), i.ForwardOriginalToken
+	return &now, nil
+}

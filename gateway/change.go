@@ -1,0 +1,90 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"net/http"
+
+	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// maxChange is how long the body of a change may be, in bytes.
+const maxChange = 256 << 10
+
+// reloadSummary is the answer to /reload and /check.
+type reloadSummary struct {
+	Sessions  int                    `json:"sessions"` // live ones
+	Ending    map[outcome.Reason]int `json:"ending"`   // those that are no longer admitted, by reason
+	NoKeys    []string               `json:"issuersWithoutKeys,omitempty"`
+	Notes     []string               `json:"notes,omitempty"`
+	Problems  config.Problems        `json:"problems,omitempty"`
+	NeedStart []string               `json:"needsRestart,omitempty"`
+}
+
+// answerReload answers /reload.
+func (g *Gateway) answerReload(w http.ResponseWriter, r *http.Request) {
+	done, err := g.Reload(r.Context())
+	answerReloaded(w, done, err)
+}
+
+// answerCheck answers /check: what a reload of the configuration in the body would do.
+func (g *Gateway) answerCheck(w http.ResponseWriter, r *http.Request) {
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxChange))
+	if err != nil {
+		writeProblem(w, http.StatusRequestEntityTooLarge, "the configuration is too long")
+		return
+	}
+	c := config.Default()
+	problems := config.Read("configuration", string(text), &c)
+	if len(problems) == 0 {
+		problems = c.Validate()
+	}
+	if len(problems) > 0 {
+		answerReloaded(w, Reloaded{}, problems)
+		return
+	}
+	done, err := g.Preview(&c)
+	answerReloaded(w, done, err)
+}
+
+// answerReloaded writes what a reload has done, or 422 with why it was not done.
+func answerReloaded(w http.ResponseWriter, done Reloaded, err error) {
+	body := reloadSummary{Sessions: done.Sessions, Ending: done.Ending, NoKeys: done.Waiting, Notes: done.Notes}
+	if body.Ending == nil {
+		body.Ending = map[outcome.Reason]int{}
+	}
+	if err == nil {
+		writeJSON(w, http.StatusOK, body)
+		return
+	}
+	if restart := (*RestartError)(nil); errors.As(err, &restart) {
+		body.NeedStart = restart.Keys
+	}
+	body.Problems = problemsOf(err)
+	writeJSON(w, http.StatusUnprocessableEntity, body)
+}
+
+// problemsOf returns what is wrong, one problem for each error that was joined.
+func problemsOf(err error) (all config.Problems) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			all = append(all, problemsOf(err)...)
+		}
+		return all
+	}
+	if problems, ok := errors.AsType[config.Problems](err); ok {
+		return problems
+	}
+	return config.Problems{{Text: err.Error()}}
+}
+
+// writeProblem answers with what is wrong with a request (RFC 9457).
+func writeProblem(w http.ResponseWriter, code int, detail string) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	writeJSON(w, code, struct {
+		Status int    `json:"status"`
+		Title  string `json:"title"`
+		Detail string `json:"detail"`
+	}{code, http.StatusText(code), detail})
+}

@@ -1,0 +1,168 @@
+package gateway
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+)
+
+// minOperatorToken is how long an operator's token must be at least, in characters.
+const minOperatorToken = 16
+
+// operators are those who may change state on the admin listener.
+type operators struct {
+	file    string // "": none
+	current atomic.Pointer[operatorFile]
+}
+
+// operatorFile is a token file that was read.
+type operatorFile struct {
+	sum  [sha256.Size]byte
+	list []operator
+}
+
+// operator is one line of the token file. The token itself is not kept.
+type operator struct {
+	name  string
+	token [sha256.Size]byte
+}
+
+// load reads the file again and reports whether it has brought anything new. An error changes
+// nothing and is given once for each content.
+func (o *operators) load() (changed bool, err error) {
+	if o.file == "" {
+		return false, nil
+	}
+	text, err := os.ReadFile(o.file)
+	if err != nil {
+		text = []byte(err.Error())
+	}
+	sum := sha256.Sum256(text)
+	before := o.current.Load()
+	if before != nil && before.sum == sum {
+		return false, nil
+	}
+	next := &operatorFile{sum: sum}
+	if err == nil {
+		next.list, err = readOperators(text)
+	}
+	if err != nil {
+		if before != nil {
+			o.current.Store(&operatorFile{sum, before.list})
+		}
+		return false, fmt.Errorf("admin.tokenFile: %w", err)
+	}
+	o.current.Store(next)
+	return true, nil
+}
+
+// readOperators reads a token file: on each line a name and a token, or a token alone. Empty
+// lines and lines that begin with # do not count. The error never shows a token.
+func readOperators(text []byte) (list []operator, err error) {
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for n := 1; lines.Scan(); n++ {
+		words := strings.Fields(lines.Text())
+		if len(words) == 0 || strings.HasPrefix(words[0], "#") {
+			continue
+		}
+		name, token := "operator", words[len(words)-1]
+		switch {
+		case len(words) > 2:
+			return nil, fmt.Errorf("line %d: more than a name and a token", n)
+		case len(token) < minOperatorToken:
+			return nil, fmt.Errorf("line %d: a token of less than %d characters", n, minOperatorToken)
+		case len(words) == 2:
+			name = words[0]
+		}
+		list = append(list, operator{name, sha256.Sum256([]byte(token))})
+	}
+	if err := lines.Err(); err != nil {
+		return nil, err
+	}
+	if list == nil {
+		return nil, errors.New("no token in it")
+	}
+	return list, nil
+}
+
+// find returns the name of the operator with this token. It takes the same time for every token.
+func (o *operators) find(token string) (name string, ok bool) {
+	sum := sha256.Sum256([]byte(token))
+	for _, known := range o.current.Load().list {
+		if subtle.ConstantTimeCompare(known.token[:], sum[:]) == 1 {
+			name, ok = known.name, true
+		}
+	}
+	return name, ok
+}
+
+// reloadOperators reads the token file again. A bad one changes nothing and is reported.
+func (g *Gateway) reloadOperators() error {
+	changed, err := g.operators.load()
+	switch {
+	case err != nil:
+		g.log.Error("operators' tokens not reloaded; the old ones stay", "err", err.Error())
+	case changed:
+		g.log.Info("operators' tokens reloaded")
+	}
+	return err
+}
+
+// change wraps what changes state on the admin listener: it needs an operator's token, or, where
+// there are none, a listener on loopback. What was done is logged with who asked for it.
+func (g *Gateway) change(do http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		name, code := g.operator(r)
+		if code == 0 {
+			answer := &statusWriter{ResponseWriter: w}
+			do(answer, r)
+			code = answer.code
+		} else {
+			if code == http.StatusUnauthorized {
+				w.Header().Set("WWW-Authenticate", `Bearer realm="omnia-gateway admin"`)
+			}
+			writeProblem(w, code, "this changes state: it needs a bearer token of admin.tokenFile")
+		}
+		// The query is left out: it may name users. What a change has done is in its own log
+		// lines.
+		g.log.Info("operator", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("status", code),
+			slog.String("operator", name), slog.String("remote", r.RemoteAddr))
+	}
+}
+
+// operator returns who asks, or the status with which the request is refused.
+func (g *Gateway) operator(r *http.Request) (name string, refused int) {
+	if g.operators.file == "" {
+		if host, _, err := net.SplitHostPort(g.admin.Addr().String()); err != nil || !net.ParseIP(host).IsLoopback() {
+			return "", http.StatusForbidden
+		}
+		return "", 0
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	name, known := g.operators.find(strings.TrimSpace(token))
+	if !known || !strings.EqualFold(scheme, "Bearer") {
+		return "", http.StatusUnauthorized
+	}
+	return name, 0
+}
+
+// statusWriter remembers the status of an answer.
+type statusWriter struct {
+	http.ResponseWriter
+	code int
+}
+
+// WriteHeader remembers the status.
+func (w *statusWriter) WriteHeader(code int) {
+	w.code = code
+	w.ResponseWriter.WriteHeader(code)
+}
