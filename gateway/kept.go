@@ -85,24 +85,40 @@ func (k *keeper) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	sent := 0
 	var last atomic.Pointer[use]
-	resp, err := k.Transport.RoundTrip(r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
+	r = r.WithContext(httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{
 		GotConn: func(got httptrace.GotConnInfo) {
+			if last.Load().wrote() {
+				sent++
+			}
 			c := got.Conn.(*keptConn)
 			limit := k.lessons.limit(c.addr)
-			used := c.used()
-			if sent == 2 || used && (sent > 0 || got.IdleTime >= limit) || got.IdleTime > limit {
+			u := c.take(got.IdleTime)
+			last.Store(u)
+			if sent == 2 || u.again() && (sent > 0 || got.IdleTime >= limit) || got.IdleTime > limit {
 				c.Close() // before a byte is written, so that net/http takes the next one
-				return
 			}
-			sent++
-			last.Store(c.take(got.IdleTime))
 		},
 		PutIdleConn: func(err error) {
-			if u := last.Load(); u != nil && err == nil {
-				u.over()
+			if err == nil {
+				last.Load().over()
 			}
 		},
-	})))
+	}))
+	resp, err := k.Transport.RoundTrip(r)
+	// If the agent closes a connection at the moment at which it is taken, net/http does not look
+	// whether a byte was written.
+	for err != nil && sent < 2 && last.Load().again() && !last.Load().wrote() && r.Context().Err() == nil {
+		if r.GetBody != nil {
+			body, spent := r.GetBody()
+			if spent != nil {
+				break
+			}
+			next := *r
+			next.Body = body
+			r = &next
+		}
+		resp, err = k.Transport.RoundTrip(r)
+	}
 	if u := last.Load(); u != nil && err == nil {
 		if after, ok := announced(resp.Header); ok {
 			k.lessons.learn(u.conn.addr, after)
@@ -180,6 +196,7 @@ type keptConn struct {
 	mu     sync.Mutex
 	uses   int           // requests that it was given to
 	rested time.Duration // how long it had been idle before the last of them
+	wrote  bool          // a byte of that request was written
 	silent bool          // no byte has come since then
 	idle   time.Time     // since when it is idle; zero: it is not
 }
@@ -190,20 +207,26 @@ type use struct {
 	n    int
 }
 
-// used reports whether a request had the connection before.
-func (c *keptConn) used() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.uses > 0
-}
-
 // take gives the connection to a request.
 func (c *keptConn) take(rested time.Duration) *use {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.uses++
-	c.rested, c.silent, c.idle = rested, true, time.Time{}
+	c.rested, c.silent, c.wrote, c.idle = rested, true, false, time.Time{}
 	return &use{c, c.uses}
+}
+
+// again reports whether another request had the connection before.
+func (u *use) again() bool { return u != nil && u.n > 1 }
+
+// wrote reports whether a byte of the request was written.
+func (u *use) wrote() bool {
+	if u == nil {
+		return false
+	}
+	u.conn.mu.Lock()
+	defer u.conn.mu.Unlock()
+	return u.conn.uses != u.n || u.conn.wrote
 }
 
 // over makes the connection idle, unless the next request has it already: net/http tells that a
@@ -245,7 +268,13 @@ func (c *keptConn) closedAfter(n int, err error) (time.Duration, bool) {
 
 func (c *keptConn) Write(b []byte) (int, error) {
 	c.SetWriteDeadline(time.Now().Add(bodyStall))
-	return c.Conn.Write(b)
+	n, err := c.Conn.Write(b)
+	if n > 0 {
+		c.mu.Lock()
+		c.wrote = true
+		c.mu.Unlock()
+	}
+	return n, err
 }
 
 // lessons are the agents that close idle connections before the gateway would: after how long,
