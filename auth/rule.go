@@ -19,7 +19,7 @@ type Rules struct {
 // rule asks one claim for one of several values.
 type rule struct {
 	config.RequiredClaim
-	own bool // a route's own: {agent} is put in
+	own bool // a route's own: its names are filled in
 }
 
 // Rules returns the global rules, those of the caller's issuer, and a route's own: all are asked.
@@ -34,17 +34,17 @@ func (v *Verifier) Rules(own config.RequiredClaims) Rules {
 	return r
 }
 
-// Check returns nil if id has what the rules ask for; agent is the label of the path, "" if its
-// route has none. The error is an *outcome.Refusal: ClaimMismatch, or WrongIssuer when no such
-// issuer is configured. Claims are compared as Istio compares request.auth.claims: strings and
-// lists of strings only, case-sensitive.
-func (r Rules) Check(id *Identity, agent string, t Trace) error {
+// Check returns nil if id has what the rules ask for; names are those of the route. The error is
+// an *outcome.Refusal: ClaimMismatch, or WrongIssuer when no such issuer is configured. Claims are
+// compared as Istio compares request.auth.claims: strings and lists of strings only,
+// case-sensitive.
+func (r Rules) Check(id *Identity, names config.Names, t Trace) error {
 	i := r.v.byName[id.Issuer]
 	if i == nil {
 		return r.v.strange(id.Issuer)
 	}
 	for _, rule := range slices.Concat(r.entries, i.required) {
-		held, wanted := i.texts(rule.Claim, id.Claims), rule.wanted(agent)
+		held, wanted := i.texts(rule.Claim, id.Claims), rule.wanted(names)
 		n := slices.IndexFunc(wanted, func(want string) bool { return fits(want, held) })
 		if n < 0 {
 			return &outcome.Refusal{Reason: outcome.ClaimMismatch,
@@ -56,13 +56,13 @@ func (r Rules) Check(id *Identity, agent string, t Trace) error {
 }
 
 // wanted are the values of which one must match.
-func (r rule) wanted(agent string) []string {
-	if !r.own || agent == "" {
+func (r rule) wanted(names config.Names) []string {
+	if !r.own || len(names) == 0 {
 		return r.Values
 	}
 	values := make([]string, len(r.Values))
 	for n, v := range r.Values {
-		values[n] = strings.ReplaceAll(v, config.AgentLabel, agent)
+		values[n] = names.Fill(v)
 	}
 	return values
 }

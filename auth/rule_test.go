@@ -104,32 +104,39 @@ func TestRequiredClaims(t *testing.T) {
 		{`{"a":[{"b":"x"}]}`, require("a.b", "x"), false},
 		{`{"a":"x"}`, require("a.b", "x"), false},
 	} {
-		err := requiring(c.rules, nil).Rules(nil).Check(identity(t, c.claims), "", nil)
+		err := requiring(c.rules, nil).Rules(nil).Check(identity(t, c.claims), nil, nil)
 		if (err == nil) != c.want || err != nil && reasonOf(err) != outcome.ClaimMismatch {
 			t.Errorf("%s, %v: %v", c.claims, c.rules, err)
 		}
 	}
 }
 
-func TestRulesOfARouteAreAddedAndNameItsAgent(t *testing.T) {
+func TestRulesOfARouteAreAddedAndHaveItsNames(t *testing.T) {
 	for _, c := range []struct {
 		claims      string
 		global, own config.RequiredClaims
-		agent       string
+		names       string // each with its label after a space
 		want        bool
 	}{
-		{`{"scope":"x agents:bot"}`, nil, require("scope", "agents:{agent}"), "bot", true},
-		{`{"scope":"agents:other"}`, nil, require("scope", "agents:{agent}"), "bot", false},
-		{`{"scope":"agents:bot-eu"}`, nil, require("scope", "agents:{agent}-*"), "bot", true},
-		{`{"scope":"agents:all"}`, nil, require("scope", "agents:{agent}|agents:*"), "bot", true},
-		{`{"scope":"agents:bot","role":"user"}`, require("role", "user"), require("scope", "agents:{agent}"), "bot", true},
-		{`{"scope":"agents:bot"}`, require("role", "user"), require("scope", "agents:{agent}"), "bot", false},
+		{`{"scope":"x agents:bot"}`, nil, require("scope", "agents:{agent}"), "agent bot", true},
+		{`{"scope":"agents:other"}`, nil, require("scope", "agents:{agent}"), "agent bot", false},
+		{`{"scope":"agents:bot-eu"}`, nil, require("scope", "agents:{agent}-*"), "agent bot", true},
+		{`{"scope":"agents:all"}`, nil, require("scope", "agents:{agent}|agents:*"), "agent bot", true},
+		{`{"scope":"agents:bot","role":"user"}`, require("role", "user"), require("scope", "agents:{agent}"), "agent bot", true},
+		{`{"scope":"agents:bot"}`, require("role", "user"), require("scope", "agents:{agent}"), "agent bot", false},
 		{`{"scope":"agents:"}`, nil, require("scope", "agents:{agent}"), "", false},
-		{`{"scope":"agents:bot"}`, require("scope", "agents:{agent}"), nil, "bot", false},
+		{`{"scope":"agents:bot"}`, require("scope", "agents:{agent}"), nil, "agent bot", false},
+		{`{"scope":"team/bot"}`, nil, require("scope", "{namespace}/{agent}"), "agent bot namespace team", true},
+		{`{"scope":"team/bot"}`, nil, require("scope", "{namespace}/{agent}"), "agent bot namespace other", false},
+		{`{"scope":"bot/bot"}`, nil, require("scope", "{namespace}/{agent}"), "agent bot namespace team", false},
 	} {
-		err := requiring(c.global, nil).Rules(c.own).Check(identity(t, c.claims), c.agent, nil)
+		var names config.Names
+		for words := strings.Fields(c.names); len(words) > 0; words = words[2:] {
+			names = append(names, config.Name{Name: words[0], Label: words[1]})
+		}
+		err := requiring(c.global, nil).Rules(c.own).Check(identity(t, c.claims), names, nil)
 		if (err == nil) != c.want {
-			t.Errorf("%s for %s: %v", c.claims, c.agent, err)
+			t.Errorf("%s for %s: %v", c.claims, names, err)
 		}
 	}
 }
@@ -139,13 +146,13 @@ func TestRulesOfAnIssuerAreAddedForItsTokens(t *testing.T) {
 	for claims, want := range map[string]outcome.Reason{
 		`{"role":"user","tenant":"acme"}`: "", `{"role":"user"}`: outcome.ClaimMismatch, `{"tenant":"acme"}`: outcome.ClaimMismatch,
 	} {
-		if got := reasonOf(v.Rules(nil).Check(identity(t, claims), "", nil)); got != want {
+		if got := reasonOf(v.Rules(nil).Check(identity(t, claims), nil, nil)); got != want {
 			t.Errorf("%s: %q", claims, got)
 		}
 	}
 	other := identity(t, `{"role":"user","tenant":"acme"}`)
 	other.Issuer = "https://gone.example.com"
-	if got := reasonOf(v.Rules(nil).Check(other, "", nil)); got != outcome.WrongIssuer {
+	if got := reasonOf(v.Rules(nil).Check(other, nil, nil)); got != outcome.WrongIssuer {
 		t.Errorf("of an issuer that is gone: %q", got)
 	}
 }
@@ -163,7 +170,7 @@ func TestSpaceDelimitedClaimsOfAnIssuer(t *testing.T) {
 	} {
 		v := requiring(require("scp", "b"), nil)
 		v.byName[issuerName].SpaceDelimitedClaims = c.names
-		if err := v.Rules(nil).Check(identity(t, c.claims), "", nil); (err == nil) != c.want {
+		if err := v.Rules(nil).Check(identity(t, c.claims), nil, nil); (err == nil) != c.want {
 			t.Errorf("%v, %s: %v", c.names, c.claims, err)
 		}
 	}
@@ -171,7 +178,7 @@ func TestSpaceDelimitedClaimsOfAnIssuer(t *testing.T) {
 
 func TestRulesTellWhatFits(t *testing.T) {
 	var told []string
-	err := requiring(require("role", "x|us*"), nil).Rules(nil).Check(identity(t, `{"role":"user"}`), "", func(check, detail string) {
+	err := requiring(require("role", "x|us*"), nil).Rules(nil).Check(identity(t, `{"role":"user"}`), nil, func(check, detail string) {
 		told = append(told, check+": "+detail)
 	})
 	if err != nil || len(told) != 1 || told[0] != "rule: claim role has us*" {

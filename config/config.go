@@ -104,18 +104,19 @@ type ProxyProtocol struct {
 
 // Route sends requests of one host and path prefix to one agent.
 type Route struct {
-	// Path is a prefix of whole segments made of letters, digits and - . _ ~; one segment may be
-	// {agent}, which takes any one DNS label.
+	// Path is a prefix of whole segments made of letters, digits and - . _ ~; a segment may be a
+	// {name}, such as {agent}, which takes any one DNS label.
 	Path string `yaml:"path"`
-	// Upstream is the agent's address, http:// or https://; {agent} in its host is replaced by
-	// the label of the path.
+	// Upstream is the agent's address, http:// or https://; a {name} in its host is replaced by the
+	// label that it takes in path or host.
 	Upstream string `yaml:"upstream"`
 	// Upstreams are several addresses instead of one. Not supported yet.
 	Upstreams []string `yaml:"upstreams"`
 	// StripPrefix takes the prefix away before the agent sees the request. Default true.
 	StripPrefix bool `yaml:"stripPrefix"`
-	// Host limits the route to one host name, or to the subdomains of one: *.agents.example.com.
-	// Empty: any host.
+	// Host limits the route to one host name, to the subdomains of one (*.agents.example.com), or
+	// to those whose labels fit: {agent}.agents.example.com. A {name} that Path has too takes the
+	// same label in both. Empty: any host.
 	Host string `yaml:"host"`
 	// Public lets requests in without a token. Identity headers are removed all the same.
 	Public bool `yaml:"public"`
@@ -125,8 +126,8 @@ type Route struct {
 	// agents compare it with Origin) or upstream (that of Upstream, for agents that answer only
 	// to their own name).
 	HostHeader string `yaml:"hostHeader"`
-	// RequiredClaims are asked in addition to those of authentication.authorization; {agent}
-	// stands for the label of the path.
+	// RequiredClaims are asked in addition to those of authentication.authorization; a {name}
+	// stands for its label.
 	RequiredClaims RequiredClaims `yaml:"requiredClaims"`
 	// CORS answers preflights for the agent and lets pages of AllowedOrigins read every answer,
 	// refusals too. Without AllowedOrigins it does nothing. Default true; false leaves CORS to the
@@ -145,8 +146,7 @@ type Route struct {
 
 // ProtectedResource is what OAuth clients are told of a route.
 type ProtectedResource struct {
-	// Scopes are what a client should ask the issuer for; {agent} stands for the label of the
-	// path.
+	// Scopes are what a client should ask the issuer for; a {name} stands for its label.
 	Scopes []string `yaml:"scopes"`
 	// Name is what the agent is called where a person is asked for consent.
 	Name string `yaml:"name"`
@@ -161,8 +161,7 @@ func (p ProtectedResource) Enabled() bool {
 
 // Query says what of the query string the client may not choose.
 type Query struct {
-	// Set replaces every copy of a parameter by this value; {agent} stands for the label of the
-	// path.
+	// Set replaces every copy of a parameter by this value; a {name} stands for its label.
 	Set map[string]string `yaml:"set"`
 	// Drop removes every copy of a parameter. The default are those that Omnia's agents believe;
 	// an empty list removes none. The variable is for all routes.
@@ -374,7 +373,7 @@ type Limits struct {
 
 // Upstream says how agents are reached.
 type Upstream struct {
-	// AllowLoopback lets an {agent} in a route's upstream lead to this machine: to localhost, or
+	// AllowLoopback lets a {name} in a route's upstream lead to this machine: to localhost, or
 	// to a name that resolves to a loopback, link-local or unspecified address. Default false.
 	AllowLoopback bool `yaml:"allowLoopback" env:"ALLOW_LOOPBACK"`
 	// IdleTimeout is how long a connection for plain HTTP is kept for the agent's next request.

@@ -13,10 +13,6 @@ import (
 	"time"
 )
 
-// AgentLabel is the one template there is: in a route's path, its upstream's host, its query
-// values and its claim values it stands for the label of the path.
-const AgentLabel = "{agent}"
-
 // AnyOrigin in allowedOrigins allows every origin.
 const AnyOrigin = "*"
 
@@ -135,37 +131,36 @@ func (k *checker) routes(routes Routes) {
 	for i, r := range routes {
 		key := index("routes", i)
 		k.routePath(key+".path", r.Path)
-		id := strings.ToLower(r.Host) + " " + strings.TrimSuffix(r.Path, "/")
+		// Two routes that differ in their names alone would take the same requests.
+		id := braced.ReplaceAllString(strings.ToLower(r.Host)+" "+strings.TrimSuffix(r.Path, "/"), "{}")
 		if first, twice := seen[id]; twice && r.Path != "" {
 			k.add(key+".path", fmt.Sprintf("the same host and path as routes[%d]", first),
 				"keep one of the two, or give one of them a host", key+".host", index("routes", first)+".host")
 		}
 		seen[id] = i
-		hasAgent := strings.Contains(r.Path, AgentLabel)
-		k.upstream(key+".upstream", r.Upstream, hasAgent)
+		bound := append(namesIn(r.Path), namesIn(r.Host)...)
+		k.upstream(key+".upstream", r.Upstream, bound)
 		if len(r.Upstreams) > 0 {
 			k.add(key+".upstreams", "not supported yet", "name one address as upstream")
 		}
-		if host := strings.TrimPrefix(r.Host, "*."); r.Host != "" && !isHostName(strings.ToLower(host)) {
-			k.add(key+".host", "not a host name", "write it without scheme and port: agents.example.com or *.agents.example.com")
-		}
+		k.routeHost(key+".host", r.Host)
 		if k.oneOf(key+".origin", r.Origin, "keep", "own", "drop"); r.Origin != "keep" && r.Origin != "" {
 			if len(r.AllowedOrigins) == 0 || slices.Contains(r.AllowedOrigins, AnyOrigin) {
 				k.add(key+".origin", "would make every origin look right to the agent", "list allowedOrigins, or write keep")
 			}
 		}
 		k.oneOf(key+".hostHeader", r.HostHeader, "keep", "upstream")
-		k.query(key+".query", r.Query, hasAgent)
+		k.query(key+".query", r.Query, bound)
 		k.requiredClaims(key+".requiredClaims", r.RequiredClaims)
 		if r.Public && len(r.RequiredClaims) > 0 {
 			k.add(key+".requiredClaims", "never asked, as the route is public", "remove them, or public: true", key+".public")
 		}
 		for j, claim := range r.RequiredClaims {
 			for n, value := range claim.Values {
-				k.agentIn(index(index(key+".requiredClaims", j)+".values", n), value, hasAgent)
+				k.bound(index(index(key+".requiredClaims", j)+".values", n), value, bound)
 			}
 		}
-		k.protectedResource(key, r, hasAgent)
+		k.protectedResource(key, r, bound)
 		for j, origin := range r.AllowedOrigins {
 			switch at := index(key+".allowedOrigins", j); {
 			case origin != AnyOrigin:
@@ -177,7 +172,7 @@ func (k *checker) routes(routes Routes) {
 	}
 }
 
-func (k *checker) protectedResource(key string, r Route, hasAgent bool) {
+func (k *checker) protectedResource(key string, r Route, bound []string) {
 	p := r.ProtectedResource
 	key, public := key+".protectedResource", key+".public"
 	if p.Enabled() && r.Public {
@@ -188,7 +183,7 @@ func (k *checker) protectedResource(key string, r Route, hasAgent bool) {
 		if scope == "" || strings.ContainsFunc(scope, func(c rune) bool { return c <= ' ' || c >= 0x7f || c == '"' || c == '\\' }) {
 			k.add(at, "not a scope", `write one word without spaces and quotes, such as agents:access; more of them are more elements`)
 		}
-		k.agentIn(at, scope, hasAgent)
+		k.bound(at, scope, bound)
 	}
 	if strings.ContainsFunc(p.Name, func(c rune) bool { return c < ' ' || c == 0x7f }) {
 		k.add(key+".name", "a control character", "write it on one line")
@@ -204,7 +199,7 @@ func (k *checker) routePath(key, path string) {
 		k.add(key, "missing", hint)
 		return
 	}
-	plain := strings.ReplaceAll(path, AgentLabel, "agent")
+	plain := WithoutNames(path)
 	if clean, err := CleanPath(plain); err != nil {
 		k.add(key, err.Error(), hint)
 		return
@@ -212,16 +207,15 @@ func (k *checker) routePath(key, path string) {
 		k.add(key, "not in its one spelling, which is "+clean, "use letters, digits and - . _ ~ only")
 		return
 	}
-	templates := 0
 	for segment := range strings.SplitSeq(path, "/") {
-		switch {
-		case segment == AgentLabel:
-			templates++
-		case strings.Contains(segment, AgentLabel):
-			k.add(key, "{agent} beside other text in its segment", "give it a segment of its own, such as /agents/{agent}")
+		_, isName := NameIn(segment)
+		switch names := namesIn(segment); {
+		case isName:
+		case len(names) > 0:
+			k.add(key, "{"+names[0]+"} beside other text in its segment", "give it a segment of its own, such as /agents/{agent}")
 			return
 		case strings.ContainsAny(segment, "{}"):
-			k.add(key, "unknown template", "the only one is {agent}")
+			k.add(key, notAName, nameHint)
 			return
 		case strings.Contains(segment, "*"):
 			k.add(key, "* in the path of a route", "a route takes all that is below its path anyway")
@@ -233,25 +227,76 @@ func (k *checker) routePath(key, path string) {
 			return
 		}
 	}
-	if templates > 1 {
-		k.add(key, "{agent} more than once", "keep one: it stands for one label")
+	k.once(key, path)
+}
+
+// What is said of braces in a path or a host that hold no name.
+const (
+	notAName = "braces without a name"
+	nameHint = "a name is a letter and then letters, digits, - or _, such as {agent}"
+)
+
+func (k *checker) routeHost(key, host string) {
+	if host == "" {
+		return
+	}
+	for label := range strings.SplitSeq(host, ".") {
+		_, isName := NameIn(label)
+		switch names := namesIn(label); {
+		case isName:
+		case len(names) > 0:
+			k.add(key, "{"+names[0]+"} beside other text in its label", "give it a label of its own, such as {agent}.agents.example.com")
+			return
+		case strings.ContainsAny(label, "{}"):
+			k.add(key, notAName, nameHint)
+			return
+		}
+	}
+	plain := WithoutNames(host)
+	rest, wild := strings.CutPrefix(plain, "*.")
+	switch {
+	case !isHostName(strings.ToLower(rest)):
+		k.add(key, "not a host name", "write it without scheme and port: agents.example.com, "+
+			"{agent}.agents.example.com or *.agents.example.com")
+	case wild && plain != host:
+		k.add(key, "* beside a name", "* takes any number of labels and a name takes one: write a name for each label, or * alone")
+	}
+	k.once(key, host)
+}
+
+// once says that a name stands twice in a path or in a host.
+func (k *checker) once(key, text string) {
+	names := namesIn(text)
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			k.add(key, "{"+name+"} more than once", "keep one: it stands for one label")
+			return
+		}
 	}
 }
 
-// agentIn says that {agent} stands for nothing where the route's path does not have it.
-func (k *checker) agentIn(key, value string, hasAgent bool) {
-	if strings.Contains(value, AgentLabel) && !hasAgent {
-		k.add(key, "{agent} stands for nothing here", "put {agent} into the route's path as well, or write the name out")
+// bound says that a name stands for nothing where neither path nor host of the route has it.
+func (k *checker) bound(key, value string, bound []string) {
+	for _, name := range namesIn(value) {
+		if slices.Contains(bound, name) {
+			continue
+		}
+		hint := "put {" + name + "} into the route's path or host as well, or write the text out"
+		if near := nearest(name, bound); near != "" {
+			hint = "did you mean {" + near + "}?"
+		}
+		k.add(key, "{"+name+"} stands for nothing here", hint)
+		return
 	}
 }
 
-func (k *checker) upstream(key, value string, hasAgent bool) {
+func (k *checker) upstream(key, value string, bound []string) {
 	const hint = "write scheme and host, such as http://my-agent:8080"
 	if value == "" {
 		k.add(key, "missing", hint)
 		return
 	}
-	u, err := url.Parse(strings.ReplaceAll(value, AgentLabel, "agent"))
+	u, err := url.Parse(WithoutNames(value))
 	_, path, _ := strings.Cut(value, "://")
 	_, path, _ = strings.Cut(path, "/")
 	switch {
@@ -261,8 +306,8 @@ func (k *checker) upstream(key, value string, hasAgent bool) {
 		k.add(key, "user information in the URL", "agents are not logged in to; "+hint)
 	case u.RawQuery != "" || u.ForceQuery || strings.Contains(value, "#"):
 		k.add(key, "query or fragment in the URL", "use query.set for parameters")
-	case strings.Contains(path, AgentLabel):
-		k.add(key, "{agent} in the path of the URL", "only its host may have it, such as http://{agent}.agents:8080")
+	case len(namesIn(path)) > 0:
+		k.add(key, "{"+namesIn(path)[0]+"} in the path of the URL", "only its host may have it, such as http://{agent}.agents:8080")
 	default:
 		if u.Path != "" {
 			if clean, err := CleanPath(u.EscapedPath()); err != nil {
@@ -272,16 +317,16 @@ func (k *checker) upstream(key, value string, hasAgent bool) {
 					"write characters that need no percent-escape as they are")
 			}
 		}
-		k.agentIn(key, value, hasAgent)
+		k.bound(key, value, bound)
 	}
 }
 
-func (k *checker) query(key string, q Query, hasAgent bool) {
+func (k *checker) query(key string, q Query, bound []string) {
 	for name, value := range q.Set {
 		if name == "" {
 			k.add(key+".set", "empty parameter name", `write name: value, such as agent: "{agent}"`)
 		}
-		k.agentIn(join(key+".set", name), value, hasAgent)
+		k.bound(join(key+".set", name), value, bound)
 	}
 	for i, name := range q.Drop {
 		if name == "" {

@@ -45,7 +45,7 @@ type Gateway struct {
 	certs     *certificates                 // nil without TLS
 	operators *operators
 	fixed     agents // of upstreams that the configuration names
-	chosen    agents // of upstreams that a client's path has chosen, by a template
+	chosen    agents // of upstreams that a client's path or host has chosen, by a template
 	via       string // this process, in the header Via
 	refused   *refused
 	sessions  *session.Registry

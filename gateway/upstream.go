@@ -66,8 +66,8 @@ func notThisMachine(_, address string, _ syscall.RawConn) error {
 		return err
 	}
 	if a := ap.Addr().Unmap(); a.IsLoopback() || a.IsLinkLocalUnicast() || a.IsUnspecified() || a.IsMulticast() {
-		return fmt.Errorf("%s is of this machine or its link, and a name in the path has chosen it; upstream.allowLoopback would allow "+
-			"that", a)
+		return fmt.Errorf("%s is of this machine or its link, and a name in path or host has chosen it; "+
+			"upstream.allowLoopback would allow that", a)
 	}
 	return nil
 }

@@ -80,6 +80,10 @@ func generate(r *rand.Rand) *config.Config {
 	if r.IntN(3) == 0 {
 		c.Routes[0].Host, c.Routes[0].AllowedOrigins = "*.example.com", []string{"https://app.example.com"}
 		c.Routes[0].Query.Set = map[string]string{"on": "a b", "x": "1e3"}
+	} else if r.IntN(3) == 0 {
+		c.Routes[0].Host, c.Routes[0].Upstream = "{bot}.{name-space}.example.com", "http://{bot}.{name-space}.svc:8080"
+		c.Routes[0].Query.Set = map[string]string{"agent": "{bot}", "json": `{"a":"{bot}"}`}
+		c.Routes[0].RequiredClaims = config.RequiredClaims{{Claim: "scope", Values: []string{"{name-space}/{bot}"}}}
 	}
 	c.Session.IdleTimeout = pick(r, 0, time.Minute, 90*time.Second)
 	a := &c.Authentication

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/config"
 	"github.com/altairalabs/omnia-gateway/gateway/handshake"
 	"github.com/altairalabs/omnia-gateway/internal/headers"
 	"github.com/altairalabs/omnia-gateway/outcome"
@@ -42,12 +43,12 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	if err != nil || pass.Probe != "" {
 		return pass, err
 	}
-	if pass.Agent != "" {
-		t.ok("route", "%s with agent %s", route.name, pass.Agent)
+	if len(pass.Names) > 0 {
+		t.ok("route", "%s with %s", route.name, pass.Names)
 	} else {
 		t.ok("route", "%s", route.name)
 	}
-	pass.Hint = p.hint(r, route, pass.Agent)
+	pass.Hint = p.hint(r, route, pass.Names)
 	if !route.origins.allow(pass.Origins) {
 		return pass, refuseOrigin(pass.Origins)
 	}
@@ -83,8 +84,8 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 		}
 	}
 	pass.Protocols.Offered = headers.List(pass.Header["Sec-Websocket-Protocol"])
-	pass.Scheme, pass.Addr = route.address(pass.Agent)
-	pass.Chosen = pass.Addr != route.upstream.Host
+	pass.Scheme, pass.Addr = route.address(pass.Names)
+	pass.Chosen = route.template
 	if pass.AgentHost = r.Host; route.hostIsUpstream {
 		pass.AgentHost = pass.Addr
 	}
@@ -99,7 +100,7 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 		pass.Header["X-Forwarded-Prefix"] = []string{strings.Join(append(pass.Header["X-Forwarded-Prefix"], prefix), ", ")}
 	}
 	pass.Target = route.path(path, rest)
-	query, removed := route.query(query, pass.Agent)
+	query, removed := route.query(query, pass.Names)
 	if query != "" {
 		pass.Target += "?" + query
 	} else if strings.HasSuffix(r.RequestURI, "?") {
@@ -125,15 +126,15 @@ func (p *Policy) find(pass *Pass, method string) (_ *route, rest string, err err
 	probe := path == "/healthz" || path == "/readyz"
 	if path != "/.gateway" && !strings.HasPrefix(path, "/.gateway/") { // the gateway's own, never an agent's
 		for _, r := range p.routes {
-			// No template takes the gateway's own probes for an agent of that name.
-			if agent, rest, ok := r.match(pass.Host, path); ok && (!probe || agent == "") {
-				pass.Route, pass.Agent = r.name, agent
+			// No name takes the gateway's own probes for a label.
+			if names, rest, ok := r.match(pass.Host, path); ok && !(probe && r.named) {
+				pass.take(r, names)
 				return r, rest, nil
 			}
 		}
 	}
 	asks := method == http.MethodGet || method == http.MethodHead
-	if probe && asks && p.excludes(path, path, "") {
+	if probe && asks && p.excludes(path, path, false) {
 		pass.Probe, pass.Reason = path, outcome.Probe
 		return nil, "", nil
 	}
@@ -153,7 +154,7 @@ func (p *Policy) authorize(ctx context.Context, pass *Pass, r *route, credential
 			return err
 		}
 	}
-	pass.Reason = p.entry(pass.Path, r, rest, pass.Agent)
+	pass.Reason = p.entry(pass.Path, r, rest)
 	open := pass.Reason != outcome.OK
 	if pass.Identity == nil {
 		if !open {
@@ -164,7 +165,7 @@ func (p *Policy) authorize(ctx context.Context, pass *Pass, r *route, credential
 	}
 	if open {
 		t.ok("rule", "not asked: %s", pass.Reason)
-	} else if err := permit(r, pass.Identity, pass.Agent, t); err != nil {
+	} else if err := permit(r, pass.Identity, pass.Names, t); err != nil {
 		return err
 	}
 	return p.tell(pass, credential.Token, open, t)
@@ -172,22 +173,22 @@ func (p *Policy) authorize(ctx context.Context, pass *Pass, r *route, credential
 
 // entry returns the word by which requests for a path of a route are let in: OK where a token is
 // needed.
-func (p *Policy) entry(path string, r *route, rest, agent string) outcome.Reason {
+func (p *Policy) entry(path string, r *route, rest string) outcome.Reason {
 	switch {
 	case r.public:
 		return outcome.PublicRoute
-	case p.excludes(path, r.seen(path, rest), agent):
+	case p.excludes(path, r.seen(path, rest), r.named):
 		return outcome.ExcludedPath
 	}
 	return outcome.OK
 }
 
 // permit asks the rules of a route about a verified caller.
-func permit(r *route, id *auth.Identity, agent string, t *trace) error {
+func permit(r *route, id *auth.Identity, names config.Names, t *trace) error {
 	if !id.HasPrincipal() {
 		return outcome.Refuse(outcome.NoPrincipal, "the token has no usable subject")
 	}
-	return r.rules.Check(id, agent, t.auth())
+	return r.rules.Check(id, names, t.auth())
 }
 
 // tell puts what the agent is told about the caller into the headers. On an open path a claim that

@@ -19,7 +19,7 @@ func (p *Policy) Judge(c Case) error {
 	if !p.authenticated {
 		return nil
 	}
-	open := p.entry(c.Path, route, rest, pass.Agent) != outcome.OK
+	open := p.entry(c.Path, route, rest) != outcome.OK
 	if c.Identity == nil {
 		if open {
 			return nil
@@ -30,7 +30,7 @@ func (p *Policy) Judge(c Case) error {
 	if err != nil || open {
 		return err
 	}
-	if err := permit(route, id, pass.Agent, nil); err != nil {
+	if err := permit(route, id, pass.Names, nil); err != nil {
 		return err
 	}
 	_, err = p.verifier.Headers(id)

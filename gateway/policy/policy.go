@@ -70,10 +70,18 @@ type Case struct {
 	Host, Path string
 	// Origins are the lines of the Origin header.
 	Origins []string
-	// Route is the path of the route in the configuration, and Agent the label that {agent} took.
+	// Route is the path of the route in the configuration, and Agent the label that {agent} took,
+	// if the route has that name.
 	Route, Agent string
+	// Names are all names of the route and the labels that they took.
+	Names config.Names
 	// Identity is the verified caller; nil without a token.
 	Identity *auth.Identity
+}
+
+// take notes the route that takes the request.
+func (c *Case) take(r *route, names config.Names) {
+	c.Route, c.Names, c.Agent = r.name, names, names.Of("agent")
 }
 
 // Pass is an admitted request: everything that the rooms after Admit need to know of it. A
@@ -100,7 +108,7 @@ type Pass struct {
 
 	// Scheme and Addr are those of the agent; Addr may lack a port.
 	Scheme, Addr string
-	// Chosen reports whether the client's path has chosen Addr, by a template in the route's
+	// Chosen reports whether the client's path or host has chosen Addr, by a name in the route's
 	// upstream.
 	Chosen bool
 	// AgentHost is the Host header that the agent sees.
@@ -160,7 +168,8 @@ type Upstream struct{ Route, Scheme, Addr string }
 // Upstreams returns the agents whose addresses are fixed, one for each route that names one.
 func (p *Policy) Upstreams() (all []Upstream) {
 	for _, r := range p.routes {
-		if scheme, addr := r.address(""); addr == r.upstream.Host { // else a template
+		if !r.template {
+			scheme, addr := r.address(nil)
 			all = append(all, Upstream{r.name, scheme, addr})
 		}
 	}
@@ -170,7 +179,7 @@ func (p *Policy) Upstreams() (all []Upstream) {
 // Templates returns the routes whose agents have no fixed address.
 func (p *Policy) Templates() (routes []string) {
 	for _, r := range p.routes {
-		if _, addr := r.address(""); addr != r.upstream.Host {
+		if r.template {
 			routes = append(routes, r.name)
 		}
 	}
@@ -186,10 +195,10 @@ func (p *Policy) deadline(id *auth.Identity) time.Time {
 }
 
 // excludes reports whether a path needs no token: as the client wrote it, or as the agent sees
-// it. An exact pattern is compared only with the latter where the route has taken an agent's
-// name from the path: else the pattern /metrics would open an agent called metrics.
-func (p *Policy) excludes(path, rest, agent string) bool {
+// it. An exact pattern is compared only with the latter where the route has a name in its path:
+// else the pattern /metrics would open an agent called metrics.
+func (p *Policy) excludes(path, rest string, named bool) bool {
 	return slices.ContainsFunc(p.excluded, func(e exclusion) bool {
-		return e.matches(rest) || e.matches(path) && (agent == "" || !e.exact())
+		return e.matches(rest) || e.matches(path) && (!named || !e.exact())
 	})
 }

@@ -70,7 +70,7 @@ func (p *Policy) describe(pass *Pass, r *http.Request) bool {
 		path = "/"
 	}
 	for _, route := range p.routes {
-		agent, rest, ok := route.match(pass.Host, path)
+		names, rest, ok := route.match(pass.Host, path)
 		if !ok {
 			continue
 		}
@@ -80,11 +80,12 @@ func (p *Policy) describe(pass *Pass, r *http.Request) bool {
 		}
 		scheme, host := p.headers.authority(r)
 		document := metadata{
-			Resource: scheme + "://" + host + strings.TrimSuffix(path, "/"), Servers: d.servers, Scopes: d.scopes(agent),
+			Resource: scheme + "://" + host + strings.TrimSuffix(path, "/"), Servers: d.servers, Scopes: d.scopes(names),
 			Methods: d.methods, Name: d.Name, Documentation: d.Documentation,
 		}
 		pass.Metadata, _ = json.Marshal(document) // strings alone: it cannot fail
-		pass.Route, pass.Agent, pass.Reason = route.name, agent, outcome.ResourceMetadata
+		pass.Reason = outcome.ResourceMetadata
+		pass.take(route, names)
 		return true
 	}
 	return false
@@ -92,27 +93,24 @@ func (p *Policy) describe(pass *Pass, r *http.Request) bool {
 
 // hint returns what a challenge of the route says besides the error (RFC 9728 §5.1, RFC 6750 §3),
 // "" for one that tells nothing.
-func (p *Policy) hint(r *http.Request, route *route, agent string) string {
+func (p *Policy) hint(r *http.Request, route *route, names config.Names) string {
 	d := route.resource
 	if d == nil || r.Host == "" {
 		return ""
 	}
 	scheme, host := p.headers.authority(r)
-	path := ""
-	if len(route.segments) > 0 {
-		path = "/" + strings.ReplaceAll(strings.Join(route.segments, "/"), config.AgentLabel, agent)
-	}
+	path := names.Fill(strings.TrimSuffix(route.name, "/"))
 	text := `, resource_metadata="` + scheme + "://" + host + metadataPath + path + `"`
-	if scopes := d.scopes(agent); len(scopes) > 0 {
+	if scopes := d.scopes(names); len(scopes) > 0 {
 		text += `, scope="` + strings.Join(scopes, " ") + `"`
 	}
 	return text
 }
 
-func (d *resource) scopes(agent string) []string {
+func (d *resource) scopes(names config.Names) []string {
 	scopes := make([]string, len(d.Scopes))
 	for i, s := range d.Scopes {
-		scopes[i] = strings.ReplaceAll(s, config.AgentLabel, agent)
+		scopes[i] = names.Fill(s)
 	}
 	return scopes
 }

@@ -13,10 +13,14 @@ import (
 
 // route is one compiled route.
 type route struct {
-	name     string // its path in the configuration: the label in log and metrics
-	host     string // lower case; ".x" stands for *.x; "" for any
-	segments []string
-	upstream *url.URL
+	name     string   // its path in the configuration: the label in log and metrics
+	host     string   // lower case; ".x" stands for *.x; "" for any, or if it has names
+	labels   []part   // of the host if it has names, else nil
+	segments []part   // of the path
+	named    bool     // a segment is a name
+	upstream *url.URL // its scheme and path
+	addr     string   // its host and port, with names if template
+	template bool     // the agent's address depends on the request
 	strip    bool
 
 	hostIsUpstream bool // the agent's Host is its own address
@@ -35,14 +39,15 @@ type route struct {
 func newRoutes(c *config.Config, v *auth.Verifier) ([]*route, error) {
 	routes := make([]*route, len(c.Routes))
 	for i, rc := range c.Routes {
-		u, err := url.Parse(strings.ReplaceAll(rc.Upstream, config.AgentLabel, agentMark))
+		u, err := url.Parse(config.WithoutNames(rc.Upstream))
 		if err != nil {
 			return nil, err
 		}
 		r := &route{
 			name:     rc.Path,
-			host:     strings.TrimPrefix(strings.ToLower(rc.Host), "*"),
 			upstream: u,
+			addr:     u.Host,
+			template: config.WithoutNames(rc.Upstream) != rc.Upstream,
 			strip:    rc.StripPrefix,
 
 			hostIsUpstream: rc.HostHeader == "upstream",
@@ -55,7 +60,22 @@ func newRoutes(c *config.Config, v *auth.Verifier) ([]*route, error) {
 			resource:       newResource(c, rc),
 		}
 		if p := strings.Trim(rc.Path, "/"); p != "" {
-			r.segments = strings.Split(p, "/")
+			r.segments = parts(p, "/")
+			r.named = literals(r.segments) < len(r.segments)
+		}
+		if labels := parts(rc.Host, "."); literals(labels) < len(labels) {
+			for i, label := range labels {
+				if !label.isName {
+					labels[i].text = strings.ToLower(label.text)
+				}
+			}
+			r.labels = labels
+		} else {
+			r.host = strings.TrimPrefix(strings.ToLower(rc.Host), "*")
+		}
+		if r.template { // names are in the host alone
+			_, rest, _ := strings.Cut(rc.Upstream, "://")
+			r.addr, _, _ = strings.Cut(rest, "/")
 		}
 		for _, name := range rc.Query.Drop {
 			r.drop[name] = true
@@ -71,63 +91,87 @@ func newRoutes(c *config.Config, v *auth.Verifier) ([]*route, error) {
 	return routes, nil
 }
 
-// byPrecedence puts the more exact route first: exact host, wildcard host (longer first), no host;
-// then segment by segment from the left a literal before {agent}; then the longer path.
+// byPrecedence puts the more exact route first: exact host, host with names (more literal labels
+// first), wildcard host (longer first), no host; then segment by segment from the left a literal
+// before a name; then the longer path. Where two hosts with names have equally many literal
+// labels, they are compared as paths are.
 func byPrecedence(a, b *route) int {
 	kind := func(r *route) int {
 		switch {
-		case r.host == "":
-			return 2
-		case r.host[0] == '.':
+		case r.labels != nil:
 			return 1
+		case r.host == "":
+			return 3
+		case r.host[0] == '.':
+			return 2
 		}
 		return 0
 	}
-	if c := cmp.Or(cmp.Compare(kind(a), kind(b)), cmp.Compare(len(b.host), len(a.host))); c != 0 {
-		return c
+	return cmp.Or(
+		cmp.Compare(kind(a), kind(b)),
+		cmp.Compare(len(b.host), len(a.host)),
+		cmp.Compare(literals(b.labels), literals(a.labels)),
+		literalFirst(a.labels, b.labels),
+		literalFirst(a.segments, b.segments),
+	)
+}
+
+// part is a segment of a path or a label of a host: text, or a name that takes one DNS label.
+type part struct {
+	text   string // the name without its braces, if isName
+	isName bool
+}
+
+func parts(text, separator string) (all []part) {
+	for t := range strings.SplitSeq(text, separator) {
+		if name, isName := config.NameIn(t); isName {
+			all = append(all, part{name, true})
+		} else {
+			all = append(all, part{t, false})
+		}
 	}
-	for i := range min(len(a.segments), len(b.segments)) {
-		if x, y := a.segments[i] == config.AgentLabel, b.segments[i] == config.AgentLabel; x != y {
-			if x {
-				return 1
-			}
+	return all
+}
+
+// literals returns how many of the parts are text.
+func literals(parts []part) (n int) {
+	for _, p := range parts {
+		if !p.isName {
+			n++
+		}
+	}
+	return n
+}
+
+// literalFirst puts first what has text where the other has a name, at the leftmost such place;
+// then the longer one.
+func literalFirst(a, b []part) int {
+	for i := range min(len(a), len(b)) {
+		switch {
+		case a[i].isName == b[i].isName:
+		case a[i].isName:
+			return 1
+		default:
 			return -1
 		}
 	}
-	return cmp.Compare(len(b.segments), len(a.segments))
+	return cmp.Compare(len(b), len(a))
 }
 
-// isFor reports whether the route takes requests for a host name.
-func (r *route) isFor(host string) bool {
-	switch {
-	case r.host == "":
-		return true
-	case r.host[0] == '.':
-		return strings.HasSuffix(host, r.host) && len(host) > len(r.host)
-	}
-	return host == r.host
-}
-
-// match reports whether the route takes the request. It returns what {agent} stands for, and the
+// match reports whether the route takes the request. It returns what its names stand for, and the
 // path that is left after its prefix.
-func (r *route) match(host, path string) (agent, rest string, ok bool) {
-	if !r.isFor(host) {
-		return "", "", false
+func (r *route) match(host, path string) (names config.Names, rest string, ok bool) {
+	if names, ok = r.matchHost(host); !ok {
+		return nil, "", false
 	}
 	rest = path
 	for _, want := range r.segments {
 		if rest == "" {
-			return "", "", false
+			return nil, "", false
 		}
-		seg, tail, more := strings.Cut(rest[1:], "/")
-		switch {
-		case want == config.AgentLabel:
-			if !isLabel(seg) {
-				return "", "", false
-			}
-			agent = seg
-		case want != seg:
-			return "", "", false
+		segment, tail, more := strings.Cut(rest[1:], "/")
+		if names, ok = want.bind(names, segment); !ok {
+			return nil, "", false
 		}
 		if rest = ""; more {
 			rest = "/" + tail
@@ -136,7 +180,45 @@ func (r *route) match(host, path string) (agent, rest string, ok bool) {
 	if rest == "" {
 		rest = "/"
 	}
-	return agent, rest, true
+	return names, rest, true
+}
+
+// matchHost reports whether the route takes requests for a host name, which is in lower case. It
+// returns what the names of its own host stand for.
+func (r *route) matchHost(host string) (names config.Names, ok bool) {
+	switch {
+	case r.labels != nil:
+		labels := strings.Split(host, ".")
+		if len(labels) != len(r.labels) {
+			return nil, false
+		}
+		for i, want := range r.labels {
+			if names, ok = want.bind(names, labels[i]); !ok {
+				return nil, false
+			}
+		}
+		return names, true
+	case r.host == "":
+		return nil, true
+	case r.host[0] == '.':
+		return nil, strings.HasSuffix(host, r.host) && len(host) > len(r.host)
+	}
+	return nil, host == r.host
+}
+
+// bind reports whether got is what the part takes, and returns names with the one that it has
+// bound. A name that is bound already takes the same label once more, and no other.
+func (p part) bind(names config.Names, got string) (config.Names, bool) {
+	if !p.isName {
+		return names, got == p.text
+	}
+	if label := names.Of(p.text); label != "" {
+		return names, got == label
+	}
+	if !isLabel(got) {
+		return names, false
+	}
+	return append(names, config.Name{Name: p.text, Label: got}), true
 }
 
 // isLabel reports whether s is one lower-case DNS label (RFC 1123 §2.1): the only thing that may
@@ -161,12 +243,9 @@ func hostOf(h string) string {
 	return strings.ToLower(strings.TrimSuffix(h, "."))
 }
 
-// agentMark stands for {agent} while a URL is parsed, as braces are not legal in a host.
-const agentMark = "agent--label"
-
 // address is the upstream's scheme and host for one request.
-func (r *route) address(agent string) (scheme, host string) {
-	return r.upstream.Scheme, strings.ReplaceAll(r.upstream.Host, agentMark, agent)
+func (r *route) address(names config.Names) (scheme, host string) {
+	return r.upstream.Scheme, names.Fill(r.addr)
 }
 
 // path returns what the agent is asked for: its own path in front, and the prefix gone if the
@@ -178,7 +257,7 @@ func (r *route) path(public, rest string) string {
 // query returns the query the agent gets: every copy of a dropped or set parameter is gone, the
 // rest keeps its bytes and order, and the set ones follow. It also returns the parameters that
 // query.drop removed, each once.
-func (r *route) query(raw, agent string) (query string, removed []Removed) {
+func (r *route) query(raw string, names config.Names) (query string, removed []Removed) {
 	var kept []string
 	gone := func(name string, err error) bool {
 		listed, ok := r.drop[name]
@@ -200,7 +279,7 @@ func (r *route) query(raw, agent string) (query string, removed []Removed) {
 		}
 	}
 	for _, p := range r.set {
-		kept = append(kept, escape(p[0])+"="+escape(strings.ReplaceAll(p[1], config.AgentLabel, agent)))
+		kept = append(kept, escape(p[0])+"="+escape(names.Fill(p[1])))
 	}
 	return strings.Join(kept, "&"), removed
 }

@@ -42,19 +42,33 @@ func compiled(t testing.TB, c *config.Config) []*route {
 // taken is which of the routes takes a request, with the agent's label and what is left of the
 // path.
 func taken(routes []*route, host, path string) (name, agent, rest string) {
+	name, names, rest := bound(routes, host, path)
+	return name, names.Of("agent"), rest
+}
+
+func bound(routes []*route, host, path string) (name string, names config.Names, rest string) {
 	for _, r := range routes {
-		agent, rest, ok := r.match(hostOf(host), path)
+		names, rest, ok := r.match(hostOf(host), path)
 		switch {
 		case !ok:
+		case r.labels != nil:
+			var labels []string
+			for _, l := range r.labels {
+				if l.isName {
+					l.text = "{" + l.text + "}"
+				}
+				labels = append(labels, l.text)
+			}
+			return strings.Join(labels, ".") + " " + r.name, names, rest
 		case r.host == "":
-			return r.name, agent, rest
+			return r.name, names, rest
 		case r.host[0] == '.':
-			return "*" + r.host + " " + r.name, agent, rest
+			return "*" + r.host + " " + r.name, names, rest
 		default:
-			return r.host + " " + r.name, agent, rest
+			return r.host + " " + r.name, names, rest
 		}
 	}
-	return "", "", ""
+	return "", nil, ""
 }
 
 func TestMostExactRouteWinsWhateverTheOrder(t *testing.T) {
@@ -103,6 +117,58 @@ func TestMostExactRouteWinsWhateverTheOrder(t *testing.T) {
 	}
 }
 
+func TestHostsWithNamesComeBetweenExactOnesAndWildcards(t *testing.T) {
+	all := []string{
+		"/{agent}", "*.example.com /", "*.agents.example.com /", "{agent}.{namespace}.Example.com /", "{agent}.team.example.com /",
+		"bot.{namespace}.example.com /", "bot.{namespace}.example.com /{version}", "bot.{namespace}.example.com /v1",
+		"bot.team.example.com /", "{agent}.same.example.com /x/{agent}", "{a}.{b}.{c}.{d} /{e}/{f}",
+	}
+	cases := []struct{ host, path, route, names, rest string }{
+		{"bot.team.example.com", "/v1", "bot.team.example.com /", "", "/v1"},
+		{"cat.team.example.com", "/v1", "{agent}.team.example.com /", "agent cat", "/v1"},
+		{"CAT.Team.Example.COM:8443", "/", "{agent}.team.example.com /", "agent cat", "/"},
+		{"cat.team.example.com.", "/", "{agent}.team.example.com /", "agent cat", "/"},
+		{"bot.other.example.com", "/v1/ws", "bot.{namespace}.example.com /v1", "namespace other", "/ws"},
+		{"bot.other.example.com", "/v2/ws", "bot.{namespace}.example.com /{version}", "namespace other, version v2", "/ws"},
+		{"bot.other.example.com", "/V2", "bot.{namespace}.example.com /", "namespace other", "/V2"},
+		{"cat.other.example.com", "/ws", "{agent}.{namespace}.example.com /", "agent cat, namespace other", "/ws"},
+		{"cat.agents.example.com", "/ws", "{agent}.{namespace}.example.com /", "agent cat, namespace agents", "/ws"},
+		{"cat.example.com", "/ws", "*.example.com /", "", "/ws"}, // a name is one label, and each must be there
+		{"a.cat.agents.example.com", "/ws", "*.agents.example.com /", "", "/ws"},
+		{"c_t.other.example.com", "/ws", "*.example.com /", "", "/ws"},
+		{"-a.other.example.com", "/ws", "*.example.com /", "", "/ws"},
+		{".other.example.com", "/ws", "*.example.com /", "", "/ws"},
+		{"cat.same.example.com", "/x/cat/ws", "{agent}.same.example.com /x/{agent}", "agent cat", "/ws"},
+		{"cat.same.example.com", "/x/dog/ws", "{agent}.{namespace}.example.com /", "agent cat, namespace same", "/x/dog/ws"},
+		{"cat.same.example.com", "/x", "{agent}.{namespace}.example.com /", "agent cat, namespace same", "/x"},
+		{"1.2.3.4", "/x/y/z", "{a}.{b}.{c}.{d} /{e}/{f}", "a 1, b 2, c 3, d 4, e x, f y", "/z"},
+		{"[::1]:8080", "/cat", "/{agent}", "agent cat", "/"},
+	}
+	for range 20 {
+		rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		routes := routing(t, all...)
+		for _, tt := range cases {
+			want := strings.Replace(tt.route, "Example", "example", 1)
+			if route, names, rest := bound(routes, tt.host, tt.path); route != want || names.String() != tt.names || rest != tt.rest {
+				t.Fatalf("%s%s: got %q with %q, rest %q; want %q, %q, %q; routes %q", tt.host, tt.path, route, names, rest,
+					want, tt.names, tt.rest, all)
+			}
+		}
+	}
+}
+
+func TestNameThatPathAndHostBindIsEqualInBoth(t *testing.T) {
+	routes := routing(t, "{agent}.{namespace}.example.com /{namespace}")
+	if route, names, _ := bound(routes, "cat.team.example.com", "/team/ws"); names.String() != "agent cat, namespace team" {
+		t.Errorf("got %q with %q", route, names)
+	}
+	for _, path := range []string{"/other/ws", "/cat/ws", "/Team/ws", "/", "/teams"} {
+		if route, names, _ := bound(routes, "cat.team.example.com", path); route != "" {
+			t.Errorf("%s: got %q with %q", path, route, names)
+		}
+	}
+}
+
 func TestAgentIsOneLowerCaseDNSLabel(t *testing.T) {
 	routes := routing(t, "/{agent}")
 	for _, label := range []string{"a", "0", "my-agent", "a--b", "127", strings.Repeat("a", 63)} {
@@ -124,7 +190,7 @@ func TestAddressAndPathForTheAgent(t *testing.T) {
 	for _, tt := range []struct {
 		path, upstream string
 		keep           bool
-		public         string
+		public         string // with a host before its first slash
 		want           string
 	}{
 		{"/my-agent", "http://my-agent:8080", false, "/my-agent/ws", "http://my-agent:8080/ws"},
@@ -137,13 +203,17 @@ func TestAddressAndPathForTheAgent(t *testing.T) {
 		{"/", "http://[::1]:8080", false, "/", "http://[::1]:8080/"},
 		{"/{agent}", "http://{agent}.agents.svc.cluster.local:8080", false, "/cat/ws", "http://cat.agents.svc.cluster.local:8080/ws"},
 		{"/v1/{agent}", "https://{agent}:8080/x", true, "/v1/cat/ws", "https://cat:8080/x/v1/cat/ws"},
+		{"{agent}.{ns}.x/v1", "http://{agent}.{ns}.svc:8080", false, "cat.team.x/v1/ws", "http://cat.team.svc:8080/ws"},
+		{"{Ns}.x/{agent}", "HTTP://{agent}-{Ns}.agents/{}", false, "team.x/cat/ws", "http://cat-team.agents/%7B%7D/ws"},
 	} {
 		c := config.Default()
-		c.Routes = config.Routes{{Path: tt.path, Upstream: tt.upstream, StripPrefix: !tt.keep}}
+		host, path, _ := strings.Cut(tt.path, "/")
+		c.Routes = config.Routes{{Host: host, Path: "/" + path, Upstream: tt.upstream, StripPrefix: !tt.keep}}
 		r := compiled(t, &c)[0]
-		agent, rest, ok := r.match("", tt.public)
-		scheme, host := r.address(agent)
-		if got := scheme + "://" + host + r.path(tt.public, rest); !ok || got != tt.want {
+		host, path, _ = strings.Cut(tt.public, "/")
+		names, rest, ok := r.match(host, "/"+path)
+		scheme, addr := r.address(names)
+		if got := scheme + "://" + addr + r.path("/"+path, rest); !ok || got != tt.want {
 			t.Errorf("%s at %s → %s: got %s, want %s", tt.public, tt.path, tt.upstream, got, tt.want)
 		}
 	}
@@ -179,7 +249,7 @@ func TestQueryForTheAgent(t *testing.T) {
 		{set, "x=1&agent=dog&%61gent=cow&agent", "x=1&" + end},
 		{set, "a+b=1&a%20b=2&a%2bb=3", "a%2bb=3&" + end}, // + is a space to some, so both spellings go
 	} {
-		if got, _ := tt.r.query(tt.raw, "cat"); got != tt.want {
+		if got, _ := tt.r.query(tt.raw, config.Names{{Name: "agent", Label: "cat"}}); got != tt.want {
 			t.Errorf("%q: got %q, want %q", tt.raw, got, tt.want)
 		}
 	}
@@ -194,7 +264,7 @@ func FuzzQuery(f *testing.F) {
 	c.Routes = config.Routes{{Path: "/{agent}", Upstream: "http://up", Query: config.Query{Set: map[string]string{"agent": "{agent}"}}}}
 	r := compiled(f, &c)[0]
 	f.Fuzz(func(t *testing.T, raw, agent string) {
-		got, _ := r.query(raw, agent)
+		got, _ := r.query(raw, config.Names{{Name: "agent", Label: agent}})
 		kept, last, ok := cutLast(got, "&")
 		if !ok {
 			last = got
