@@ -13,7 +13,7 @@ const (
 	// verified each time.
 	maxRemembered = 8 << 10
 	// cacheBytes bounds the memory of all that is remembered.
-	cacheBytes = 16 << 20
+	cacheBytes = 8 << 20
 	// entryBytes is about what an entry takes beside its claims.
 	entryBytes = 512
 )

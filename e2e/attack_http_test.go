@@ -199,3 +199,32 @@ func TestL10ClientThatGoesAwayFreesTheAgent(t *testing.T) {
 	gone()
 	eventually(t, "closed at the agent", func() bool { return a.live.Load() == 0 })
 }
+
+// What ends at the gateway ends there in every part of an agent's answer: interim, final and
+// trailers.
+func TestL10AgentSpeaksToNoProxyAndNamesNoSession(t *testing.T) {
+	const evil = "Proxy-Authenticate: Basic\r\nProxy-Status: x\r\nProxy-Foo: x\r\nKeep-Alive: timeout=9\r\nX-Gateway-Session: evil\r\n" +
+		"x_gateway_session: evil\r\nX-Named: x\r\n"
+	i := newIssuer(t)
+	a := newAgent(t, func(v *visit) {
+		io.WriteString(v, "HTTP/1.1 103 Early Hints\r\nConnection: X-Named\r\n"+evil+"Link: </a>\r\n\r\n"+
+			"HTTP/1.1 200 OK\r\nConnection: X-Named\r\n"+evil+"Trailer: X-Gateway-Session, Proxy-Foo, X-Sum\r\n"+
+			"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Gateway-Session: evil\r\nProxy-Foo: x\r\nX-Sum: 1\r\n\r\n")
+	})
+	g := start(t, plain(i, a.URL))
+	s := g.dial(t)
+	s.say(plainRequest("GET", "/my-agent/x", "TE: trailers", i.bearer(t)))
+	all, err := io.ReadAll(s.br)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.ToLower(string(all))
+	for _, part := range []string{"evil", "proxy-", "keep-alive", "x-named"} {
+		if strings.Contains(text, part) {
+			t.Errorf("%q reached the client: %s", part, all)
+		}
+	}
+	if !strings.Contains(text, "103 early hints") || !strings.Contains(text, "link: </a>") || !strings.Contains(text, "x-sum: 1") {
+		t.Errorf("the rest did not: %s", all)
+	}
+}

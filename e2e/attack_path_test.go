@@ -282,6 +282,12 @@ func TestE14TemplateTakesNoPathOfTheGatewayAndOpensNoLabel(t *testing.T) {
 	if r := a.request(t); r.RequestURI != "/info" {
 		t.Errorf("the agent was asked for %s", r.RequestURI)
 	}
+	kept := settings{"path": "/{agent}", "upstream": template["upstream"], "stripPrefix": false}
+	whole := start(t, s.with("routes", []any{kept}))
+	for _, path := range []string{"/metrics", "/localhost", "/localhost/info"} {
+		whole.rejected(t, 401, "no-token", plainRequest("GET", path))
+	}
+	a.untouched(t)
 	without := start(t, s.with("authentication.authorization.excludePaths", []string{}))
 	without.rejected(t, 404, "no-route", plainRequest("GET", "/healthz"))
 	literal := start(t, s.with("routes", []any{route("/", a.URL)}))
@@ -294,7 +300,9 @@ func TestE14TemplateTakesNoPathOfTheGatewayAndOpensNoLabel(t *testing.T) {
 func TestE15EmptyHostIsRefused(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
 	g := start(t, plain(i, a.URL))
-	g.rejected(t, 400, "bad-host", "GET /my-agent/x HTTP/1.1\r\nHost:\r\nConnection: close\r\n"+i.bearer(t)+"\r\n\r\n")
+	for _, host := range []string{"", " :80", " ."} {
+		g.rejected(t, 400, "bad-host", "GET /my-agent/x HTTP/1.1\r\nHost:"+host+"\r\nConnection: close\r\n"+i.bearer(t)+"\r\n\r\n")
+	}
 	a.untouched(t)
 	s := g.dial(t)
 	s.say("GET /healthz HTTP/1.0\r\n\r\n")

@@ -191,6 +191,7 @@ func TestI10RefusedTokensOfOneAddressCostAGrowingWait(t *testing.T) {
 		t.Errorf("Retry-After %q", r.Header.Get("Retry-After"))
 	}
 	g.one(t, 200, plainRequest("GET", "/healthz")) // a probe of the same address
+	g.rejected(t, 429, "too-many-refused-tokens", plainRequest("GET", "/my-agent/healthz", bad))
 	eventually(t, "the wait is over", func() bool {
 		_, r := g.handshake(t, "/my-agent/ws", i.bearer(t))
 		return r.StatusCode == 101

@@ -133,13 +133,13 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 // admit asks p about a request, unless its client has to wait because its tokens were refused too
-// often. Probes never wait.
+// often. The gateway's own probes never wait.
 func (g *Gateway) admit(p *policy.Policy, r *http.Request) (*policy.Pass, error) {
-	if g.config.Limits.RefusedPerIP == 0 || r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
+	if g.config.Limits.RefusedPerIP == 0 {
 		return p.Admit(r.Context(), r)
 	}
 	client := p.Client(r)
-	if wait := g.refused.waits(client); wait > 0 {
+	if wait := g.refused.waits(client); wait > 0 && !p.Probes(r) {
 		return &policy.Pass{Client: client}, &outcome.Refusal{Reason: outcome.TooManyRefused, Wait: wait, Detail: "limits.refusedPerIP"}
 	}
 	pass, err := p.Admit(r.Context(), r)

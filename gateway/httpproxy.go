@@ -159,7 +159,8 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 			t.streams()
 		}
 		x.code = resp.StatusCode
-		x.body = &agentBody{ReadCloser: resp.Body}
+		resp.Trailer = policy.EndToEnd(resp.Trailer)
+		x.body = &agentBody{ReadCloser: resp.Body, answer: resp}
 		resp.Body = x.body
 		return nil
 	}
@@ -200,15 +201,20 @@ func lostOr(err error, other outcome.Reason) outcome.Reason {
 	return other
 }
 
-// agentBody is the body of an agent's answer. It remembers how it ended.
+// agentBody is the body of an agent's answer. It remembers how it ended, and keeps from the client
+// what ends at the gateway also in the trailers, which come after it.
 type agentBody struct {
 	io.ReadCloser
-	err error // that ended it, if it was no io.EOF
+	answer *http.Response
+	err    error // that ended it, if it was no io.EOF
 }
 
 func (b *agentBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
+	switch {
+	case err == io.EOF:
+		b.answer.Trailer = policy.EndToEnd(b.answer.Trailer)
+	case err != nil:
 		b.err = err
 	}
 	return n, err

@@ -23,12 +23,14 @@ func (p *Policy) Admit(ctx context.Context, r *http.Request) (*Pass, error) {
 
 func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, error) {
 	pass := &Pass{}
+	var fromProxy bool
+	pass.Client, fromProxy = p.headers.client(r.RemoteAddr, r.Header)
 	path, query, err := target(r)
 	if err != nil {
 		return pass, err
 	}
 	pass.Host, pass.Path, pass.Origins = hostOf(r.Host), path, r.Header["Origin"]
-	if r.Host == "" && r.ProtoAtLeast(1, 1) { // RFC 9112 §3.2; a probe in HTTP/1.0 may leave it out
+	if pass.Host == "" && r.ProtoAtLeast(1, 1) { // RFC 9112 §3.2; a probe in HTTP/1.0 may leave it out
 		return pass, outcome.Refuse(outcome.BadHost, "an empty Host")
 	}
 	if !allowedMethod(r.Method) {
@@ -59,8 +61,6 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 		return pass, nil
 	}
 
-	var fromProxy bool
-	pass.Client, fromProxy = p.headers.client(r.RemoteAddr, r.Header)
 	in := maps.Clone(r.Header) // Take removes from it, and looks into headers that agents never see, so it comes first
 	if !handshake.Wanted(r) {
 		withoutNominated(in)

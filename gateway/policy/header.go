@@ -81,9 +81,13 @@ func passes(name string) bool {
 
 // hopByHop are headers that end at the gateway (RFC 9110 §7.6.1).
 var hopByHop = map[string]bool{
-	"connection": true, "keep-alive": true, "proxy-connection": true, "proxy-authenticate": true, "proxy-authorization": true,
+	"connection": true, "keep-alive": true,
 	"te": true, "trailer": true, "transfer-encoding": true, "upgrade": true, "http2-settings": true, "expect": true,
 }
+
+// isHopByHop reports whether a header ends at the gateway. All that begin with Proxy- speak to a
+// proxy.
+func isHopByHop(folded string) bool { return hopByHop[folded] || strings.HasPrefix(folded, "proxy-") }
 
 // forwarding are headers in which a proxy tells of the client. A client's own are not believed.
 var forwarding = map[string]bool{
@@ -132,7 +136,7 @@ func (h headerRules) outgoing(in http.Header, fromProxy bool) (out http.Header, 
 			continue
 		}
 		switch {
-		case !passes(name), hopByHop[f], hop[f], f == "x-forwarded-client-cert":
+		case !passes(name), isHopByHop(f), hop[f], f == "x-forwarded-client-cert":
 		case isForwarding(f) && !fromProxy:
 		default:
 			out[name] = values
@@ -232,7 +236,7 @@ func EndToEnd(from http.Header) http.Header {
 	}
 	to := make(http.Header, len(from)+3)
 	for name, values := range from {
-		if f := config.FoldHeader(name); !hopByHop[f] && !gone[f] {
+		if f := config.FoldHeader(name); !isHopByHop(f) && !gone[f] {
 			to[name] = values
 		}
 	}

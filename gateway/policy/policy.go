@@ -162,6 +162,17 @@ func (p *Policy) Client(r *http.Request) netip.Addr {
 	return addr
 }
 
+// Probes reports whether the gateway itself answers a request, because it is a probe.
+func (p *Policy) Probes(r *http.Request) bool {
+	path, _, err := target(r)
+	if err != nil {
+		return false
+	}
+	pass := &Pass{Case: Case{Host: hostOf(r.Host), Path: path}}
+	_, _, err = p.find(pass, r.Method)
+	return err == nil && pass.Probe != ""
+}
+
 // Upstream is an agent whose address is fixed.
 type Upstream struct{ Route, Scheme, Addr string }
 
@@ -194,11 +205,14 @@ func (p *Policy) deadline(id *auth.Identity) time.Time {
 	return id.Deadline.Add(p.grace)
 }
 
-// excludes reports whether a path needs no token: as the client wrote it, or as the agent sees
-// it. An exact pattern is compared only with the latter where the route has a name in its path:
-// else the pattern /metrics would open an agent called metrics.
-func (p *Policy) excludes(path, rest string, named bool) bool {
+// excludes reports whether a path needs no token: as the client wrote it, or as the agent sees it.
+// Where the route has taken a name from the path, an exact pattern is compared only with what is
+// left after the prefix: else the pattern /metrics would open an agent called metrics.
+func (p *Policy) excludes(path, seen string, named bool) bool {
 	return slices.ContainsFunc(p.excluded, func(e exclusion) bool {
-		return e.matches(rest) || e.matches(path) && (!named || !e.exact())
+		if e.exact() && named {
+			return seen != path && e.matches(seen)
+		}
+		return e.matches(path) || e.matches(seen)
 	})
 }
