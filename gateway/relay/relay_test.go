@@ -629,3 +629,21 @@ func TestRelayNeedsAConn(t *testing.T) {
 		}
 	}
 }
+
+func TestNotifyReachesTheClientBetweenMessages(t *testing.T) {
+	bothWays(t, func(t *testing.T, lasting Rules) {
+		j := prepare(t, lasting, 0, nil, nil)
+		j.Notify("before it began")
+		j.begin()
+		j.client.Hears(rawws.Fin|rawws.Text, "before it began")
+		j.agent.Say(j.agent.Frame(rawws.Text, "a mess"))
+		j.client.Hears(rawws.Text, "a mess")
+		j.Notify("soon")
+		j.agent.Say(j.agent.Frame(rawws.Fin|rawws.Continuation, "age"))
+		j.client.Hears(rawws.Fin|rawws.Continuation, "age")
+		j.client.Hears(rawws.Fin|rawws.Text, "soon")
+		j.client.Close()
+		j.agent.HearsClose(1001, "client-lost")
+		j.over(outcome.ClientLost, 1001, "")
+	})
+}
