@@ -181,8 +181,9 @@ func TestSlowButSteadyReaderLives(t *testing.T) {
 			t.Parallel()
 			rules := lasting
 			rules.Lanes = running(t)
-			rules.StallTimeout, rules.PingInterval = time.Second, 500*time.Millisecond
-			slow(t, rules, version, soak(t, 5*time.Second, 3*time.Minute))
+			// The window of so small a buffer may open only when it is empty, which takes most of a second.
+			rules.StallTimeout, rules.PingInterval = 3*time.Second, time.Second
+			slow(t, rules, version, soak(t, 8*time.Second, 3*time.Minute))
 		})
 	}
 }
@@ -204,7 +205,7 @@ func slow(t *testing.T, rules Rules, version uint16, lives time.Duration) {
 	buf := make([]byte, 3000)
 	for began := time.Now(); time.Since(began) < lives; <-tick.C {
 		if _, err := io.ReadFull(outside, buf); err != nil {
-			t.Fatalf("after %s: %v", time.Since(began), err)
+			t.Fatalf("after %s: %v, ended as %+v", time.Since(began), err, <-ended)
 		}
 	}
 	select {
