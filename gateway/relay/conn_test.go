@@ -181,7 +181,7 @@ func TestSlowButSteadyReaderLives(t *testing.T) {
 			t.Parallel()
 			rules := lasting
 			rules.Lanes = running(t)
-			// The window of so small a buffer may open only when it is empty, which takes most of a second.
+			// The window of so small a buffer may open only when it is empty: most of a second.
 			rules.StallTimeout, rules.PingInterval = 3*time.Second, time.Second
 			slow(t, rules, version, soak(t, 8*time.Second, 3*time.Minute))
 		})
