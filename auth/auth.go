@@ -27,8 +27,8 @@ import (
 // by, so it can be kept and judged by other rules later. It is shared between requests with the
 // same token and must not be changed.
 type Identity struct {
-	// Issuer is the claim iss, and Subject the claim sub, or another that principalClaim names. The
-	// subject may be empty or unusable: see HasPrincipal.
+	// Issuer is the claim iss, and Subject the claim sub, or another that principalClaim names.
+	// The subject may be empty or unusable: see HasPrincipal.
 	Issuer, Subject string
 	// Expiry is the claim exp; zero when the token has none.
 	Expiry time.Time
@@ -68,6 +68,7 @@ type Verifier struct {
 	places     places          // of all issuers
 	required   config.RequiredClaims
 	cache      *cache
+	maxToken   int // how long a token may be, in bytes
 	now        func() time.Time
 }
 
@@ -83,12 +84,13 @@ type issuer struct {
 	keys       *keySet
 }
 
-// New compiles the block authentication. The key sets that it needs are taken from keys, or added
-// there. It uses no network: keys.Run or keys.Refresh fetch them.
-func New(c config.Authentication, keys *Keys) (*Verifier, error) {
+// New compiles the block authentication; tokens have at most maxToken bytes. The key sets that it
+// needs are taken from keys, or added there. It uses no network: keys.Run or keys.Refresh fetch
+// them.
+func New(c config.Authentication, maxToken int, keys *Keys) (*Verifier, error) {
 	v := &Verifier{
 		required: c.Authorization.RequiredClaims, byName: map[string]*issuer{}, algorithms: map[string]bool{},
-		cache: newCache(), now: time.Now,
+		cache: newCache(), maxToken: maxToken, now: time.Now,
 	}
 	if !c.Enabled {
 		return v, nil

@@ -147,6 +147,9 @@ func settings(change func(*config.Authentication)) config.Authentication {
 	return c
 }
 
+// maxToken is how long tokens of the tests may be: the default.
+const maxToken = 16 << 10
+
 // gate is a Verifier with Keys of its own.
 type gate struct {
 	*Verifier
@@ -156,7 +159,7 @@ type gate struct {
 // newGate makes a gate that asks nothing and runs nothing yet.
 func newGate(c config.Authentication, o Options) (*gate, error) {
 	keys := NewKeys(o)
-	v, err := New(c, keys)
+	v, err := New(c, maxToken, keys)
 	return &gate{v, keys}, err
 }
 

@@ -53,6 +53,25 @@ func TestLargeTokensAreNotRemembered(t *testing.T) {
 	}
 }
 
+func TestTokensHaveAtMostTheBytesOfTheConfiguration(t *testing.T) {
+	a := ready(t, allKeys(), nil)
+	token := good("ed25519", object{"groups": strings.Repeat("x", 30<<10)})
+	for most, want := range map[int]outcome.Reason{len(token): "", len(token) - 1: outcome.Malformed} {
+		v, err := New(settings(nil), most, a.Keys)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.now = a.Verifier.now
+		_, err = v.Verify(t.Context(), Credential{Token: token}, nil)
+		if got := reasonOf(err); got != want {
+			t.Errorf("at most %d bytes: %q", most, got)
+		}
+		if want != "" && !strings.Contains(err.Error(), "limits.maxTokenBytes") {
+			t.Errorf("the refusal does not name the key: %v", err)
+		}
+	}
+}
+
 // heap returns the bytes that are in use after a collection.
 func heap() uint64 {
 	debug.FreeOSMemory()

@@ -71,6 +71,9 @@ func (v *Verifier) Verify(ctx context.Context, c Credential, t Trace) (*Identity
 // verify judges without remembering. A stranger's token must not cost more than its signature, so
 // its claims are read only once that is good.
 func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity, *jwks, error) {
+	if n := len(c.Token); n > v.maxToken {
+		return nil, nil, outcome.Refuse(outcome.Malformed, fmt.Sprintf("%d bytes, more than %d (limits.maxTokenBytes)", n, v.maxToken))
+	}
 	tok, err := parse(c.Token)
 	if err != nil {
 		return nil, nil, outcome.Refuse(outcome.Malformed, err.Error())

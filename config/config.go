@@ -369,6 +369,9 @@ type Limits struct {
 	HandshakeTimeout time.Duration `yaml:"handshakeTimeout" env:"HANDSHAKE_TIMEOUT"`
 	// MaxHeaderBytes bounds the request head. Default 32768; at least 4096, as tokens are long.
 	MaxHeaderBytes int `yaml:"maxHeaderBytes" env:"MAX_HEADER_BYTES"`
+	// MaxTokenBytes bounds a token; a longer one is malformed. Default 16384; from 1024 to 61440,
+	// and 2048 less than MaxHeaderBytes, which has to hold the other headers too.
+	MaxTokenBytes int `yaml:"maxTokenBytes" env:"MAX_TOKEN_BYTES"`
 }
 
 // Upstream says how agents are reached.
@@ -428,6 +431,7 @@ func Default() Config {
 			HandshakeTimeout: 10 * time.Second,
 			UpstreamTimeout:  30 * time.Second,
 			MaxHeaderBytes:   32 << 10,
+			MaxTokenBytes:    16 << 10,
 		},
 		Upstream: Upstream{IdleTimeout: 4 * time.Second},
 		Log:      Log{Format: "json", Level: "info"},

@@ -25,6 +25,15 @@ var claimFormats = []string{"json", "base64json", "first"}
 // minHeaderBytes is room for a token and little else; net/http cannot be told less.
 const minHeaderBytes = 4096
 
+// How long limits.maxTokenBytes lets a token be: the least is that of a common one, and the most
+// is what other servers on the way take as a request head. Beside the token the head has the
+// request line and the other headers.
+const (
+	minTokenBytes = 1 << 10
+	maxTokenBytes = 60 << 10
+	otherHeaders  = 2 << 10
+)
+
 // maxClockSkew is more than clocks differ; a longer one is meant for another key, or has a wrong
 // unit.
 const maxClockSkew = 10 * time.Minute
@@ -779,6 +788,12 @@ func (k *checker) limits(l Limits) {
 	if l.MaxHeaderBytes < minHeaderBytes {
 		k.add("limits.maxHeaderBytes", "too little for a token and other headers",
 			fmt.Sprintf("at least %d; the default is 32768", minHeaderBytes))
+	}
+	if n := l.MaxTokenBytes; n < minTokenBytes || n > maxTokenBytes {
+		k.add("limits.maxTokenBytes", "out of range", fmt.Sprintf("from %d to %d; the default is 16384", minTokenBytes, maxTokenBytes))
+	} else if l.MaxHeaderBytes >= minHeaderBytes && n > l.MaxHeaderBytes-otherHeaders {
+		k.add("limits.maxTokenBytes", "no room for such a token in limits.maxHeaderBytes",
+			fmt.Sprintf("with a token of %d bytes and other headers a request head has %d", n, n+otherHeaders), "limits.maxHeaderBytes")
 	}
 }
 

@@ -293,7 +293,7 @@ func TestSlowHandshakeIsGivenUp(t *testing.T) {
 
 func TestTooLongHeadIsRefused(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
-	g := start(t, plain(i, a.URL).with("limits.maxHeaderBytes", 8192))
+	g := start(t, plain(i, a.URL).with("limits.maxHeaderBytes", 8192).with("limits.maxTokenBytes", 4096))
 	s, r := g.handshake(t, "/my-agent/ws", i.bearer(t), "X-Long: "+strings.Repeat("x", 9000))
 	if r.StatusCode != http.StatusRequestHeaderFieldsTooLarge {
 		t.Errorf("got %s", r.Status)

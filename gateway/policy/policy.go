@@ -40,7 +40,7 @@ type Policy struct {
 // New compiles a configuration that config.Load has found good. It registers the issuers with
 // keys, uses no network and reads no file.
 func New(c *config.Config, keys *auth.Keys) (*Policy, error) {
-	verifier, err := auth.New(c.Authentication, keys)
+	verifier, err := auth.New(c.Authentication, c.Limits.MaxTokenBytes, keys)
 	if err != nil {
 		return nil, err
 	}
