@@ -122,6 +122,9 @@ type Route struct {
 	Public bool `yaml:"public"`
 	// Query says what the client may not choose in the query string.
 	Query Query `yaml:"query"`
+	// ForwardOriginalToken counts here instead of the issuer's, for an agent that verifies the
+	// token itself, or must not have it. Default: as the issuer of the token says.
+	ForwardOriginalToken *bool `yaml:"forwardOriginalToken"`
 	// HostHeader is the Host that the agent sees: keep (the client's, the default, because
 	// agents compare it with Origin) or upstream (that of Upstream, for agents that answer only
 	// to their own name).

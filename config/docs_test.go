@@ -109,6 +109,8 @@ func flow(v reflect.Value) string {
 		return "[" + strings.Join(items, ", ") + "]"
 	case reflect.Map:
 		return "{}"
+	case reflect.Pointer:
+		return "" // nothing said
 	case reflect.Struct:
 		var pairs []string
 		for f := range v.Type().Fields() {

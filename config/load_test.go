@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -367,4 +368,26 @@ func FuzzLoad(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestForwardOriginalTokenOfARouteHasThreeStates(t *testing.T) {
+	for text, want := range map[string]string{"": "", ", forwardOriginalToken: true": "true", ", forwardOriginalToken: false": "false"} {
+		c, err := load(t, "routes: [{ path: /a, upstream: \"http://a\""+text+" }]", "OMNIA_GATEWAY_JWT_ISSUER=https://issuer.example.com")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		if f := c.Routes[0].ForwardOriginalToken; f != nil {
+			got = strconv.FormatBool(*f)
+		}
+		if got != want {
+			t.Errorf("%q: %q", text, got)
+		}
+		base := Default()
+		var again Config
+		if problems := Read("written", Changes(c, &base).String(), &again); len(problems) > 0 ||
+			!reflect.DeepEqual(again.Routes, c.Routes) {
+			t.Errorf("%q is not what is written: %+v, %v", text, again.Routes, problems)
+		}
+	}
 }

@@ -52,6 +52,8 @@ func schema(t reflect.Type, key string, comments map[string]string) map[string]a
 	switch {
 	case t == durationType:
 		return map[string]any{"type": "string", "pattern": `^(0|([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))+$`}
+	case t == choiceType:
+		return map[string]any{"type": "boolean"}
 	case isScalar(t):
 		kinds := map[reflect.Kind]string{reflect.Bool: "boolean", reflect.Int: "integer", reflect.Int64: "integer",
 			reflect.Float64: "number"}

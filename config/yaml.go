@@ -317,7 +317,7 @@ func scalarText(n *yaml.Node, t reflect.Type) (string, bool) {
 	}
 	switch n.ShortTag() {
 	case "!!bool":
-		return n.Value, t.Kind() == reflect.Bool
+		return n.Value, t.Kind() == reflect.Bool || t == choiceType
 	case "!!int":
 		if t == durationType {
 			return n.Value, n.Value == "0" // any other number would need a unit
@@ -332,6 +332,7 @@ func scalarText(n *yaml.Node, t reflect.Type) (string, bool) {
 var (
 	durationType = reflect.TypeFor[time.Duration]()
 	prefixType   = reflect.TypeFor[netip.Prefix]()
+	choiceType   = reflect.TypeFor[*bool]() // nil where nothing was said
 )
 
 func isScalar(t reflect.Type) bool {
@@ -339,7 +340,7 @@ func isScalar(t reflect.Type) bool {
 	case reflect.String, reflect.Bool, reflect.Int, reflect.Int64, reflect.Float64:
 		return true
 	}
-	return t == prefixType
+	return t == prefixType || t == choiceType
 }
 
 // parseScalar reads the text of a scalar, from the file or from a variable, into v.
@@ -353,6 +354,9 @@ func parseScalar(v reflect.Value, text string) bool {
 		p, ok := parseNetwork(text)
 		v.Set(reflect.ValueOf(p))
 		return ok
+	case choiceType:
+		v.Set(reflect.New(v.Type().Elem()))
+		return parseScalar(v.Elem(), text)
 	}
 	switch v.Kind() {
 	case reflect.String:
@@ -388,6 +392,8 @@ func wanted(t reflect.Type) string {
 		return "a duration"
 	case prefixType:
 		return "a network"
+	case choiceType:
+		return wanted(t.Elem())
 	}
 	switch t.Kind() {
 	case reflect.String:
@@ -407,6 +413,8 @@ func exampleOf(t reflect.Type) string {
 		return "write it with its unit, such as 30s, 5m or 1h30m"
 	case prefixType:
 		return "write address/bits, such as 10.0.0.0/8, or one address, such as 192.0.2.1"
+	case choiceType:
+		return exampleOf(t.Elem())
 	}
 	switch t.Kind() {
 	case reflect.String:

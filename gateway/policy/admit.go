@@ -168,7 +168,7 @@ func (p *Policy) authorize(ctx context.Context, pass *Pass, r *route, credential
 	} else if err := permit(r, pass.Identity, pass.Names, t); err != nil {
 		return err
 	}
-	return p.tell(pass, credential.Token, open, t)
+	return p.tell(pass, r, credential.Token, open, t)
 }
 
 // entry returns the word by which requests for a path of a route are let in: OK where a token is
@@ -193,7 +193,7 @@ func permit(r *route, id *auth.Identity, names config.Names, t *trace) error {
 
 // tell puts what the agent is told about the caller into the headers. On an open path a claim that
 // cannot be a header is left out.
-func (p *Policy) tell(pass *Pass, token string, open bool, t *trace) error {
+func (p *Policy) tell(pass *Pass, r *route, token string, open bool, t *trace) error {
 	told, err := p.verifier.Headers(pass.Identity)
 	if err != nil && !open {
 		return err
@@ -202,7 +202,11 @@ func (p *Policy) tell(pass *Pass, token string, open bool, t *trace) error {
 		pass.Header[http.CanonicalHeaderKey(h.Name)] = []string{h.Value}
 		t.ok("header", "%s: %s", h.Name, h.Value)
 	}
-	if pass.Identity.ForwardToken {
+	forward := pass.Identity.ForwardToken
+	if r.forward != nil {
+		forward = *r.forward
+	}
+	if forward {
 		pass.Header["Authorization"] = []string{"Bearer " + token}
 	}
 	return nil

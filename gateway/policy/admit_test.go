@@ -240,6 +240,31 @@ func TestTokenIsForwardedNowhereIfSoConfigured(t *testing.T) {
 	}
 }
 
+func TestForwardOriginalTokenOfARouteCountsInsteadOfTheIssuers(t *testing.T) {
+	i := wstest.NewIssuer(t)
+	yes, no := true, false
+	for _, c := range []struct {
+		issuer bool
+		route  *bool
+		want   bool
+	}{
+		{true, nil, true}, {true, &yes, true}, {true, &no, false},
+		{false, nil, false}, {false, &yes, true}, {false, &no, false},
+	} {
+		g := admission(t, i, func(conf *config.Config) {
+			conf.Authentication.JWT.ForwardOriginalToken = c.issuer
+			for n := range conf.Routes {
+				conf.Routes[n].ForwardOriginalToken = c.route
+			}
+		})
+		token := i.Token()
+		p, err := g.Admit(t.Context(), asking("/my-agent/ws?access_token="+token))
+		if got := p.Header.Get("Authorization"); err != nil || (got == "Bearer "+token) != c.want || (got == "") == c.want {
+			t.Errorf("issuer %v, route %v: forwarded %v, %v", c.issuer, c.route, got != "", err)
+		}
+	}
+}
+
 func TestOpenPathsTellTheIdentityOfATokenThatWasSent(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	g := admission(t, i, nil)

@@ -25,6 +25,7 @@ type route struct {
 
 	hostIsUpstream bool // the agent's Host is its own address
 	public         bool
+	forward        *bool           // whether the agent is given the token; nil: as its issuer says
 	drop           map[string]bool // parameters whose every copy goes: true if because of query.drop, false for those of set
 	set            [][2]string
 	rules          auth.Rules // global and its own
@@ -52,6 +53,7 @@ func newRoutes(c *config.Config, v *auth.Verifier) ([]*route, error) {
 
 			hostIsUpstream: rc.HostHeader == "upstream",
 			public:         rc.Public,
+			forward:        rc.ForwardOriginalToken,
 			drop:           map[string]bool{},
 			rules:          v.Rules(rc.RequiredClaims),
 			origins:        rc.AllowedOrigins,
