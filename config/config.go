@@ -212,9 +212,9 @@ type JWT struct {
 	// OutputPayloadToHeader is a header that gets all claims, as base64url of the token's payload.
 	// Empty: none.
 	OutputPayloadToHeader string `yaml:"outputPayloadToHeader" env:"JWT_OUTPUT_PAYLOAD_TO_HEADER"`
-	// PrincipalClaim names the claim that is the user, or several of which the first that is not
-	// empty counts. Default sub.
-	PrincipalClaim []string `yaml:"principalClaim" env:"JWT_PRINCIPAL_CLAIM"`
+	// PrincipalClaim names the claim that is the user, or is a list of several, of which the first
+	// that is not empty counts. Default sub.
+	PrincipalClaim ClaimNames `yaml:"principalClaim" env:"JWT_PRINCIPAL_CLAIM"`
 	// SpaceDelimitedClaims are the claims whose text is a list with spaces between the elements.
 	// Default scope and permission.
 	SpaceDelimitedClaims []string `yaml:"spaceDelimitedClaims" env:"JWT_SPACE_DELIMITED_CLAIMS"`
@@ -408,6 +408,8 @@ type (
 	ClaimHeaders []ClaimHeader
 	// HeaderSources in the environment: Authorization=Bearer,X-Token
 	HeaderSources []HeaderSource
+	// ClaimNames are written as a list, or as one name. In the environment: sub,client_id
+	ClaimNames []string
 	// RequiredClaims in the environment: scope=agents:access;role=user|admin
 	RequiredClaims []RequiredClaim
 )
@@ -467,7 +469,7 @@ func DefaultJWT() JWT {
 		FromHeaders:          HeaderSources{{Name: "Authorization", Prefix: "Bearer "}},
 		FromParams:           []string{"access_token"},
 		FromSubprotocols:     []string{"bearer", "base64url.bearer.authorization.k8s.io"},
-		PrincipalClaim:       []string{"sub"},
+		PrincipalClaim:       ClaimNames{"sub"},
 		SpaceDelimitedClaims: []string{"scope", "permission"},
 		Fetch:                Fetch{Timeout: 10 * time.Second, Interval: 10 * time.Minute},
 		ClockSkew:            60 * time.Second,

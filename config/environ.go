@@ -186,6 +186,8 @@ func (l *loader) decodeVariable(text string, v reflect.Value, key string) bool {
 	switch list := v.Addr().Interface().(type) {
 	case *[]string:
 		return decodeItems(l, list, key, text, ",", "a,b", func(item string) (string, bool) { return item, true })
+	case *ClaimNames:
+		return decodeItems(l, list, key, text, ",", "sub,client_id", func(item string) (string, bool) { return item, true })
 	case *[]netip.Prefix:
 		return decodeItems(l, list, key, text, ",", "10.0.0.0/8,192.0.2.1", func(item string) (netip.Prefix, bool) {
 			return parseNetwork(item)

@@ -170,6 +170,7 @@ func TestEveryVariableIsReadIntoItsKey(t *testing.T) {
 		reflect.TypeFor[JWTRules]():       "[{issuer: a}]",
 		reflect.TypeFor[ClaimHeaders]():   "a=b",
 		reflect.TypeFor[HeaderSources]():  "a",
+		reflect.TypeFor[ClaimNames]():     "x,y",
 		reflect.TypeFor[RequiredClaims](): "a=b",
 	}
 	for _, v := range variables() {

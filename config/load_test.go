@@ -391,3 +391,31 @@ func TestForwardOriginalTokenOfARouteHasThreeStates(t *testing.T) {
 		}
 	}
 }
+
+func TestPrincipalClaimIsOneNameOrAList(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		want ClaimNames
+	}{
+		{"email", ClaimNames{"email"}},
+		{`"3"`, ClaimNames{"3"}},
+		{"[email]", ClaimNames{"email"}},
+		{"[sub, common_name]", ClaimNames{"sub", "common_name"}},
+	} {
+		got := mustLoad(t, "authentication: { jwt: { principalClaim: "+c.text+" } }").Authentication.JWT.PrincipalClaim
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q", c.text, got)
+		}
+	}
+	for text, want := range map[string]ClaimNames{"email": {"email"}, "sub, client_id": {"sub", "client_id"}, `["a,b"]`: {"a,b"}} {
+		if got := mustLoad(t, "", "OMNIA_GATEWAY_JWT_PRINCIPAL_CLAIM="+text).Authentication.JWT.PrincipalClaim; !slices.Equal(got, want) {
+			t.Errorf("variable %s: %q", text, got)
+		}
+	}
+	for _, text := range []string{"3", "true", "{ a: b }", `""`, "null"} {
+		if _, err := load(t, "authentication: { jwt: { principalClaim: "+text+" } }", "OMNIA_GATEWAY_JWT_ISSUER=https://a.example.com",
+			oneRoute); err == nil || !strings.Contains(err.Error(), "principalClaim") {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}

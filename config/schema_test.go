@@ -52,6 +52,9 @@ func schema(t reflect.Type, key string, comments map[string]string) map[string]a
 	switch {
 	case t == durationType:
 		return map[string]any{"type": "string", "pattern": `^(0|([0-9]+(\.[0-9]*)?|\.[0-9]+)(ns|us|µs|ms|s|m|h))+$`}
+	case t == reflect.TypeFor[ClaimNames]():
+		text := map[string]any{"type": "string"}
+		return map[string]any{"anyOf": []any{text, map[string]any{"type": "array", "items": text}}}
 	case t == choiceType:
 		return map[string]any{"type": "boolean"}
 	case isScalar(t):

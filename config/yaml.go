@@ -255,6 +255,10 @@ func (l *loader) decodeMap(n *yaml.Node, v reflect.Value, key string) bool {
 
 // decodeList replaces the list in v. Elements start from their own defaults.
 func (l *loader) decodeList(n *yaml.Node, at Place, v reflect.Value, key string) bool {
+	if names, ok := v.Addr().Interface().(*ClaimNames); ok && n.Kind == yaml.ScalarNode && called(n) == "text" {
+		*names = ClaimNames{n.Value}
+		return true
+	}
 	if n.Kind != yaml.SequenceNode {
 		l.problem(at, key, called(n)+" where a list belongs", "write [a, b], or lines that begin with a dash; [] for an empty list")
 		return false
