@@ -186,6 +186,23 @@ func TestRulesTellWhatFits(t *testing.T) {
 	}
 }
 
+func TestMismatchShowsTheValuesOfTheClaim(t *testing.T) {
+	text, long := strings.Repeat("x", 256), strings.Repeat("y", 257)
+	for claims, want := range map[string]string{
+		`{"role":"guest"}`:                               `claim "role" has "guest", which is none of ["admin"]`,
+		`{"role":"` + text + `"}`:                        `claim "role" has "` + text + `", which`,
+		`{"role":"` + long + `"}`:                        `claim "role" has "` + long[:256] + `"…, which`,
+		`{"role":["a\nb","c"]}`:                          `claim "role" has "a\nb", "c", which`,
+		`{"role":["1","2","3","4","5","6","7","8","9"]}`: `"7", "8", …, which`,
+		`{"role":5}`:                                     `claim "role" has no text, which`,
+	} {
+		err := requiring(require("role", "admin"), nil).Rules(nil).Check(identity(t, claims), nil, nil)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", claims, err)
+		}
+	}
+}
+
 func TestClaimsToHeaders(t *testing.T) {
 	for _, c := range []struct {
 		claim, format string // the JSON of the claim
