@@ -4,7 +4,7 @@ FUZZTIME ?= 100000x
 
 with_tools = . .tools/env &&
 
-.PHONY: help build unit test lint vet vuln helm soak fuzz bench istio docker tools clean
+.PHONY: help build unit test simulate lint vet vuln helm soak fuzz bench istio docker tools clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ unit: ## the quick tests: everything but e2e, with the race detector
 
 test: tools ## all tests with the race detector; what was skipped, and why, is named at the end
 	$(with_tools) gotestsum --format standard-quiet -- -race -timeout 20m ./...
+
+simulate: ## the relay's state machine with a million random schedules; without the race detector, as it has no concurrency
+	OMNIA_SCHEDULES=1000000 go test -count=1 -timeout 15m -run TestMachineKeepsItsPromises ./gateway/relay
 
 lint: ## gofmt, go vet, staticcheck, and whether go.mod is tidy
 	@tools/install go

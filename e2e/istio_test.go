@@ -27,7 +27,7 @@ func TestDecisionsAreThoseOfIstio(t *testing.T) {
 		t.Fatalf("no vectors: %v", err)
 	}
 	arguments := []string{"-bin", binary, "-envoy", "envoy", "-istio", "istio", "-n", "4000", "-seed", "1"} // luck must not decide
-	run := clientFor(t, 3*patience, vectest, append(arguments, files...)...)
+	run := clientFor(t, 15*patience, vectest, append(arguments, files...)...)
 	out, err := run.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {

@@ -305,7 +305,7 @@ func TestTooLongHeadIsRefused(t *testing.T) {
 
 func TestSilentAgentIs504(t *testing.T) {
 	i := newIssuer(t)
-	g := start(t, plain(i, newAgent(t, func(v *visit) { io.Copy(io.Discard, v.br) }).URL).with("limits.handshakeTimeout", "300ms"))
+	g := start(t, plain(i, newAgent(t, func(v *visit) { io.Copy(io.Discard, v.br) }).URL).with("limits.upstreamTimeout", "300ms"))
 	g.refused(t, 504, "upstream-timeout", "/my-agent/ws", i.bearer(t))
 }
 
