@@ -29,11 +29,6 @@ func (o *operator) flags(c *cobra.Command) {
 		"`file` with an operator's token, as in admin.tokenFile: its first one is used")
 }
 
-// configFlag adds the flag of the file that names the admin listener.
-func (o *operator) configFlag(c *cobra.Command) {
-	c.Flags().StringVarP(&o.config, "config", "c", "", "configuration `file` of the gateway, or that of OMNIA_GATEWAY_CONFIG")
-}
-
 // ask sends a request and decodes its answer into out, unless that is nil. The error tells what the
 // gateway has answered, if it refused; a 422 is decoded as well.
 func (o *operator) ask(c *cobra.Command, method, path string, body, out any) error {
