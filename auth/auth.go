@@ -2,11 +2,12 @@
 //
 // A Verifier finds and removes a request's one credential: Take (source.go). Verify (verify.go)
 // looks at its form (token.go) and turns it into an Identity with the keys of the token's own
-// issuer. Rules (rule.go) tell whether that identity may pass, and Headers (claim.go) what the
-// agent is told about it. A Signer (mint.go) makes tokens for development and tests.
+// issuer, or, if it is no JWT, with the client keys of the configuration (clientkey.go). Rules
+// (rule.go) tell whether that identity may pass, and Headers (claim.go) what the agent is told
+// about it. A Signer (mint.go) makes tokens for development and tests.
 //
-// Keys (keys.go) hold one key set for each issuer (keyset.go, of keys read by jwk.go) and fetch
-// it (fetch.go). They live longer than a Verifier, which is made anew for every configuration.
+// Keys (keys.go) hold one key set for each issuer (keyset.go, of keys read by jwk.go) and fetch it
+// (fetch.go). They live longer than a Verifier, which is made anew for every configuration.
 //
 // Every way to be refused is an outcome.Refusal with one Reason; the words are the same in the
 // log, the metrics, `explain` and the docs.
@@ -39,6 +40,8 @@ type Identity struct {
 	Claims Claims
 	// ForwardToken reports whether the agent is given the token.
 	ForwardToken bool
+	// ClientKey reports whether the credential is a client key, which no agent is given.
+	ClientKey bool
 }
 
 // HasPrincipal reports whether the subject can be a principal: not empty, in one line, and without
@@ -64,6 +67,7 @@ func (t Trace) trace(check, format string, a ...any) {
 type Verifier struct {
 	issuers    []*issuer
 	byName     map[string]*issuer
+	clients    *clientKeys     // nil without client keys
 	algorithms map[string]bool // allowed by some issuer
 	places     places          // of all issuers
 	required   config.RequiredClaims
@@ -95,13 +99,31 @@ func New(c config.Authentication, maxToken int, keys *Keys) (*Verifier, error) {
 	if !c.Enabled {
 		return v, nil
 	}
-	for _, j := range c.Issuers() {
+	var first *clientKeySet
+	var err error
+	if file := c.ClientKeys.File; file != "" {
+		if first, err = readClientKeys(file); err != nil {
+			return nil, fmt.Errorf("authentication.clientKeys.file: %w", err)
+		}
+		v.clients = newClientKeys(c.JWT)
+		for _, p := range v.places.add(v.clients.JWT) {
+			v.clients.places[p] = true
+		}
+	}
+	for n, j := range c.Issuers() {
+		if n == 0 && j.Issuer == "" && v.clients != nil { // callers with keys alone
+			v.places.add(j) // no agent is given what its clients take for a credential
+			continue
+		}
 		if err := v.add(j); err != nil {
 			return nil, fmt.Errorf("issuer %s: %w", outcome.Brief(j.Issuer), err)
 		}
 	}
 	for _, i := range v.issuers { // only now, so that a configuration with a mistake adds none
 		i.keys = keys.set(i.from, i.first)
+	}
+	if v.clients != nil {
+		v.clients.file = keys.clientKeys(c.ClientKeys.File, first)
 	}
 	return v, nil
 }
@@ -137,6 +159,14 @@ func (v *Verifier) add(j config.JWT) error {
 	}
 	v.issuers, v.byName[j.Issuer] = append(v.issuers, i), i
 	return nil
+}
+
+// issuerOf returns what is asked of a caller, or nil if its issuer is not configured.
+func (v *Verifier) issuerOf(id *Identity) *issuer {
+	if id.Issuer == clientKeyIssuer && v.clients != nil {
+		return v.clients.issuer
+	}
+	return v.byName[id.Issuer]
 }
 
 // refersTo reports whether v verifies with s.

@@ -91,7 +91,7 @@ type HeaderValue struct{ Name, Value string }
 // is configured, ClaimNotRepresentable for the first claim whose text cannot be a header. The
 // headers that are possible are returned all the same, for paths on which no token is asked for.
 func (v *Verifier) Headers(id *Identity) ([]HeaderValue, error) {
-	i := v.byName[id.Issuer]
+	i := v.issuerOf(id)
 	if i == nil {
 		return nil, v.strange(id.Issuer)
 	}

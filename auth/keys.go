@@ -27,8 +27,9 @@ type Keys struct {
 	options Options
 	changed chan struct{} // tells Run that sets came or went
 
-	mu   sync.Mutex
-	sets []*keySet // in the order in which they came
+	mu    sync.Mutex
+	sets  []*keySet        // in the order in which they came
+	files []*clientKeyFile // likewise
 }
 
 // NewKeys returns Keys without any set. New adds the sets that a configuration needs; Run or
@@ -43,12 +44,12 @@ func NewKeys(o Options) *Keys {
 // Run keeps every set fresh until ctx ends, sets that come later too, and waits for all that it
 // has started. It is called once.
 func (k *Keys) Run(ctx context.Context) {
-	running := map[*keySet]context.CancelFunc{}
+	running := map[runner]context.CancelFunc{}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for {
-		sets := k.all()
-		for _, s := range sets {
+		all := k.runners()
+		for _, s := range all {
 			if running[s] == nil {
 				own, stop := context.WithCancel(ctx)
 				running[s] = stop
@@ -56,7 +57,7 @@ func (k *Keys) Run(ctx context.Context) {
 			}
 		}
 		for s, stop := range running {
-			if !slices.Contains(sets, s) {
+			if !slices.Contains(all, s) {
 				stop()
 				delete(running, s)
 			}
@@ -104,7 +105,42 @@ func (k *Keys) Keep(verifiers ...*Verifier) {
 	k.sets = slices.DeleteFunc(k.sets, func(s *keySet) bool {
 		return !slices.ContainsFunc(verifiers, func(v *Verifier) bool { return v.refersTo(s) })
 	})
+	k.files = slices.DeleteFunc(k.files, func(f *clientKeyFile) bool {
+		return !slices.ContainsFunc(verifiers, func(v *Verifier) bool { return v.clients != nil && v.clients.file == f })
+	})
 	k.notify()
+}
+
+// clientKeys returns the file of client keys with that name, which is added if there is none yet;
+// read is what was read of it just now.
+func (k *Keys) clientKeys(name string, read *clientKeySet) *clientKeyFile {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if n := slices.IndexFunc(k.files, func(f *clientKeyFile) bool { return f.name == name }); n >= 0 {
+		k.files[n].set.Store(read)
+		return k.files[n]
+	}
+	f := &clientKeyFile{name: name, log: k.options.Log}
+	f.set.Store(read)
+	k.files = append(k.files, f)
+	k.notify()
+	return f
+}
+
+// runner is what Run keeps fresh.
+type runner interface{ run(context.Context) }
+
+// runners returns all that is to be kept fresh now.
+func (k *Keys) runners() (all []runner) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, s := range k.sets {
+		all = append(all, s)
+	}
+	for _, f := range k.files {
+		all = append(all, f)
+	}
+	return all
 }
 
 // set returns the set for a source, which is added if there is none yet; first is what was read

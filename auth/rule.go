@@ -39,7 +39,7 @@ func (v *Verifier) Rules(own config.RequiredClaims) Rules {
 // compared as Istio compares request.auth.claims: strings and lists of strings only,
 // case-sensitive.
 func (r Rules) Check(id *Identity, names config.Names, t Trace) error {
-	i := r.v.byName[id.Issuer]
+	i := r.v.issuerOf(id)
 	if i == nil {
 		return r.v.strange(id.Issuer)
 	}

@@ -40,6 +40,9 @@ func pss(name string, hash crypto.Hash) jwt.SigningMethod {
 // an unknown key, for refetchWait at most, and no longer than ctx. Whether the subject can be a
 // principal is for the caller to ask: where no token is needed it does not matter.
 func (v *Verifier) Verify(ctx context.Context, c Credential, t Trace) (*Identity, error) {
+	if v.clients.judges(c) {
+		return v.clients.verify(c.Token, v.now(), t)
+	}
 	small := len(c.Token) <= maxRemembered
 	var key digest
 	if small {
@@ -80,6 +83,9 @@ func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity
 	}
 	t.trace("form", "a signed JWT of %d bytes, alg %s, kid %s", len(c.Token), outcome.Brief(tok.alg), outcome.Brief(tok.kid))
 
+	if len(v.issuers) == 0 { // client keys alone
+		return nil, nil, v.strange(tok.issuer)
+	}
 	if !v.algorithms[tok.alg] {
 		return nil, nil, &outcome.Refusal{Reason: outcome.AlgNotAllowed, Detail: "algorithm " + outcome.Brief(tok.alg)}
 	}
@@ -127,6 +133,9 @@ func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity
 // times, audience. The error is an *outcome.Refusal. So a session can be judged by the rules of a
 // new configuration, without its token.
 func (v *Verifier) Judge(issuer, claims string) (*Identity, error) {
+	if issuer == clientKeyIssuer && v.clients != nil {
+		return v.clients.again(claims, v.now())
+	}
 	i := v.byName[issuer]
 	if i == nil {
 		return nil, v.strange(issuer)
@@ -154,6 +163,7 @@ func (v *Verifier) strange(name string) error {
 	}
 	switch n := len(v.issuers); n {
 	case 0:
+		given = "no issuer is configured; " + given
 	case 1:
 		given = "configured is " + outcome.Quote(v.issuers[0].Issuer) + "; " + given
 	default:

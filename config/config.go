@@ -180,13 +180,22 @@ type Authentication struct {
 	JWT JWT `yaml:"jwt"`
 	// JWTRules are further issuers, each with keys, audiences and headers of its own.
 	JWTRules JWTRules `yaml:"jwtRules" env:"JWT_RULES"`
+	// ClientKeys are callers without a token of an issuer.
+	ClientKeys ClientKeys `yaml:"clientKeys" envPrefix:"CLIENT_KEYS_"`
 	// Authorization says what a verified caller must bring.
 	Authorization Authorization `yaml:"authorization"`
 	// EdgeTrust says which headers of the client are removed because agents trust them.
 	EdgeTrust EdgeTrust `yaml:"edgeTrust" envPrefix:"EDGE_TRUST_"`
 }
 
-// Issuers are all issuers, JWT first.
+// ClientKeys are opaque keys that a client sends as Authorization: Bearer.
+type ClientKeys struct {
+	// File is a YAML file with the hashes and claims of the keys. It must be there at the start,
+	// and is read every 5 s. Beside it an issuer is not needed. Empty: there are no keys.
+	File string `yaml:"file" env:"FILE"`
+}
+
+// Issuers are all issuers, JWT first, which has no name where there are client keys alone.
 func (a Authentication) Issuers() []JWT { return append([]JWT{a.JWT}, a.JWTRules...) }
 
 // JWT is one issuer of tokens and what is asked of them.

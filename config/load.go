@@ -138,6 +138,7 @@ func writable(s Sources, c *Config) (notes []string) {
 		files = append(files, named{"jwksFile of issuer " + j.Issuer, j.JWKSFile},
 			named{"fetch.caFile of issuer " + j.Issuer, j.Fetch.CAFile})
 	}
+	files = append(files, named{"clientKeys.file", c.Authentication.ClientKeys.File})
 	if file := s.ConfigFile(); file != "" {
 		files = append(files, named{"configuration file", file})
 	}
@@ -155,7 +156,7 @@ func writable(s Sources, c *Config) (notes []string) {
 // unusedProxy is a note about a proxy of the environment that an operator may count on.
 func unusedProxy(environ []string, a Authentication) []string {
 	if !a.Enabled || !slices.ContainsFunc(a.Issuers(),
-		func(j JWT) bool { return j.JWKS == "" && j.JWKSFile == "" && j.Fetch.Proxy == "" }) {
+		func(j JWT) bool { return j.Issuer != "" && j.JWKS == "" && j.JWKSFile == "" && j.Fetch.Proxy == "" }) {
 		return nil
 	}
 	for _, e := range environ {

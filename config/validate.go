@@ -370,7 +370,7 @@ func (k *checker) authentication(a Authentication) {
 		if i > 0 {
 			key = index("authentication.jwtRules", i-1)
 		}
-		k.jwt(key, jwt, a.Enabled)
+		k.jwt(key, jwt, a.Enabled && (i > 0 || a.ClientKeys.File == ""))
 		if first, twice := seen[jwt.Issuer]; twice && jwt.Issuer != "" {
 			k.add(key+".issuer", "the same issuer as "+first, "keep one of the two: an issuer has one set of rules")
 		} else {
@@ -397,8 +397,9 @@ func (k *checker) authentication(a Authentication) {
 	}
 }
 
-func (k *checker) jwt(key string, j JWT, enabled bool) {
-	k.issuer(key, j, enabled)
+// jwt checks an issuer, which may be nameless unless it is needed.
+func (k *checker) jwt(key string, j JWT, needed bool) {
+	k.issuer(key, j, needed)
 	for i, audience := range j.Audiences {
 		if strings.TrimSpace(audience) == "" {
 			k.add(index(key+".audiences", i), "empty audience", "name one, or write audiences: [] if aud is not to be checked")
@@ -504,11 +505,11 @@ func (k *checker) unique(key string, list []string) {
 
 // issuer checks the two addresses of an issuer. Keys that came over plain HTTP could be an
 // attacker's.
-func (k *checker) issuer(key string, j JWT, enabled bool) {
+func (k *checker) issuer(key string, j JWT, needed bool) {
 	const insecure = "use https://, or set insecureHTTP: true where the network is your own"
 	issuer, isURL := httpURL(j.Issuer)
 	switch {
-	case j.Issuer == "" && !enabled:
+	case j.Issuer == "" && !needed:
 	case strings.TrimSpace(j.Issuer) == "":
 		k.add(key+".issuer", "missing", "write it exactly as in the claim iss, such as https://issuer.example.com, trailing slash included",
 			"authentication.enabled")
@@ -819,7 +820,7 @@ func (c *Config) remarks() (notes []string) {
 		if i > 0 {
 			key = index("authentication.jwtRules", i-1)
 		}
-		if len(jwt.Audiences) == 0 {
+		if len(jwt.Audiences) == 0 && jwt.Issuer != "" {
 			notes = append(notes, key+".audiences is empty: tokens that this issuer made for others are accepted")
 		}
 		if len(jwt.OutputClaimToHeaders) == 0 {

@@ -123,6 +123,8 @@ func (l *loader) decode(n *yaml.Node, at Place, v reflect.Value, key string) boo
 		return false
 	case isScalar(v.Type()):
 		return l.decodeScalar(n, at, v, key)
+	case v.Kind() == reflect.Interface:
+		return l.decodeAny(n, at, v, key)
 	case v.Kind() == reflect.Slice:
 		return l.decodeList(n, at, v, key)
 	case isNull(n):
@@ -175,6 +177,7 @@ func (l *loader) decodeStruct(n *yaml.Node, v reflect.Value, key string) bool {
 		}
 	}
 	good := true
+	isConfig := v.Type() == reflect.TypeFor[Config]()
 	var ignored []string
 	var unknown Problems
 	keysGood := l.eachKey(n, key, func(name string, at Place, value *yaml.Node) {
@@ -186,10 +189,10 @@ func (l *loader) decodeStruct(n *yaml.Node, v reflect.Value, key string) bool {
 		case known:
 			good = l.decode(value, at, v.Field(i), join(key, name)) && good
 			return
-		case key == "" && slices.Contains(ignoredChartKeys, name):
+		case isConfig && slices.Contains(ignoredChartKeys, name):
 			ignored = append(ignored, name)
 			return
-		case key == "" && slices.Contains(notYet, name):
+		case isConfig && slices.Contains(notYet, name):
 			l.problem(at, name, "not supported yet", "leave the key out")
 		default:
 			hint, meant := unknownKey(key, name, names)
@@ -200,7 +203,7 @@ func (l *loader) decodeStruct(n *yaml.Node, v reflect.Value, key string) bool {
 		}
 		good = false
 	})
-	if key == "" {
+	if isConfig {
 		unknown = gatherChartKeys(unknown)
 	}
 	for _, p := range unknown {
@@ -330,13 +333,14 @@ func scalarText(n *yaml.Node, t reflect.Type) (string, bool) {
 	case "!!float":
 		return n.Value, t.Kind() == reflect.Float64
 	}
-	return n.Value, t.Kind() == reflect.String || t == durationType || t == prefixType
+	return n.Value, t.Kind() == reflect.String || t == durationType || t == prefixType || t == timeType
 }
 
 var (
 	durationType = reflect.TypeFor[time.Duration]()
 	prefixType   = reflect.TypeFor[netip.Prefix]()
 	choiceType   = reflect.TypeFor[*bool]() // nil where nothing was said
+	timeType     = reflect.TypeFor[time.Time]()
 )
 
 func isScalar(t reflect.Type) bool {
@@ -344,7 +348,7 @@ func isScalar(t reflect.Type) bool {
 	case reflect.String, reflect.Bool, reflect.Int, reflect.Int64, reflect.Float64:
 		return true
 	}
-	return t == prefixType || t == choiceType
+	return t == prefixType || t == choiceType || t == timeType
 }
 
 // parseScalar reads the text of a scalar, from the file or from a variable, into v.
@@ -361,6 +365,10 @@ func parseScalar(v reflect.Value, text string) bool {
 	case choiceType:
 		v.Set(reflect.New(v.Type().Elem()))
 		return parseScalar(v.Elem(), text)
+	case timeType:
+		at, err := time.Parse(time.RFC3339, text)
+		v.Set(reflect.ValueOf(at))
+		return err == nil
 	}
 	switch v.Kind() {
 	case reflect.String:
@@ -398,6 +406,8 @@ func wanted(t reflect.Type) string {
 		return "a network"
 	case choiceType:
 		return wanted(t.Elem())
+	case timeType:
+		return "a time"
 	}
 	switch t.Kind() {
 	case reflect.String:
@@ -419,6 +429,8 @@ func exampleOf(t reflect.Type) string {
 		return "write address/bits, such as 10.0.0.0/8, or one address, such as 192.0.2.1"
 	case choiceType:
 		return exampleOf(t.Elem())
+	case timeType:
+		return "write date, time and zone (RFC 3339), such as 2027-01-31T00:00:00Z"
 	}
 	switch t.Kind() {
 	case reflect.String:

@@ -79,7 +79,7 @@ func TestLinksOfTheDocsLeadSomewhere(t *testing.T) {
 // TestConfigurationsOfTheDocsAreGood has `check` look at every YAML block that belongs to the
 // gateway. Variables give what a fragment leaves out, and the certificate is one of the test's.
 func TestConfigurationsOfTheDocsAreGood(t *testing.T) {
-	elsewhere := regexp.MustCompile(`(?m)^(apiVersion|services|groups|scrape_configs|config):`)
+	elsewhere := regexp.MustCompile(`(?m)^(apiVersion|services|groups|scrape_configs|config|keys):`)
 	c := newCertificate(t)
 	files := strings.NewReplacer("/etc/omnia/tls.crt", c.certFile, "/etc/omnia/tls.key", c.keyFile)
 	tested := 0

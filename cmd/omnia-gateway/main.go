@@ -6,7 +6,7 @@
 //	omnia-gateway dev                         run it with an issuer and an echo agent
 //	omnia-gateway check --config FILE         every problem of a configuration, with its place
 //	omnia-gateway explain --path /a/ws        how the gateway judges a request, step by step
-//	omnia-gateway token mint|inspect          make a token for development, or take one apart
+//	omnia-gateway token mint|key|inspect      make a token or a client key, or take a token apart
 //	omnia-gateway istio export|import         the configuration as Istio's resources, and back
 //	omnia-gateway health                      ask a running gateway; for container health checks
 //	omnia-gateway version

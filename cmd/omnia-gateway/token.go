@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -22,11 +23,11 @@ import (
 func newToken() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "token",
-		Short: "Make a token for development, or take one apart",
+		Short: "Make a token or a client key, or take a token apart",
 		Args:  noCommand,
 		RunE:  func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
-	c.AddCommand(newMint(), newInspect())
+	c.AddCommand(newMint(), newKey(), newInspect())
 	return c
 }
 
@@ -43,13 +44,9 @@ func newMint() *cobra.Command {
 			"'roles=[\"admin\"]'",
 		Args: takes(0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			all := map[string]any{}
-			for _, s := range claims {
-				name, value, ok := strings.Cut(s, "=")
-				if !ok || name == "" {
-					return usageError{fmt.Errorf("--claim %q: want name=value", s)}
-				}
-				all[name] = claimValue(value)
+			all, err := claimsOf(claims)
+			if err != nil {
+				return usageError{err}
 			}
 			signer, err := signerIn(key)
 			if err != nil {
@@ -86,6 +83,64 @@ func newMint() *cobra.Command {
 		c.MarkFlagRequired(name)
 	}
 	return c
+}
+
+// keyPrefix begins every client key that token key makes, so that scanners find one that has
+// leaked.
+const keyPrefix = "omniagw_"
+
+func newKey() *cobra.Command {
+	var id, expires string
+	var claims []string
+	c := &cobra.Command{
+		Use:   "key",
+		Short: "Make a client key and its entry for the configuration",
+		Long: "Key makes a client key of 256 random bits. It prints the key, which is kept nowhere, and then the\n" +
+			"entry for the file that authentication.clientKeys names. The entry has only a hash of the key.",
+		Example: "  omnia-gateway token key --id ci --claim 'roles=[\"user\"]' --expires 2027-01-31T00:00:00Z",
+		Args:    takes(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			entry := config.ClientKey{ID: id}
+			var err error
+			if entry.Claims, err = claimsOf(claims); err != nil {
+				return usageError{err}
+			}
+			if expires != "" {
+				if entry.Expires, err = time.Parse(time.RFC3339, expires); err != nil {
+					return usageError{fmt.Errorf("--expires %q: want date, time and zone, such as 2027-01-31T00:00:00Z", expires)}
+				}
+			}
+			var secret [32]byte
+			rand.Read(secret[:])
+			key := keyPrefix + base64.RawURLEncoding.EncodeToString(secret[:])
+			entry.KeyHash = config.KeyHash(key)
+			text, err := entry.YAML()
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(c.OutOrStdout(), "key %s\nentry for the list keys of authentication.clientKeys.file:\n%s", key, text)
+			return err
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&id, "id", "", "`name` of the client, its claim sub unless --claim says another")
+	f.StringVar(&expires, "expires", "", "`time` at which the key ends, such as 2027-01-31T00:00:00Z; none: never")
+	f.StringArrayVar(&claims, "claim", nil, "`name=value`, the value as JSON or else as text; may be repeated")
+	c.MarkFlagRequired("id")
+	return c
+}
+
+// claimsOf reads claims of the form name=value.
+func claimsOf(list []string) (map[string]any, error) {
+	all := map[string]any{}
+	for _, s := range list {
+		name, value, ok := strings.Cut(s, "=")
+		if !ok || name == "" {
+			return nil, fmt.Errorf("--claim %q: want name=value", s)
+		}
+		all[name] = claimValue(value)
+	}
+	return all, nil
 }
 
 // claimValue returns a value as JSON if it is JSON, else as text.

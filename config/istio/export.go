@@ -22,6 +22,11 @@ func Export(c *config.Config, o Options) (string, []Remark, error) {
 		e.lost("authentication.enabled", "is false: Istio gets no resources, and then no identity header is removed either")
 		return "", e.remarks, nil
 	}
+	if c.Authentication.JWT.Issuer == "" {
+		e.refuse("authentication.jwt.issuer", "is missing, as the configuration has client keys alone, which Istio does not know")
+	} else if c.Authentication.ClientKeys.File != "" {
+		e.lost("authentication.clientKeys", "Istio knows no client keys and refuses them")
+	}
 	documents := e.documents()
 	if len(e.errs) > 0 {
 		return "", nil, errors.Join(e.errs...)
