@@ -3,23 +3,20 @@
 package main
 
 import (
-	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/internal/selfsigned"
 )
 
 // issuer signs tokens and publishes its key at url/keys. RS256 is what most issuers use.
@@ -40,7 +37,8 @@ func newIssuer(dir string) (*issuer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := writePEM(filepath.Join(dir, "issuer.pub"), &pem.Block{Type: "PUBLIC KEY", Bytes: public}); err != nil {
+	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})
+	if err := os.WriteFile(filepath.Join(dir, "issuer.pub"), text, 0o600); err != nil {
 		return nil, err
 	}
 	i := &issuer{}
@@ -76,36 +74,15 @@ func (i *issuer) tokens(n int) ([]string, error) {
 // newCertificate puts a certificate for localhost into dir, for the gateway as two files and for
 // HAProxy as one. It gives its DER form.
 func newCertificate(dir string) ([]byte, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	cert, key, err := selfsigned.New(1, time.Now().Add(24*time.Hour), "localhost")
 	if err != nil {
 		return nil, err
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "localhost"}, DNSNames: []string{"localhost"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		BasicConstraintsValid: true, IsCA: true, // clients trust it as it is
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return nil, err
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	certificate, private := &pem.Block{Type: "CERTIFICATE", Bytes: der}, &pem.Block{Type: "PRIVATE KEY", Bytes: secret}
-	for file, blocks := range map[string][]*pem.Block{"tls.crt": {certificate}, "tls.key": {private}, "tls.pem": {certificate, private}} {
-		if err := writePEM(filepath.Join(dir, file), blocks...); err != nil {
+	for file, text := range map[string][]byte{"tls.crt": cert, "tls.key": key, "tls.pem": slices.Concat(cert, key)} {
+		if err := os.WriteFile(filepath.Join(dir, file), text, 0o600); err != nil {
 			return nil, err
 		}
 	}
-	return der, nil
-}
-
-func writePEM(file string, blocks ...*pem.Block) error {
-	var b bytes.Buffer
-	for _, block := range blocks {
-		pem.Encode(&b, block)
-	}
-	return os.WriteFile(file, b.Bytes(), 0o600)
+	block, _ := pem.Decode(cert)
+	return block.Bytes, nil
 }

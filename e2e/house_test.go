@@ -21,8 +21,10 @@ const module = "github.com/altairalabs/omnia-gateway/"
 
 // arrows are who may import whom; a package that is not here may not import anything of ours.
 var arrows = map[string][]string{
-	"cmd/omnia-gateway": {"auth", "config", "config/istio", "dev", "gateway", "gateway/policy", "internal/buildinfo", "outcome"},
-	"config/istio":      {"config"},
+	"cmd/omnia-gateway": {
+		"auth", "config", "config/istio", "dev", "gateway", "gateway/policy", "internal/buildinfo", "internal/selfsigned", "outcome",
+	},
+	"config/istio": {"config"},
 	"gateway": {
 		"auth", "config", "gateway/handshake", "gateway/policy", "gateway/relay", "gateway/session", "internal/buildinfo",
 		"internal/headers", "outcome",
@@ -33,8 +35,8 @@ var arrows = map[string][]string{
 	"gateway/session":   {"config", "gateway/policy", "outcome"},
 	"auth":              {"config", "internal/headers", "outcome"},
 	"dev":               {"auth", "config"},
-	"bench":             {"auth", "internal/rawws"},
-	"internal/wstest":   {"auth", "config", "internal/rawws"},
+	"bench":             {"auth", "internal/rawws", "internal/selfsigned"},
+	"internal/wstest":   {"auth", "config", "internal/rawws", "internal/selfsigned"},
 }
 
 // homes are the packages in which a third-party module may be used.

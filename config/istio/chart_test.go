@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+
+	"github.com/altairalabs/omnia-gateway/config"
 )
 
 // TestExportIsWhatTheChartRenders imports what the Omnia chart renders of values that say
@@ -47,7 +49,7 @@ func TestExportIsWhatTheChartRenders(t *testing.T) {
 			}
 		}
 		for _, header := range stripped {
-			if !slices.Contains(chart, fold(header)) {
+			if !slices.Contains(chart, config.FoldHeader(header)) {
 				t.Errorf("%s is stripped, and the chart does not", header)
 			}
 		}

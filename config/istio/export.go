@@ -347,15 +347,10 @@ func (e *exporter) stripped() (names []string) {
 		}
 	}
 	for _, name := range named {
-		names = append(names, spellings(fold(name))...)
+		names = append(names, spellings(config.FoldHeader(name))...)
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
-}
-
-// fold is the form in which the gateway compares header names.
-func fold(name string) string {
-	return strings.NewReplacer("_", "-", ".", "-").Replace(strings.ToLower(name))
 }
 
 // maxSpellings bounds the list for a name with many dashes; Envoy walks it for every request.

@@ -565,7 +565,7 @@ func (i *importer) edgeTrust(issuers []config.JWT) config.EdgeTrust {
 		spec := d.get("spec").only("workloadSelector", "configPatches", "priority")
 		for _, patch := range spec["configPatches"].items() {
 			for _, name := range i.patch(patch) {
-				stripped[fold(name)] = true
+				stripped[config.FoldHeader(name)] = true
 			}
 		}
 	}
@@ -575,9 +575,9 @@ func (i *importer) edgeTrust(issuers []config.JWT) config.EdgeTrust {
 	}
 	for _, issuer := range issuers {
 		for _, m := range issuer.OutputClaimToHeaders {
-			delete(stripped, fold(m.Header))
+			delete(stripped, config.FoldHeader(m.Header))
 		}
-		delete(stripped, fold(issuer.OutputPayloadToHeader))
+		delete(stripped, config.FoldHeader(issuer.OutputPayloadToHeader))
 	}
 	edge.AdditionalStripHeaders = slices.Sorted(maps.Keys(stripped))
 	return edge
