@@ -216,7 +216,7 @@ func TestNewRefusesWhatWouldSwitchACheckOff(t *testing.T) {
 	}
 }
 
-func TestAuthenticationOffIsReadyAndAsksNobody(t *testing.T) {
+func TestAuthenticationOffIsReadyAndAsksNoIssuer(t *testing.T) {
 	a := build(t, settings(func(c *config.Authentication) { c.Enabled = false }), nil)
 	if !a.Ready() || len(a.Issuers()) != 0 || a.Refresh(t.Context()) != nil {
 		t.Fatal("an issuer although authentication is off")

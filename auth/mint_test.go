@@ -62,7 +62,7 @@ func TestKeyIDIsTheThumbprint(t *testing.T) {
 	}
 }
 
-func TestSignerRefusesKeysThatNobodyWouldAccept(t *testing.T) {
+func TestSignerRefusesKeysThatNoVerifierAccepts(t *testing.T) {
 	if _, err := NewSigner(ring()["rsa1024"]); err == nil {
 		t.Error("1024 bits")
 	}

@@ -303,7 +303,7 @@ func TestG09HandshakeFieldsAreSingle(t *testing.T) {
 }
 
 // A refusal is an HTTP status, never a tunnel that is followed by a Close.
-func TestG10NobodyGetsATunnelBeforeTheRulesHaveSpoken(t *testing.T) {
+func TestG10NoTunnelBeforeTheRulesHaveSpoken(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
 	g := start(t, plain(i, a.URL).with("authentication.authorization.requiredClaims",
 		[]any{settings{"claim": "roles", "values": []string{"root"}}}))

@@ -102,7 +102,7 @@ func TestF03OddContentLengthsAreRefused(t *testing.T) {
 	}
 }
 
-func TestF04BrokenChunksReachNobodyAsAWholeBody(t *testing.T) {
+func TestF04BrokenChunksReachNoAgentAsAWholeBody(t *testing.T) {
 	i := newIssuer(t)
 	ends := make(chan error, 1)
 	a := newAgent(t, func(v *visit) {

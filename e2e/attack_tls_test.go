@@ -81,7 +81,7 @@ func TestJ03HTTP2IsNotNegotiated(t *testing.T) {
 	}
 }
 
-func TestJ04PlainHTTPOnTheTLSPortReachesNobody(t *testing.T) {
+func TestJ04PlainHTTPOnTheTLSPortReachesNoAgent(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
 	g := startSecure(t, plain(i, a.URL), true)
 	plainly := &gateway{t: t, public: g.public}

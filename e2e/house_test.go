@@ -228,8 +228,9 @@ func TestLinesAreShort(t *testing.T) {
 	}
 }
 
-// vague are words that hide who acts, and one phrase for which Go says "reports whether".
-var vague = regexp.MustCompile(`(?i)\b(somebody|whoever|nobody|says\s+whether)\b`)
+// vague are words that hide who acts, also in the names of tests, and one phrase for which Go says
+// "reports whether".
+var vague = regexp.MustCompile(`(?i:\b(somebody|whoever|nobody|says\s+whether)\b)|Test\w*(Somebody|Whoever|Nobody)`)
 
 // TestWordsArePlain looks for vague words in the pages, in comments, and in texts that a user
 // may see: help, messages, examples.

@@ -64,7 +64,7 @@ func TestIssuerThatServesSomethingElseIsNotBelieved(t *testing.T) {
 
 // The address of a slow issuer accepts and says nothing: that is what ten seconds look like
 // while they last.
-func TestSlowIssuerHoldsNobodyUp(t *testing.T) {
+func TestSlowIssuerHoldsNoOtherTokenUp(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -105,7 +105,7 @@ func TestAgentThatTakesNoByteOfABodyIsGivenUp(t *testing.T) {
 	})
 }
 
-func TestBodyThatNobodyWantsIsNotWaitedForForever(t *testing.T) {
+func TestUnwantedBodyIsNotWaitedForForever(t *testing.T) {
 	inTime(t, nil, func(t *testing.T, client net.Conn) {
 		io.WriteString(client, "TRACE / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
 		began := time.Now()

@@ -121,7 +121,7 @@ func TestOrderOfTheRules(t *testing.T) {
 	}
 }
 
-func TestProbesAreNobodysWhereTheyAreNotExcluded(t *testing.T) {
+func TestProbesAreNotTheGatewaysWhereTheyAreNotExcluded(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	none := admission(t, i, func(c *config.Config) { c.Authentication.Authorization.ExcludePaths = nil })
 	if _, err := none.Admit(t.Context(), asking("/healthz")); err == nil || outcome.RefusalOf(err).Reason != outcome.NoRoute {
