@@ -154,9 +154,7 @@ func (v *Verifier) add(j config.JWT) error {
 	for _, p := range v.places.add(j) {
 		i.places[p] = true
 	}
-	for _, c := range j.RequiredClaims {
-		i.required = append(i.required, rule{c, false})
-	}
+	i.required = newRules(j.RequiredClaims, false)
 	v.issuers, v.byName[j.Issuer] = append(v.issuers, i), i
 	return nil
 }

@@ -85,10 +85,10 @@ func TestClientKeyIsJudged(t *testing.T) {
 	if err != nil || len(told) != 3 || told[0] != (HeaderValue{"x-user-id", "ci"}) || told[2] != (HeaderValue{"x-user-roles", "user"}) {
 		t.Errorf("the agent is told %v, %v", told, err)
 	}
-	if err := v.Rules(config.RequiredClaims{{Claim: "roles", Values: []string{"user"}}}).Check(id, nil, nil); err != nil {
+	if err := v.Rules(config.RequiredClaims{{Claim: "roles", Values: []config.ClaimValue{"user"}}}).Check(id, nil, nil); err != nil {
 		t.Error(err)
 	}
-	if err := v.Rules(config.RequiredClaims{{Claim: "roles", Values: []string{"admin"}}}).Check(id, nil, nil); reasonOf(err) !=
+	if err := v.Rules(config.RequiredClaims{{Claim: "roles", Values: []config.ClaimValue{"admin"}}}).Check(id, nil, nil); reasonOf(err) !=
 		outcome.ClaimMismatch {
 		t.Errorf("a claim that is missing: %v", err)
 	}

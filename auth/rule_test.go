@@ -35,9 +35,16 @@ func requiring(global, ofIssuer config.RequiredClaims) *Verifier {
 
 func require(entries ...any) (out config.RequiredClaims) {
 	for n := 0; n < len(entries); n += 2 {
-		out = append(out, config.RequiredClaim{Claim: entries[n].(string), Values: strings.Split(entries[n+1].(string), "|")})
+		out = append(out, config.RequiredClaim{Claim: entries[n].(string), Values: texts(entries[n+1].(string))})
 	}
 	return out
+}
+
+func texts(list string) (values []config.ClaimValue) {
+	for value := range strings.SplitSeq(list, "|") {
+		values = append(values, value)
+	}
+	return values
 }
 
 func TestRequiredClaims(t *testing.T) {
@@ -108,6 +115,63 @@ func TestRequiredClaims(t *testing.T) {
 		if (err == nil) != c.want || err != nil && reasonOf(err) != outcome.ClaimMismatch {
 			t.Errorf("%s, %v: %v", c.claims, c.rules, err)
 		}
+	}
+}
+
+func TestKindsOfRequiredValues(t *testing.T) {
+	for _, c := range []struct {
+		claim  string
+		values []config.ClaimValue
+		want   string // "": let in; else the end of the message
+	}{
+		{`true`, []config.ClaimValue{true}, ""},
+		{`false`, []config.ClaimValue{false}, ""},
+		{`false`, []config.ClaimValue{true}, `has false, which is none of [true]`},
+		{`true`, []config.ClaimValue{"true"}, `is the boolean true; this rule wants the text true`},
+		{`"true"`, []config.ClaimValue{true}, `is the text true; this rule wants the boolean true`},
+		{`"TRUE"`, []config.ClaimValue{true}, `has "TRUE", which is none of [true]`},
+		{`true`, []config.ClaimValue{"*"}, `is the boolean true; this rule wants a text, whatever it is`},
+		{`true`, []config.ClaimValue{json.Number("1")}, `has true, which is none of [1]`},
+		{`1`, []config.ClaimValue{true}, `has 1, which is none of [true]`},
+		{`[false,true]`, []config.ClaimValue{true}, ""},
+		{`["x",true]`, []config.ClaimValue{"true"}, `has the boolean true; this rule wants the text true`},
+		{`[[true],{"a":true}]`, []config.ClaimValue{true}, `is a list without text, boolean or number; this rule wants one of [true]`},
+
+		{`3`, []config.ClaimValue{json.Number("3")}, ""},
+		{`3.0`, []config.ClaimValue{json.Number("3")}, ""},
+		{`3`, []config.ClaimValue{json.Number("3.0")}, ""},
+		{`0.3e1`, []config.ClaimValue{json.Number("3")}, ""},
+		{`1000`, []config.ClaimValue{json.Number("1e3")}, ""},
+		{`-0`, []config.ClaimValue{json.Number("0.0")}, ""},
+		{`-3`, []config.ClaimValue{json.Number("3")}, `has -3, which is none of [3]`},
+		{`3.5`, []config.ClaimValue{json.Number("3.50")}, ""},
+		{`9007199254740993`, []config.ClaimValue{json.Number("9007199254740993")}, ""},
+		{`9007199254740992`, []config.ClaimValue{json.Number("9007199254740993")},
+			`has 9007199254740992, which is none of [9007199254740993]`},
+		{`[1,3.0]`, []config.ClaimValue{json.Number("3")}, ""},
+		{`3`, []config.ClaimValue{"3"}, `is the number 3; this rule wants the text 3`},
+		{`3`, []config.ClaimValue{"3.0"}, `is the number 3; this rule wants the text 3.0`},
+		{`"3"`, []config.ClaimValue{json.Number("3.0")}, `is the text 3; this rule wants the number 3`},
+		{`"3.0"`, []config.ClaimValue{json.Number("3")}, `is the text 3.0; this rule wants the number 3`},
+		{`3`, []config.ClaimValue{"3*"}, `has 3, which is none of ["3*"]`},
+		{`1e-300000000`, []config.ClaimValue{json.Number("0")}, `is a number of too many digits; this rule wants one of [0]`},
+
+		{`"a"`, []config.ClaimValue{true, json.Number("3"), "a"}, ""},
+		{`"b"`, []config.ClaimValue{true, json.Number("3"), "a"}, `has "b", which is none of [true 3 "a"]`},
+		{`null`, []config.ClaimValue{"null", true}, `is null; this rule wants one of ["null" true]`},
+		{`{"a":true}`, []config.ClaimValue{true}, `is an object; this rule wants one of [true]`},
+	} {
+		rules := requiring(config.RequiredClaims{{Claim: "c", Values: c.values}}, nil).Rules(nil)
+		err := rules.Check(identity(t, `{"c":`+c.claim+`}`), nil, nil)
+		switch {
+		case err == nil && c.want == "":
+		case err == nil || c.want == "" || !strings.HasSuffix(err.Error(), `claim "c" `+c.want):
+			t.Errorf("%s for %v: %v", c.claim, c.values, err)
+		}
+	}
+	err := requiring(require("scope", "a"), nil).Rules(nil).Check(identity(t, `{"scp":"a"}`), nil, nil)
+	if err == nil || !strings.HasSuffix(err.Error(), `claim "scope" is missing; this rule wants one of ["a"]`) {
+		t.Error(err)
 	}
 }
 
@@ -194,7 +258,7 @@ func TestMismatchShowsTheValuesOfTheClaim(t *testing.T) {
 		`{"role":"` + long + `"}`:                        `claim "role" has "` + long[:256] + `"…, which`,
 		`{"role":["a\nb","c"]}`:                          `claim "role" has "a\nb", "c", which`,
 		`{"role":["1","2","3","4","5","6","7","8","9"]}`: `"7", "8", …, which`,
-		`{"role":5}`:                                     `claim "role" has no text, which`,
+		`{"role":5}`:                                     `claim "role" has 5, which is none of ["admin"]`,
 	} {
 		err := requiring(require("role", "admin"), nil).Rules(nil).Check(identity(t, claims), nil, nil)
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -307,9 +307,14 @@ type Authorization struct {
 type RequiredClaim struct {
 	// Claim is the claim's name, literally; else dots are a path.
 	Claim string `yaml:"claim"`
-	// Values of which one must match: exact, * (present), abc* (prefix) or *abc (suffix).
-	Values []string `yaml:"values"`
+	// Values of which one must match: text, exact, * (present), abc* (prefix) or *abc (suffix);
+	// or, without quotes, true, false or a number, which match that boolean or number alone.
+	Values []ClaimValue `yaml:"values"`
 }
+
+// ClaimValue is what a claim must be: a string, a bool or a json.Number. In the environment it is
+// always a string.
+type ClaimValue any
 
 // EdgeTrust says which request headers are removed because agents trust them. Headers of
 // OutputClaimToHeaders are removed in any case.

@@ -60,8 +60,8 @@ func TestEnvironmentAloneIsEnough(t *testing.T) {
 	other.Issuer, other.Audiences = "https://b.example.com", []string{"b"}
 	want.Authentication.JWTRules = JWTRules{other}
 	want.Authentication.Authorization = Authorization{
-		RequiredClaims: RequiredClaims{{Claim: "scope", Values: []string{"agents:access"}},
-			{Claim: "role", Values: []string{"user", "admin"}}},
+		RequiredClaims: RequiredClaims{{Claim: "scope", Values: []ClaimValue{"agents:access"}},
+			{Claim: "role", Values: []ClaimValue{"user", "admin"}}},
 		ExcludePaths: []string{"/healthz", "/a/{*}"},
 	}
 	want.Authentication.EdgeTrust.StripInboundClaimHeaders = false

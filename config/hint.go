@@ -50,6 +50,8 @@ func (c *Config) leftovers() map[string][2]string {
 				found[key] = [2]string{what, hint}
 			}
 		case isScalar(v.Type()):
+		case v.Kind() == reflect.Interface && !v.IsNil():
+			walk(v.Elem(), key)
 		case v.Kind() == reflect.Slice:
 			for i := range v.Len() {
 				walk(v.Index(i), index(key, i))

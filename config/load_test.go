@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"flag"
 	"maps"
@@ -299,6 +300,10 @@ func TestNotes(t *testing.T) {
 		{name: "no audiences", want: []string{"authentication.jwt.audiences is empty"}},
 		{name: "disabled", text: "authentication: { enabled: false }", want: []string{"everybody is let in"}},
 		{
+			name: "words for booleans", text: "authentication: { authorization: { requiredClaims: [{ claim: a, values: [\"no\", On] }] } }",
+			want: []string{"1:80: authentication.authorization.requiredClaims[0].values[1]: On is a text here and a boolean for other"},
+		},
+		{
 			name: "all excluded", text: "authentication: { authorization: { excludePaths: [/a, '/*'] } }",
 			want: []string{"excludePaths[1] excludes every path"},
 		},
@@ -318,6 +323,24 @@ func TestNotes(t *testing.T) {
 	quiet := mustLoad(t, "tls: { certFile: c, keyFile: k }\nauthentication: { jwt: { audiences: [a] } }")
 	if len(quiet.Notes) > 0 {
 		t.Errorf("notes about nothing: %q", quiet.Notes)
+	}
+}
+
+func TestKindsOfRequiredValuesStay(t *testing.T) {
+	const text = `authentication: { authorization: { requiredClaims: [
+  { claim: a, values: [true, "true", 3, "3", 3.50, -1e3, 2026-01-31, 1.2.3, yes] } ] } }`
+	c := mustLoad(t, text)
+	want := []ClaimValue{true, "true", json.Number("3"), "3", json.Number("3.50"), json.Number("-1e3"), "2026-01-31", "1.2.3", "yes"}
+	if got := c.Authentication.Authorization.RequiredClaims[0].Values; !reflect.DeepEqual(got, want) {
+		t.Errorf("got %#v", got)
+	}
+	c = mustLoad(t, "", `OMNIA_GATEWAY_REQUIRED_CLAIMS=a=true|3`)
+	if got := c.Authentication.Authorization.RequiredClaims[0].Values; !reflect.DeepEqual(got, []ClaimValue{"true", "3"}) {
+		t.Errorf("of a variable: %#v", got)
+	}
+	_, err := Load(Sources{Environ: []string{`OMNIA_GATEWAY_REQUIRED_CLAIMS=[{"claim": "a", "values": ["x", true]}]`}})
+	if err == nil || !strings.Contains(err.Error(), "requiredClaims[0].values[1]: a boolean, and a variable can ask for text only") {
+		t.Errorf("of a list in a variable: %v", err)
 	}
 }
 

@@ -55,6 +55,8 @@ func schema(t reflect.Type, key string, comments map[string]string) map[string]a
 	case t == reflect.TypeFor[ClaimNames]():
 		text := map[string]any{"type": "string"}
 		return map[string]any{"anyOf": []any{text, map[string]any{"type": "array", "items": text}}}
+	case t == claimValueType:
+		return map[string]any{"type": []string{"string", "boolean", "number"}}
 	case t == choiceType:
 		return map[string]any{"type": "boolean"}
 	case isScalar(t):

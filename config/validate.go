@@ -166,7 +166,8 @@ func (k *checker) routes(routes Routes) {
 		}
 		for j, claim := range r.RequiredClaims {
 			for n, value := range claim.Values {
-				k.bound(index(index(key+".requiredClaims", j)+".values", n), value, bound)
+				text, _ := value.(string)
+				k.bound(index(index(key+".requiredClaims", j)+".values", n), text, bound)
 			}
 		}
 		k.protectedResource(key, r, bound)
@@ -654,9 +655,10 @@ func (k *checker) requiredClaims(key string, claims RequiredClaims) {
 			k.add(at+".values", "empty: no request could pass", `list at least one value; "*" asks only that the claim is there`)
 		}
 		for j, value := range c.Values {
-			if value == "" {
+			text, isText := value.(string)
+			if isText && text == "" {
 				k.add(index(at+".values", j), "empty value", `write a value; "*" asks only that the claim is there`)
-			} else if _, ok := withoutStar(value); !ok {
+			} else if _, ok := withoutStar(text); !ok {
 				k.add(index(at+".values", j), "* is understood at one end only", `write "abc*", "*abc", "*", or a value without *`)
 			}
 		}

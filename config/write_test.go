@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"reflect"
 	"testing"
 )
@@ -20,7 +21,7 @@ func TestWrittenConfigurationIsReadAgain(t *testing.T) {
 	c.Authentication.Authorization.RequiredClaims = nil
 	for _, text := range awkward {
 		c.Authentication.Authorization.RequiredClaims = append(c.Authentication.Authorization.RequiredClaims,
-			RequiredClaim{Claim: text, Values: c.Authentication.JWT.Audiences})
+			RequiredClaim{Claim: text, Values: []ClaimValue{text, true, false, json.Number("3.5"), json.Number("1e3"), "true", "3"}})
 	}
 	second := DefaultJWT()
 	second.Issuer, second.FromParams, second.RequireExpiration = "https://b.example.com", []string{}, false

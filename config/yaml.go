@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -123,6 +124,8 @@ func (l *loader) decode(n *yaml.Node, at Place, v reflect.Value, key string) boo
 		return false
 	case isScalar(v.Type()):
 		return l.decodeScalar(n, at, v, key)
+	case v.Type() == claimValueType:
+		return l.decodeClaimValue(n, at, v, key)
 	case v.Kind() == reflect.Interface:
 		return l.decodeAny(n, at, v, key)
 	case v.Kind() == reflect.Slice:
@@ -315,6 +318,39 @@ func (l *loader) decodeScalar(n *yaml.Node, at Place, v reflect.Value, key strin
 	return true
 }
 
+// decodeClaimValue reads what a claim must be: a text, or without quotes a boolean or a number. A
+// variable knows texts only, because most of them are written by hand in a shell.
+func (l *loader) decodeClaimValue(n *yaml.Node, at Place, v reflect.Value, key string) bool {
+	const hint = `write one text in quotes ("{agent}" needs them), true, false or a number`
+	what := called(n)
+	switch {
+	case n.Kind != yaml.ScalarNode:
+		l.problem(at, key, what+" where a value belongs", hint)
+		return false
+	case l.variable != "" && what != "text":
+		l.problem(at, key, what+", and a variable can ask for text only", "write it in quotes for the text, or without them in the file")
+		return false
+	case !l.decodeAny(n, at, v, key):
+		return false
+	}
+	if number, ok := v.Interface().(json.Number); ok && !isClaimNumber(number) {
+		l.problem(at, key, "a number that no token has", "write one of less than 64 characters that a double can hold")
+		return false
+	}
+	if n.Style == 0 && slices.Contains([]string{"yes", "no", "on", "off"}, strings.ToLower(n.Value)) {
+		l.notes = append(l.notes, fmt.Sprintf("%s: %s: %s is a text here and a boolean for other readers of YAML; write it in quotes, "+
+			"or write true or false", at, key, n.Value))
+	}
+	return true
+}
+
+// isClaimNumber reports whether a token can hold a number, and its digits can be written out.
+func isClaimNumber(n json.Number) bool {
+	f, err := n.Float64()
+	isZero := strings.Trim(n.String(), "-0.") == ""
+	return err == nil && (f == 0) == isZero && len(n) < 64
+}
+
 // scalarText is the text of a scalar node if YAML took it for something from which a t may be
 // made: no quoted booleans, no bare numbers as text (1.20 would lose its 0 on the way through
 // other programs).
@@ -341,6 +377,8 @@ var (
 	prefixType   = reflect.TypeFor[netip.Prefix]()
 	choiceType   = reflect.TypeFor[*bool]() // nil where nothing was said
 	timeType     = reflect.TypeFor[time.Time]()
+
+	claimValueType = reflect.TypeFor[ClaimValue]()
 )
 
 func isScalar(t reflect.Type) bool {

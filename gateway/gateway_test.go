@@ -344,7 +344,7 @@ func TestRefusalsSayTheWordAndNoSecret(t *testing.T) {
 	c := i.Config(agent)
 	c.Authentication.JWT.FromCookies = []string{"session"}
 	c.Routes[0].AllowedOrigins = []string{"https://app.example.com"}
-	c.Routes[0].RequiredClaims = config.RequiredClaims{{Claim: "roles", Values: []string{"admin"}}}
+	c.Routes[0].RequiredClaims = config.RequiredClaims{{Claim: "roles", Values: []config.ClaimValue{"admin"}}}
 	c.Routes = append(c.Routes, config.Route{Path: "/nowhere", Upstream: "http://127.0.0.1:1"},
 		config.Route{Path: "/limited", Upstream: "http://" + agent})
 	r := run(t, c)

@@ -49,7 +49,7 @@ func (r *running) reloaded(path, body string, want int) (answer reloadSummary) {
 
 // requiring returns c with a rule about roles.
 func requiring(c config.Config, role string) *config.Config {
-	c.Authentication.Authorization.RequiredClaims = config.RequiredClaims{{Claim: "roles", Values: []string{role}}}
+	c.Authentication.Authorization.RequiredClaims = config.RequiredClaims{{Claim: "roles", Values: []config.ClaimValue{role}}}
 	return &c
 }
 

@@ -98,7 +98,7 @@ func TestEditedDocumentWins(t *testing.T) {
 	c.Authentication.JWT.Issuer = "https://a.example.com"
 	c.Authentication.JWT.OutputClaimToHeaders = config.ClaimHeaders{{Header: "x-roles", Claim: "roles", Format: "json"},
 		{Header: "x-user-id", Claim: "sub"}}
-	c.Authentication.Authorization.RequiredClaims = config.RequiredClaims{{Claim: "a.b", Values: []string{"x"}}}
+	c.Authentication.Authorization.RequiredClaims = config.RequiredClaims{{Claim: "a.b", Values: []config.ClaimValue{"x"}}}
 	c.Session.PingInterval = 7
 	text, _, err := Export(&c, options(t))
 	if err != nil {

@@ -264,7 +264,7 @@ func (e *exporter) allow() config.Mapping {
 				"becomes the path claims[%s]; a claim that has this name literally, dots included, counts for the gateway alone", name)
 		}
 		when = append(when, config.Mapping{{Key: "key", Value: "request.auth.claims[" + name + "]"},
-			{Key: "values", Value: list(claim.Values)}})
+			{Key: "values", Value: e.claimValues(i, claim.Values)}})
 	}
 	if when != nil {
 		principal = append(principal, config.Pair{Key: "when", Value: when})
@@ -272,6 +272,19 @@ func (e *exporter) allow() config.Mapping {
 	rules = append(rules, principal)
 	return e.document("security.istio.io/v1", "AuthorizationPolicy", e.o.Names.Allow,
 		config.Mapping{e.selector(), {Key: "action", Value: "ALLOW"}, {Key: "rules", Value: rules}})
+}
+
+// claimValues are the values of a required claim, which are all texts in Istio.
+func (e *exporter) claimValues(i int, values []config.ClaimValue) (texts []any) {
+	for j, value := range values {
+		text := fmt.Sprint(value)
+		if _, isText := value.(string); !isText {
+			e.lost(fmt.Sprintf("authentication.authorization.requiredClaims[%d].values[%d]", i, j),
+				"Istio compares text alone: it lets the text %s in, and never a claim that is a boolean or a number", text)
+		}
+		texts = append(texts, text)
+	}
+	return texts
 }
 
 // probes are what the Omnia chart spares from its DENY policy when no path is excluded; its

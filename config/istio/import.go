@@ -347,9 +347,9 @@ func (i *importer) principals(from node) {
 		return
 	}
 	for issuer, values := range subjects {
-		i.claims = append(i.claims, config.RequiredClaim{Claim: "iss", Values: []string{issuer}})
+		i.claims = append(i.claims, config.RequiredClaim{Claim: "iss", Values: []config.ClaimValue{issuer}})
 		if !slices.Contains(values, "*") {
-			i.claims = append(i.claims, config.RequiredClaim{Claim: "sub", Values: values})
+			i.claims = append(i.claims, config.RequiredClaim{Claim: "sub", Values: claimValues(values)})
 		}
 	}
 }
@@ -367,6 +367,14 @@ func (i *importer) splitPrincipal(text string) (issuer, subject string, ok bool)
 	return issuer, subject, ok
 }
 
+// claimValues are texts as a rule of the gateway has them. Istio knows no others.
+func claimValues(texts []string) (values []config.ClaimValue) {
+	for _, t := range texts {
+		values = append(values, t)
+	}
+	return values
+}
+
 var claimKey = regexp.MustCompile(`^request\.auth\.claims\[(.+)\]$`)
 
 // when reads one condition on a claim.
@@ -382,7 +390,7 @@ func (i *importer) when(n node) {
 			v.problem("Istio takes all but one * literally, at one end of the text", `write "abc*", "*abc", "*", or a value without *`)
 		}
 	}
-	claim := config.RequiredClaim{Values: values.texts()}
+	claim := config.RequiredClaim{Values: claimValues(values.texts())}
 	key := f["key"].text()
 	switch m := claimKey.FindStringSubmatch(key); {
 	case m != nil:
@@ -424,8 +432,8 @@ func (i *importer) principalIs(key, values node) {
 		key.problem("principals of several issuers", "the gateway has one list of claims for all issuers")
 		return
 	}
-	i.claims = append(i.claims, config.RequiredClaim{Claim: "iss", Values: issuers[:1]},
-		config.RequiredClaim{Claim: "sub", Values: subjects})
+	i.claims = append(i.claims, config.RequiredClaim{Claim: "iss", Values: claimValues(issuers[:1])},
+		config.RequiredClaim{Claim: "sub", Values: claimValues(subjects)})
 }
 
 // deny reads the DENY policies and gives the paths that need no token: those of ALLOW that no

@@ -1,6 +1,7 @@
 package istio
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -83,7 +84,7 @@ func generate(r *rand.Rand) *config.Config {
 	} else if r.IntN(3) == 0 {
 		c.Routes[0].Host, c.Routes[0].Upstream = "{bot}.{name-space}.example.com", "http://{bot}.{name-space}.svc:8080"
 		c.Routes[0].Query.Set = map[string]string{"agent": "{bot}", "json": `{"a":"{bot}"}`}
-		c.Routes[0].RequiredClaims = config.RequiredClaims{{Claim: "scope", Values: []string{"{name-space}/{bot}"}}}
+		c.Routes[0].RequiredClaims = config.RequiredClaims{{Claim: "scope", Values: []config.ClaimValue{"{name-space}/{bot}"}}}
 	}
 	c.Session.IdleTimeout = pick(r, 0, time.Minute, 90*time.Second)
 	a := &c.Authentication
@@ -100,7 +101,9 @@ func generate(r *rand.Rand) *config.Config {
 		"a..b", "on"}
 	for range r.IntN(4) {
 		a.Authorization.RequiredClaims = append(a.Authorization.RequiredClaims, config.RequiredClaim{
-			Claim: pick(r, claims...), Values: append(some(r, 2, "agents:*", "*:write", "*", "a b"), pick(r, "admin", `"`, "1", "yes"))})
+			Claim: pick(r, claims...), Values: append(
+				some[config.ClaimValue](r, 3, "agents:*", "*:write", "*", "a b", true, json.Number("3"), json.Number("1e3")),
+				pick[config.ClaimValue](r, "admin", `"`, "1", "yes", false, json.Number("-0.5")))})
 	}
 	a.Authorization.ExcludePaths = some(r, 4, "/healthz", "/readyz", "/docs/*", "*.css", "/t/{*}/x/{**}", "/a[b]", "/[/{*}", "/%7Bx%7D")
 	a.EdgeTrust.StripInboundClaimHeaders = r.IntN(4) > 0
@@ -133,7 +136,7 @@ func generateIssuer(r *rand.Rand, n int) config.JWT {
 	j.SpaceDelimitedClaims = pick(r, j.SpaceDelimitedClaims, []string{"groups"}, []string{"scope", "permission", "scp"}, []string{})
 	j.PrincipalClaim = pick(r, j.PrincipalClaim, []string{"email", "sub"})
 	if r.IntN(4) == 0 {
-		j.RequiredClaims = config.RequiredClaims{{Claim: "azp", Values: []string{"cli"}}}
+		j.RequiredClaims = config.RequiredClaims{{Claim: "azp", Values: []config.ClaimValue{"cli"}}}
 	}
 	j.Audiences = some(r, 2, "agents", "https://agents.example.com/", "a: b")
 	j.ForwardOriginalToken = r.IntN(2) == 0

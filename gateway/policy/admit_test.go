@@ -35,7 +35,7 @@ var upgrade = []string{"Connection: Upgrade", "Upgrade: websocket", "Sec-WebSock
 func admission(t testing.TB, i *wstest.Issuer, change func(*config.Config)) *Policy {
 	t.Helper()
 	c := i.Config("agent:8080")
-	c.Authentication.Authorization.RequiredClaims = config.RequiredClaims{{Claim: "roles", Values: []string{"user"}}}
+	c.Authentication.Authorization.RequiredClaims = config.RequiredClaims{{Claim: "roles", Values: []config.ClaimValue{"user"}}}
 	c.Authentication.Authorization.ExcludePaths = []string{"/healthz", "/readyz", "/info", "/kept/info"}
 	c.Routes[0].AllowedOrigins = []string{"https://app.example.com"}
 	c.Routes = append(c.Routes,
@@ -43,7 +43,7 @@ func admission(t testing.TB, i *wstest.Issuer, change func(*config.Config)) *Pol
 		config.Route{Path: "/kept", Upstream: "http://kept"},
 		config.Route{Path: "/agents/{agent}", Upstream: "http://{agent}.agents:8080", StripPrefix: true,
 			Query:          config.Query{Set: map[string]string{"agent": "{agent}"}, Drop: []string{"namespace"}},
-			RequiredClaims: config.RequiredClaims{{Claim: "agents", Values: []string{"use:{agent}"}}}},
+			RequiredClaims: config.RequiredClaims{{Claim: "agents", Values: []config.ClaimValue{"use:{agent}"}}}},
 	)
 	if change != nil {
 		change(c)

@@ -19,7 +19,7 @@ func TestJudge(t *testing.T) {
 	}
 	requiring := func(role string) func(*config.Config) {
 		return func(c *config.Config) {
-			c.Authentication.Authorization.RequiredClaims = config.RequiredClaims{{Claim: "roles", Values: []string{role}}}
+			c.Authentication.Authorization.RequiredClaims = config.RequiredClaims{{Claim: "roles", Values: []config.ClaimValue{role}}}
 		}
 	}
 	otherIssuer := func(c *config.Config) { c.Authentication.JWT.Issuer = "https://other" }
@@ -35,7 +35,7 @@ func TestJudge(t *testing.T) {
 		{"a rule", "/my-agent/ws", i.Token(), requiring("root"), outcome.ClaimMismatch},
 		{"a rule, on a path that needs no token", "/public/ws", i.Token(), requiring("root"), ""},
 		{"a rule with the label of the path", "/agents/one/ws", i.Token("agents", "use:one"), func(c *config.Config) {
-			c.Routes[3].RequiredClaims[0].Values = []string{"talk:{agent}"}
+			c.Routes[3].RequiredClaims[0].Values = []config.ClaimValue{"talk:{agent}"}
 		}, outcome.ClaimMismatch},
 		{"audience", "/my-agent/ws", i.Token(), func(c *config.Config) {
 			c.Authentication.JWT.Audiences = []string{"others"}
