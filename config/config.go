@@ -49,7 +49,13 @@ type Config struct {
 	Notes []string `yaml:"-"`
 	// Sources are where Load took it from, so that it can be loaded again.
 	Sources Sources `yaml:"-"`
+
+	places map[string]Place `yaml:"-"` // key → where Load found it
 }
+
+// Place returns where key was given, or the nearest key around it: for problems that only show
+// when a file is read which the configuration names.
+func (c *Config) Place(key string) Place { return placeOf(key, c.places, c.Sources.Files()) }
 
 // TLS is the certificate of the public listener.
 type TLS struct {
@@ -129,6 +135,8 @@ type Route struct {
 	// agents compare it with Origin) or upstream (that of Upstream, for agents that answer only
 	// to their own name).
 	HostHeader string `yaml:"hostHeader"`
+	// UpstreamTLS says how an agent with https:// is verified, and what the gateway shows to it.
+	UpstreamTLS UpstreamTLS `yaml:"upstreamTLS"`
 	// RequiredClaims are asked in addition to those of authentication.authorization; a {name}
 	// stands for its label.
 	RequiredClaims RequiredClaims `yaml:"requiredClaims"`
@@ -160,6 +168,22 @@ type ProtectedResource struct {
 // Enabled reports whether clients are told anything.
 func (p ProtectedResource) Enabled() bool {
 	return len(p.Scopes) > 0 || p.Name != "" || p.Documentation != ""
+}
+
+// UpstreamTLS is TLS between the gateway and an agent. Its files are read again when they change,
+// and connections that are kept for the next request are then given up.
+type UpstreamTLS struct {
+	// CAFile is a PEM file of the authorities that sign the agent's certificate, instead of the
+	// system's.
+	CAFile string `yaml:"caFile"`
+	// CertFile is the PEM file of the certificate chain that the gateway shows to an agent that
+	// asks for one (mutual TLS).
+	CertFile string `yaml:"certFile"`
+	// KeyFile is the PEM file of its private key.
+	KeyFile string `yaml:"keyFile"`
+	// ServerName is the name that the agent is asked for (SNI) and that its certificate must be
+	// for. Empty: the host of Upstream.
+	ServerName string `yaml:"serverName"`
 }
 
 // Query says what of the query string the client may not choose.

@@ -69,7 +69,7 @@ func TestEnvironmentAloneIsEnough(t *testing.T) {
 	want.Limits.MaxConnections, want.Limits.MaxMessageBytes = 7, 1024
 	want.Log.Format = "text"
 	want.Notes = c.Notes
-	c.Sources = Sources{}
+	c.Sources, c.places = Sources{}, nil
 	if !reflect.DeepEqual(*c, want) {
 		t.Errorf("got  %+v\nwant %+v", *c, want)
 	}

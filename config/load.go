@@ -88,7 +88,7 @@ func Load(s Sources) (*Config, error) {
 		l.notes = append(l.notes, fmt.Sprintf("%s: %s: %s, so that it can never match; %s", l.place(key), key, leftovers[key][0],
 			leftovers[key][1]))
 	}
-	c.Sources = s
+	c.Sources, c.places = s, l.places
 	c.Notes = slices.Concat(l.notes, c.remarks(), writable(s, &c), unusedProxy(s.Environ, c.Authentication))
 	return &c, nil
 }
@@ -137,6 +137,11 @@ func writable(s Sources, c *Config) (notes []string) {
 	for _, j := range c.Authentication.Issuers() {
 		files = append(files, named{"jwksFile of issuer " + j.Issuer, j.JWKSFile},
 			named{"fetch.caFile of issuer " + j.Issuer, j.Fetch.CAFile})
+	}
+	for i, r := range c.Routes {
+		at := index("routes", i) + ".upstreamTLS."
+		files = append(files, named{at + "caFile", r.UpstreamTLS.CAFile}, named{at + "certFile", r.UpstreamTLS.CertFile},
+			named{at + "keyFile", r.UpstreamTLS.KeyFile})
 	}
 	files = append(files, named{"clientKeys.file", c.Authentication.ClientKeys.File})
 	if file := s.ConfigFile(); file != "" {
@@ -201,8 +206,8 @@ func (p Place) String() string {
 	return fmt.Sprintf("%s:%d:%d", p.Name, p.Line, p.Column)
 }
 
-// String is the problem in one line: place: key: text; hint.
-func (p Problem) String() string {
+// Error is the problem in one line: place: key: text; hint.
+func (p Problem) Error() string {
 	var b strings.Builder
 	for _, part := range []string{p.Place.String(), p.Key} {
 		if part != "" {
@@ -237,7 +242,7 @@ type Problems []Problem
 func (p Problems) Error() string {
 	lines := make([]string, len(p))
 	for i := range p {
-		lines[i] = p[i].String()
+		lines[i] = p[i].Error()
 	}
 	return strings.Join(lines, "\n")
 }
@@ -297,16 +302,18 @@ func (l *loader) problem(at Place, key, text, hint string) {
 	l.bad[key] = true
 }
 
-// place is where key was given, or the nearest key around it; if nothing was, the first file, or
+func (l *loader) place(key string) Place { return placeOf(key, l.places, l.files) }
+
+// placeOf is where key was given, or the nearest key around it; if nothing was, the first file, or
 // without one the variable that can give it.
-func (l *loader) place(key string) Place {
+func placeOf(key string, places map[string]Place, files []string) Place {
 	for k := key; k != ""; k = parent(k) {
-		if at, ok := l.places[k]; ok {
+		if at, ok := places[k]; ok {
 			return at
 		}
 	}
-	if len(l.files) > 0 {
-		return Place{Name: l.files[0]}
+	if len(files) > 0 {
+		return Place{Name: files[0]}
 	}
 	for k := key; k != ""; k = parent(k) {
 		for _, v := range variables() {

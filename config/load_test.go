@@ -220,7 +220,7 @@ func TestExampleShowsTheDefaults(t *testing.T) {
 	want.Listen, want.TLS.CertFile, want.TLS.KeyFile, want.Routes = c.Listen, c.TLS.CertFile, c.TLS.KeyFile, c.Routes
 	want.Authentication.JWT.Issuer, want.Authentication.JWT.Audiences = c.Authentication.JWT.Issuer, c.Authentication.JWT.Audiences
 	want.Authentication.Authorization.RequiredClaims = c.Authentication.Authorization.RequiredClaims
-	want.Notes, want.Sources = c.Notes, c.Sources
+	want.Notes, want.Sources, want.places = c.Notes, c.Sources, c.places
 	// An empty list is the same as none, where none is the default.
 	c.TrustedProxies, c.ProxyProtocol.From, c.Authentication.JWTRules = nil, nil, nil
 	c.Admin.Hosts = nil
@@ -386,7 +386,7 @@ func FuzzLoad(f *testing.F) {
 			t.Fatalf("error is %T %v", err, err)
 		}
 		for _, p := range problems {
-			if p.Text == "" || p.Place.Name == "" || strings.ContainsFunc(p.String(), isControl) {
+			if p.Text == "" || p.Place.Name == "" || strings.ContainsFunc(p.Error(), isControl) {
 				t.Errorf("problem %q", p)
 			}
 		}

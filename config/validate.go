@@ -159,6 +159,7 @@ func (k *checker) routes(routes Routes) {
 			}
 		}
 		k.oneOf(key+".hostHeader", r.HostHeader, "keep", "upstream")
+		k.upstreamTLS(key, r)
 		k.query(key+".query", r.Query, bound)
 		k.requiredClaims(key+".requiredClaims", r.RequiredClaims)
 		if r.Public && len(r.RequiredClaims) > 0 {
@@ -328,6 +329,25 @@ func (k *checker) upstream(key, value string, bound []string) {
 			}
 		}
 		k.bound(key, value, bound)
+	}
+}
+
+func (k *checker) upstreamTLS(key string, r Route) {
+	t, upstream := r.UpstreamTLS, key+".upstream"
+	key += ".upstreamTLS"
+	switch {
+	case t == UpstreamTLS{}:
+		return
+	case strings.HasPrefix(r.Upstream, "http://"):
+		k.add(key, "no TLS to an http:// upstream", "write https:// in upstream, or remove it", upstream)
+	case t.CertFile != "" && t.KeyFile == "":
+		k.add(key+".keyFile", "missing beside certFile", "name the PEM file of the certificate's private key")
+	case t.CertFile == "" && t.KeyFile != "":
+		k.add(key+".certFile", "missing beside keyFile", "name the PEM file of the certificate chain")
+	}
+	if _, err := netip.ParseAddr(t.ServerName); t.ServerName != "" && err != nil && !isHostName(strings.ToLower(t.ServerName)) {
+		k.add(key+".serverName", "not a host name", "write it without scheme and port, as in the agent's certificate, such as "+
+			"agent.internal.example.com")
 	}
 }
 

@@ -1,14 +1,17 @@
 package gateway
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -16,39 +19,78 @@ import (
 	"github.com/altairalabs/omnia-gateway/config"
 )
 
-// readPair makes a certificate of the texts of its two files. Errors name the key of the
-// configuration and the file, and what to do: crypto/tls knows neither, and says "tls: failed to
-// find any PEM data" of a file in another form.
-func readPair(c config.TLS, cert, key []byte) (tls.Certificate, error) {
-	inCert, inKey := fmt.Sprintf("tls.certFile: %s", c.CertFile), fmt.Sprintf("tls.keyFile: %s", c.KeyFile)
-	chain, err := readChain(cert)
+// file is a file that a key of the configuration names.
+type file struct {
+	key, name string
+	text      []byte
+}
+
+// read reads the file, if there is a name.
+func (f *file) read() (err error) {
+	if f.name == "" {
+		return nil
+	}
+	if f.text, err = os.ReadFile(f.name); err != nil {
+		return fmt.Errorf("%s: %w", f.key, err)
+	}
+	return nil
+}
+
+// fault makes a config.Problem of what is wrong with the text, which may end with what to do.
+func (f *file) fault(format string, a ...any) error {
+	text, hint, _ := strings.Cut(fmt.Errorf(format, a...).Error(), "; ")
+	return config.Problem{Key: f.key, Text: f.name + ": " + text, Hint: hint}
+}
+
+// sumOfFiles returns a sum over the texts.
+func sumOfFiles(files ...*file) [sha256.Size]byte {
+	var texts [][]byte
+	for _, f := range files {
+		texts = append(texts, f.text)
+	}
+	return sha256.Sum256(bytes.Join(texts, []byte{0}))
+}
+
+// readAuthorities returns the authorities of a PEM file. The error is a config.Problem.
+func readAuthorities(f *file) (*x509.CertPool, error) {
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(f.text) {
+		return nil, f.fault("it holds no certificate in PEM form%s", otherForm(f.text, "openssl x509 -inform der"))
+	}
+	return pool, nil
+}
+
+// readPair makes a certificate of its two files. The error is a config.Problem: it names the key
+// of the configuration and the file, and what to do. crypto/tls knows neither, and says "tls:
+// failed to find any PEM data" of a file in another form.
+func readPair(cert, key *file) (tls.Certificate, error) {
+	chain, err := readChain(cert.text)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("%s: %w", inCert, err)
+		return tls.Certificate{}, cert.fault("%w", err)
 	}
-	if err := readableKey(key); err != nil {
-		return tls.Certificate{}, fmt.Errorf("%s: %w", inKey, err)
+	if err := readableKey(key.text); err != nil {
+		return tls.Certificate{}, key.fault("%w", err)
 	}
-	pair, err := tls.X509KeyPair(cert, key)
+	pair, err := tls.X509KeyPair(cert.text, key.text)
 	if err == nil {
 		return pair, nil
 	}
 	// The key is for some certificate of the chain, or for none.
 	for i, other := range chain[1:] {
 		text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: other.Raw})
-		if _, err := tls.X509KeyPair(text, key); err == nil {
-			return tls.Certificate{}, fmt.Errorf("%s: the chain is in the wrong order: the key belongs to certificate %d of %d; put "+
-				"that one first, "+
-				"then each certificate's issuer", inCert, i+2, len(chain))
+		if _, err := tls.X509KeyPair(text, key.text); err == nil {
+			return tls.Certificate{}, cert.fault("the chain is in the wrong order: the key belongs to certificate %d of %d; put that "+
+				"one first, then each certificate's issuer", i+2, len(chain))
 		}
 	}
 	if publicKind(chain[0]) == "" {
-		return tls.Certificate{}, fmt.Errorf("%s: its key is of a kind that TLS does not know; use RSA, ECDSA or Ed25519", inCert)
+		return tls.Certificate{}, cert.fault("its key is of a kind that TLS does not know; use RSA, ECDSA or Ed25519")
 	}
 	if strings.Contains(err.Error(), "does not match") {
-		return tls.Certificate{}, fmt.Errorf("%s: the key does not belong to the certificate in %s; take both files from the same place",
-			inKey, c.CertFile)
+		return tls.Certificate{}, key.fault("the key does not belong to the certificate in %s; take both files from the same place",
+			cert.name)
 	}
-	return tls.Certificate{}, fmt.Errorf("%s: the key cannot be read: %w; write it anew with openssl pkey", inKey, err)
+	return tls.Certificate{}, key.fault("the key cannot be read: %w; write it anew with openssl pkey", err)
 }
 
 // readChain reads all certificates of a PEM file, of which there must be one.

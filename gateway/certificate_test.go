@@ -110,7 +110,7 @@ func TestErrorsOfCertificatesSayWhatToDo(t *testing.T) {
 		{"text", []byte("hello"), key, `tls.certFile: CERT: it holds no certificate in PEM form: PEM begins with "-----BEGIN"`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := readPair(config.TLS{CertFile: "CERT", KeyFile: "KEY"}, test.cert, test.key)
+			_, err := readPair(&file{"tls.certFile", "CERT", test.cert}, &file{"tls.keyFile", "KEY", test.key})
 			if got := ""; err != nil {
 				got = err.Error()
 				if test.want == "" || !strings.HasPrefix(got, test.want) {

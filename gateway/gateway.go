@@ -44,8 +44,7 @@ type Gateway struct {
 	relays    relay.Rules                   // without what the configuration says
 	certs     *certificates                 // nil without TLS
 	operators *operators
-	fixed     agents // of upstreams that the configuration names
-	chosen    agents // of upstreams that a client's path or host has chosen, by a template
+	fleet     *fleet
 	via       string // this process, in the header Via
 	refused   *refused
 	sessions  *session.Registry
@@ -77,8 +76,7 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 		config:    c,
 		log:       log,
 		keys:      auth.NewKeys(auth.Options{Log: log}),
-		fixed:     newAgents(c.Limits.UpstreamTimeout, c.Upstream.IdleTimeout, nil, log),
-		chosen:    newAgents(c.Limits.UpstreamTimeout, c.Upstream.IdleTimeout, notThisMachine, log),
+		fleet:     newFleet(log),
 		via:       "omnia-gateway-" + session.NewID()[:16],
 		operators: &operators{file: c.Admin.TokenFile},
 		refused:   newRefused(c.Limits.RefusedPerIP),
@@ -98,8 +96,8 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 			return nil, err
 		}
 	}
-	if c.Upstream.AllowLoopback {
-		g.chosen = g.fixed
+	if err := g.fleet.prepare(c); err != nil {
+		return nil, err
 	}
 	g.metrics = newMetrics(g, o.LogDropped)
 	return g, nil
@@ -178,9 +176,7 @@ func (g *Gateway) connect(x *exchange) {
 			g.sessions.Remove(s)
 		}
 	}()
-	dialled := time.Now()
-	a, err := g.agents(x.pass).dialer.handshake(x.r.Context(), x.pass, x.r)
-	g.metrics.dialled(time.Since(dialled), err)
+	a, err := g.dial(x)
 	if err != nil {
 		g.sessions.Free(s)
 		g.refuse(x, outcome.RefusalOf(err))
@@ -204,6 +200,18 @@ func (g *Gateway) connect(x *exchange) {
 	joined.Launch(func(e *outcome.Ending) { g.over(s, e) })
 }
 
+// dial asks the agent for a WebSocket.
+func (g *Gateway) dial(x *exchange) (*answer, error) {
+	agents, err := g.fleet.to(x.pass, x.policy.Config())
+	if err != nil {
+		return nil, err
+	}
+	dialled := time.Now()
+	a, err := agents.dialer.handshake(x.r.Context(), x.pass, x.r)
+	g.metrics.dialled(time.Since(dialled), err)
+	return a, err
+}
+
 // register makes an admitted request a session, under the limits.
 func (g *Gateway) register(x *exchange, kind session.Kind) (*session.Session, *outcome.Refusal) {
 	via := headers.List(x.r.Header["Via"])
@@ -221,14 +229,6 @@ func (g *Gateway) register(x *exchange, kind session.Kind) (*session.Session, *o
 	x.pass.Header["Via"] = []string{strings.Join(append(via, "1.1 "+g.via), ", ")} // RFC 9110 §7.6.3
 	x.pass.Header["X-Gateway-Session"] = []string{s.ID}                            // so that an agent's log can name it
 	return s, nil
-}
-
-// agents returns the way to reach the agent of p.
-func (g *Gateway) agents(p *policy.Pass) agents {
-	if p.Chosen {
-		return g.chosen
-	}
-	return g.fixed
 }
 
 // accept takes the client's connection over, answers 101 and joins the two sides. After an error

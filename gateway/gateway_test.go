@@ -321,7 +321,7 @@ func TestAnswerThatBrokeOffIsInTheLogWithItsStatus(t *testing.T) {
 func TestMistakeInAHandlerIsReportedAndEndsOneConnection(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	r := run(t, i.Config("agent.invalid"))
-	r.fixed.dialer = nil // before any request
+	r.fleet.all[waysOf(r.Config())[0]].dialer = nil // before any request
 	e := r.dial()
 	e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.Token())))
 	if b, err := io.ReadAll(e.Reader); len(b) != 0 || err != nil {

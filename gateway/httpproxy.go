@@ -132,10 +132,14 @@ func (g *Gateway) forward(x *exchange) {
 // error is why there was none: an *outcome.Refusal that is still to be answered.
 func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 	r, p := x.r, x.pass
+	agents, err := g.fleet.to(p, x.policy.Config())
+	if err != nil {
+		return err
+	}
 	w := &countingWriter{ResponseWriter: x.w, n: &t.out}
 	rc := http.NewResponseController(w)
 	body := &stallReader{ReadCloser: r.Body, rc: rc, n: &t.in}
-	proxy := *g.agents(p).proxy
+	proxy := *agents.proxy
 	proxy.Rewrite = func(pr *httputil.ProxyRequest) {
 		out := pr.Out
 		out.URL = &url.URL{Scheme: p.Scheme, Host: p.Addr, Opaque: p.Target}

@@ -47,8 +47,9 @@ func inTime(t *testing.T, agent func(c net.Conn, br *bufio.Reader), story func(t
 			t.Fatal(err)
 		}
 		agents, clients := make(pipes), make(pipes)
-		transport := newKeeper(g.fixed.dialer, c.Upstream.IdleTimeout, agents.dial)
-		g.fixed.proxy.Transport = transport
+		fixed := g.fleet.all[waysOf(&c)[0]]
+		transport := newKeeper(fixed.dialer, c.Upstream.IdleTimeout, agents.dial)
+		fixed.proxy.Transport = transport
 		go func() {
 			for c := range agents {
 				go func() {

@@ -24,10 +24,10 @@ const askNew = 5 * time.Second
 
 // mutable are the keys that a reload can change, with all below them. All others need a
 // restart, which is what a new key needs until the gateway can do better.
-var mutable = []string{"routes", "trustedProxies", "authentication", "session", "limits"}
+var mutable = []string{"routes", "trustedProxies", "authentication", "session", "limits", "upstream"}
 
 // bound are the keys below mutable ones with which something was made that stays.
-var bound = []string{"limits.handshakeTimeout", "limits.maxHeaderBytes", "limits.upstreamTimeout", "limits.refusedPerIP"}
+var bound = []string{"limits.handshakeTimeout", "limits.maxHeaderBytes", "limits.refusedPerIP"}
 
 // Reloaded tells what a reload has done, or what one would do.
 type Reloaded struct {
@@ -92,7 +92,7 @@ func (r *reloads) ended(err error) {
 func (g *Gateway) Reload(ctx context.Context) (Reloaded, error) {
 	g.reloads.turn.Lock()
 	defer g.reloads.turn.Unlock()
-	err := errors.Join(g.reloadCertificate(), g.reloadOperators())
+	err := errors.Join(g.reloadCertificate(), g.reloadOperators(), g.reloadFleet())
 	g.reloads.looked(contents(g.config.Sources.Files()))
 	done, failed := g.reloadConfig(ctx)
 	return done, errors.Join(err, failed)
@@ -104,6 +104,7 @@ func (g *Gateway) reloadChanged(ctx context.Context) {
 	defer g.reloads.turn.Unlock()
 	g.reloadCertificate()
 	g.reloadOperators()
+	g.reloadFleet()
 	if g.reloads.looked(contents(g.config.Sources.Files())) {
 		g.reloadConfig(ctx)
 	}
@@ -118,7 +119,7 @@ func (g *Gateway) watched() (files []string) {
 	if g.certs != nil {
 		files = append(files, g.certs.files()...)
 	}
-	return files
+	return append(files, g.fleet.files()...)
 }
 
 // contents returns a sum over what files hold. One that cannot be read counts as another content.
@@ -159,6 +160,18 @@ func (g *Gateway) reloadCertificate() error {
 	return err
 }
 
+// reloadFleet reads the files of upstreamTLS again. Bad ones change nothing and are reported once.
+func (g *Gateway) reloadFleet() error {
+	changed, err := g.fleet.refresh()
+	if err != nil {
+		g.log.Error("certificates for agents not reloaded; the old ones stay", "err", err.Error())
+	}
+	if changed {
+		g.log.Info("certificates for agents reloaded")
+	}
+	return err
+}
+
 // reloadConfig loads the configuration again, if it came from files, and reports how that went.
 func (g *Gateway) reloadConfig(ctx context.Context) (Reloaded, error) {
 	if len(g.config.Sources.Files()) == 0 {
@@ -189,6 +202,10 @@ func (g *Gateway) applyFiles(ctx context.Context) (Reloaded, error) {
 		return Reloaded{}, err
 	}
 	before := g.policy.Load()
+	defer func() { g.fleet.keep(g.policy.Load().Config()) }()
+	if err := g.fleet.prepare(next); err != nil {
+		return Reloaded{}, err
+	}
 	p, err := policy.New(next, g.keys)
 	if err != nil {
 		g.keys.Keep(before.Verifier())
@@ -220,6 +237,9 @@ func (g *Gateway) applyFiles(ctx context.Context) (Reloaded, error) {
 // Preview tells what a reload of c would do to the live sessions, and does nothing. c is good.
 func (g *Gateway) Preview(c *config.Config) (Reloaded, error) {
 	if err := g.needsRestart(c); err != nil {
+		return Reloaded{}, err
+	}
+	if err := newFleet(g.log).prepare(c); err != nil {
 		return Reloaded{}, err
 	}
 	p, err := policy.New(c, auth.NewKeys(auth.Options{})) // keys that are never fetched: none is needed to judge again

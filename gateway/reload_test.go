@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"bufio"
 	"encoding/json"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -144,6 +146,78 @@ func TestLimitsAndTimesOfAReloadAreForNewConnections(t *testing.T) {
 	}
 	three.Say(three.Frame(rawws.Fin|rawws.Text, "more than ten bytes"))
 	three.HearsClose(1009, "message-too-big")
+}
+
+func TestTimesForAgentsFollowAReload(t *testing.T) {
+	i := wstest.NewIssuer(t)
+	conns := make(chan bool, 10)
+	agent := listening(t, func(c net.Conn) {
+		conns <- true
+		br := bufio.NewReader(c)
+		for {
+			r, err := http.ReadRequest(br)
+			if err != nil || r.Header.Get("Upgrade") != "" { // a handshake is never answered
+				io.Copy(io.Discard, br)
+				return
+			}
+			io.WriteString(c, "HTTP/1.1 204 No Content\r\n\r\n")
+		}
+	})
+	c := i.Config(agent)
+	c.Upstream.IdleTimeout = time.Minute
+	r := fromFile(t, c)
+	plain := func() {
+		req, _ := http.NewRequest("GET", "http://"+r.Addr().String()+"/my-agent/x", nil)
+		req.Header.Set("Authorization", "Bearer "+i.Token())
+		if resp, err := http.DefaultClient.Do(req); err != nil || resp.StatusCode != http.StatusNoContent {
+			t.Fatal(resp, err)
+		}
+	}
+	plain()
+	plain()
+	if n := len(conns); n != 1 {
+		t.Errorf("%d connections to the agent, want one that is kept", n)
+	}
+	next := *c
+	next.Upstream.IdleTimeout, next.Limits.UpstreamTimeout = 0, 50*time.Millisecond
+	save(t, &next)
+	r.reloaded("/reload", "", 200)
+	plain()
+	plain()
+	if n := len(conns); n != 3 {
+		t.Errorf("%d connections to the agent, want two more", n)
+	}
+	e := r.dial()
+	e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.Token())))
+	if resp := e.Answer(); resp.StatusCode != http.StatusGatewayTimeout {
+		t.Errorf("got %s", resp.Status)
+	}
+	if n := len(r.fleet.all); n != 1 {
+		t.Errorf("%d ways to agents, want that of the new configuration", n)
+	}
+}
+
+func TestReloadWithABadFileForAgentsChangesNothing(t *testing.T) {
+	i := wstest.NewIssuer(t)
+	c := i.Config(listening(t, echoing))
+	r := fromFile(t, c)
+	before := r.Config()
+	next := *c
+	next.Routes = config.Routes{c.Routes[0]}
+	next.Routes[0].Upstream = "https://agent.example.com"
+	next.Routes[0].UpstreamTLS.CAFile = filepath.Join(t.TempDir(), "missing")
+	save(t, &next)
+	base := config.Default()
+	for path, body := range map[string]string{"/reload": "", "/check": config.Changes(&next, &base).String()} {
+		done := r.reloaded(path, body, 422)
+		if len(done.Problems) != 1 || done.Problems[0].Key != "routes[0].upstreamTLS.caFile" {
+			t.Errorf("%s: %+v", path, done)
+		}
+	}
+	if r.Config() != before || len(r.fleet.all) != 1 {
+		t.Errorf("the configuration was replaced, or %d ways to agents are left", len(r.fleet.all))
+	}
+	r.connect("Authorization: Bearer " + i.Token())
 }
 
 func TestChangedUpstreamIsForNewSessions(t *testing.T) {

@@ -234,14 +234,13 @@ func (g *Gateway) CheckUpstreams(ctx context.Context) (asked int, notAsked []str
 	p := g.policy.Load()
 	upstreams := p.Upstreams()
 	for _, u := range upstreams {
-		ctx, cancel := context.WithTimeout(ctx, g.fixed.dialer.timeout)
-		c, err := g.fixed.dialer.dial(ctx, u.Scheme, u.Addr)
-		cancel()
+		agents, err := g.fleet.by(wayTo(p.Config(), u.TLS, false))
+		if err == nil {
+			err = agents.dialer.check(ctx, u.Scheme, u.Addr)
+		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("route %s: upstream %s://%s: %w", u.Route, u.Scheme, u.Addr, err))
-			continue
 		}
-		c.Close()
 	}
 	return len(upstreams), p.Templates(), errors.Join(failed...)
 }

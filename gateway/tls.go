@@ -1,13 +1,9 @@
 package gateway
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
-	"fmt"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,20 +33,10 @@ func newCertificates(c config.TLS) (*certificates, error) {
 func (t *certificates) load() (changed bool, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var texts [3][]byte
-	var unread error
-	for i, file := range [...]struct{ key, name string }{
-		{"tls.certFile", t.config.CertFile}, {"tls.keyFile", t.config.KeyFile}, {"tls.clientCAFile", t.config.ClientCAFile},
-	} {
-		if file.name == "" {
-			continue
-		}
-		if texts[i], err = os.ReadFile(file.name); err != nil {
-			unread = errors.Join(unread, fmt.Errorf("%s: %w", file.key, err))
-		}
-	}
-	cert, key, authorities := texts[0], texts[1], texts[2]
-	sum := sha256.Sum256(bytes.Join(texts[:], []byte{0}))
+	cert, key, authorities := &file{key: "tls.certFile", name: t.config.CertFile}, &file{key: "tls.keyFile", name: t.config.KeyFile},
+		&file{key: "tls.clientCAFile", name: t.config.ClientCAFile}
+	unread := errors.Join(cert.read(), key.read(), authorities.read())
+	sum := sumOfFiles(cert, key, authorities)
 	if sum == t.seen {
 		return false, nil
 	}
@@ -58,7 +44,7 @@ func (t *certificates) load() (changed bool, err error) {
 	if unread != nil {
 		return false, unread
 	}
-	pair, err := readPair(t.config, cert, key)
+	pair, err := readPair(cert, key)
 	if err != nil {
 		return false, err
 	}
@@ -79,10 +65,9 @@ func (t *certificates) load() (changed bool, err error) {
 		next.MinVersion = tls.VersionTLS13
 	}
 	if t.config.ClientCAFile != "" {
-		next.ClientCAs, next.ClientAuth = x509.NewCertPool(), tls.RequireAndVerifyClientCert
-		if !next.ClientCAs.AppendCertsFromPEM(authorities) {
-			return false, fmt.Errorf("tls.clientCAFile: %s: it holds no certificate in PEM form%s", t.config.ClientCAFile,
-				otherForm(authorities, "openssl x509 -inform der"))
+		next.ClientAuth = tls.RequireAndVerifyClientCert
+		if next.ClientCAs, err = readAuthorities(authorities); err != nil {
+			return false, err
 		}
 	}
 	t.current.Store(next)

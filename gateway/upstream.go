@@ -2,16 +2,15 @@ package gateway
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
 	"net/url"
 	"os"
@@ -24,6 +23,9 @@ import (
 	"github.com/altairalabs/omnia-gateway/gateway/relay"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
+
+// alertWait is how long check waits for an alert that an agent may send after a TLS handshake.
+const alertWait = 500 * time.Millisecond
 
 // Bounds of an agent's answer: the bytes of its head, and how many interim answers (RFC 9110
 // §15.2) may come before it.
@@ -40,18 +42,6 @@ type dialer struct {
 	net     net.Dialer
 	tls     *tls.Config
 	timeout time.Duration // for connection, TLS and the agent's answer together
-}
-
-// agents is one way to reach agents: by WebSocket and by plain HTTP.
-type agents struct {
-	dialer *dialer
-	proxy  *httputil.ReverseProxy
-}
-
-// newAgents makes a way to reach agents. Kept connections of one way are never used by the other.
-func newAgents(timeout, idle time.Duration, control control, log *slog.Logger) agents {
-	d := newDialer(timeout, control)
-	return agents{d, newProxy(newKeeper(d, idle, d.net.DialContext), quiet(log))}
 }
 
 // control is asked about an address before it is dialled, after its name was resolved.
@@ -72,12 +62,11 @@ func notThisMachine(_, address string, _ syscall.RawConn) error {
 	return nil
 }
 
-func newDialer(timeout time.Duration, control control) *dialer {
+func newDialer(timeout time.Duration, control control, t *tls.Config) *dialer {
 	return &dialer{
 		net:     net.Dialer{Timeout: timeout, Control: control}, // plain HTTP has no other limit
+		tls:     t,
 		timeout: timeout,
-		// See tls.go for record sizes.
-		tls: &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, DynamicRecordSizingDisabled: true},
 	}
 }
 
@@ -99,16 +88,42 @@ func (d *dialer) dial(ctx context.Context, scheme, host string) (net.Conn, error
 	return d.secure(ctx, w, u.Hostname())
 }
 
+// check dials an agent and hangs up. An agent that wants another certificate of the gateway says
+// so after the handshake, so it is listened to for a moment.
+func (d *dialer) check(ctx context.Context, scheme, host string) error {
+	ctx, cancel := context.WithTimeout(ctx, d.timeout)
+	defer cancel()
+	c, err := d.dial(ctx, scheme, host)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if scheme == "https" {
+		c.SetReadDeadline(time.Now().Add(alertWait))
+		if _, err := c.Read(make([]byte, 1)); refusedTLS(err) {
+			return err
+		}
+	}
+	return nil
+}
+
 // secure makes TLS of a connection to an agent of a name. After an error the connection is closed.
 func (d *dialer) secure(ctx context.Context, c net.Conn, name string) (net.Conn, error) {
 	config := d.tls.Clone()
-	config.ServerName = name
+	config.ServerName = cmp.Or(config.ServerName, name)
 	t := tls.Client(c, config)
 	if err := t.HandshakeContext(ctx); err != nil {
 		c.Close()
 		return nil, err
 	}
 	return t, nil
+}
+
+// refusedTLS reports whether err is the agent's alert that it does not want this TLS. In TLS 1.3
+// it comes after the handshake where the agent does not accept the gateway's certificate.
+func refusedTLS(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error"
 }
 
 // answer is an agent's answer to a handshake. Of a 101 that was found correct, rest are the
@@ -154,7 +169,10 @@ func (d *dialer) handshake(ctx context.Context, p *policy.Pass, r *http.Request)
 	head := &io.LimitedReader{R: conn, N: maxAnswerHead}
 	br := bufio.NewReader(head)
 	resp, err := readAnswer(br, &out)
-	if err != nil {
+	switch {
+	case refusedTLS(err):
+		return nil, refusedBy(ctx, err, outcome.UpstreamUnreachable)
+	case err != nil:
 		return nil, refusedBy(ctx, err, outcome.UpstreamBadHandshake)
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {

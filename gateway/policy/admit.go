@@ -85,7 +85,7 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	}
 	pass.Protocols.Offered = headers.List(pass.Header["Sec-Websocket-Protocol"])
 	pass.Scheme, pass.Addr = route.address(pass.Names)
-	pass.Chosen = route.template
+	pass.TLS, pass.Chosen = route.tls, route.template
 	if pass.AgentHost = r.Host; route.hostIsUpstream {
 		pass.AgentHost = pass.Addr
 	}

@@ -108,6 +108,8 @@ type Pass struct {
 
 	// Scheme and Addr are those of the agent; Addr may lack a port.
 	Scheme, Addr string
+	// TLS is how the agent is verified, if Scheme is https.
+	TLS config.UpstreamTLS
 	// Chosen reports whether the client's path or host has chosen Addr, by a name in the route's
 	// upstream.
 	Chosen bool
@@ -174,14 +176,17 @@ func (p *Policy) Probes(r *http.Request) bool {
 }
 
 // Upstream is an agent whose address is fixed.
-type Upstream struct{ Route, Scheme, Addr string }
+type Upstream struct {
+	Route, Scheme, Addr string
+	TLS                 config.UpstreamTLS
+}
 
 // Upstreams returns the agents whose addresses are fixed, one for each route that names one.
 func (p *Policy) Upstreams() (all []Upstream) {
 	for _, r := range p.routes {
 		if !r.template {
 			scheme, addr := r.address(nil)
-			all = append(all, Upstream{r.name, scheme, addr})
+			all = append(all, Upstream{r.name, scheme, addr, r.tls})
 		}
 	}
 	return all

@@ -23,6 +23,7 @@ type route struct {
 	template bool     // the agent's address depends on the request
 	strip    bool
 
+	tls            config.UpstreamTLS
 	hostIsUpstream bool // the agent's Host is its own address
 	public         bool
 	forward        *bool           // whether the agent is given the token; nil: as its issuer says
@@ -51,6 +52,7 @@ func newRoutes(c *config.Config, v *auth.Verifier) ([]*route, error) {
 			template: config.WithoutNames(rc.Upstream) != rc.Upstream,
 			strip:    rc.StripPrefix,
 
+			tls:            rc.UpstreamTLS,
 			hostIsUpstream: rc.HostHeader == "upstream",
 			public:         rc.Public,
 			forward:        rc.ForwardOriginalToken,

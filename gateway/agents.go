@@ -1,0 +1,217 @@
+package gateway
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http/httputil"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/gateway/policy"
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// way is all that the configuration says of how agents are reached. Connections that are kept for
+// one way are never used for another.
+type way struct {
+	tls     config.UpstreamTLS
+	guarded bool          // a client has chosen the address, and it may not be of this machine
+	timeout time.Duration // for connection, TLS and the answer to a handshake together
+	idle    time.Duration // how long a connection for plain HTTP is kept
+}
+
+// wayTo returns the way to agents of a route; chosen reports whether a client's path or host
+// chooses their address.
+func wayTo(c *config.Config, t config.UpstreamTLS, chosen bool) way {
+	return way{t, chosen && !c.Upstream.AllowLoopback, c.Limits.UpstreamTimeout, c.Upstream.IdleTimeout}
+}
+
+// waysOf returns the ways to the agents of all routes, in their order.
+func waysOf(c *config.Config) (all []way) {
+	for _, r := range c.Routes {
+		all = append(all, wayTo(c, r.UpstreamTLS, config.WithoutNames(r.Upstream) != r.Upstream))
+	}
+	return all
+}
+
+// agents reaches agents by one way: by WebSocket and by plain HTTP.
+type agents struct {
+	dialer *dialer
+	kept   *keeper
+	proxy  *httputil.ReverseProxy
+}
+
+func newAgents(w way, t *tls.Config, log *slog.Logger) *agents {
+	var control control
+	if w.guarded {
+		control = notThisMachine
+	}
+	d := newDialer(w.timeout, control, t)
+	k := newKeeper(d, w.idle, d.net.DialContext)
+	return &agents{d, k, newProxy(k, quiet(log))}
+}
+
+// fleet holds what reaches agents, one agents for each way. What a way's files hold may change
+// while it is in use: then new connections are made with that, and kept ones are given up.
+type fleet struct {
+	log *slog.Logger
+
+	mu   sync.RWMutex
+	all  map[way]*agents
+	seen map[way][sha256.Size]byte // of the files when they were last read
+}
+
+func newFleet(log *slog.Logger) *fleet {
+	return &fleet{log: log, all: map[way]*agents{}, seen: map[way][sha256.Size]byte{}}
+}
+
+// by returns what reaches agents by a way. A new way has its files read first.
+func (f *fleet) by(w way) (*agents, error) {
+	f.mu.RLock()
+	a := f.all[w]
+	f.mu.RUnlock()
+	if a != nil {
+		return a, nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if a := f.all[w]; a != nil {
+		return a, nil
+	}
+	t, sum, err := readUpstreamTLS(w.tls)
+	if err != nil {
+		return nil, err
+	}
+	f.all[w], f.seen[w] = newAgents(w, t, f.log), sum
+	return f.all[w], nil
+}
+
+// to returns what reaches the agent of an admitted request. The error is a *outcome.Refusal.
+func (f *fleet) to(p *policy.Pass, c *config.Config) (*agents, error) {
+	a, err := f.by(wayTo(c, p.TLS, p.Chosen))
+	if err != nil {
+		return nil, &outcome.Refusal{Reason: outcome.UpstreamUnreachable, Err: err}
+	}
+	return a, nil
+}
+
+// prepare makes sure that the agents of every route can be reached as c says. The error is a
+// config.Problems with everything that is wrong with the files of upstreamTLS.
+func (f *fleet) prepare(c *config.Config) error {
+	var found config.Problems
+	for i, w := range waysOf(c) {
+		_, err := f.by(w)
+		if problems, ok := errors.AsType[config.Problems](err); ok {
+			for _, p := range problems {
+				p.Key = fmt.Sprintf("routes[%d].upstreamTLS.%s", i, p.Key)
+				p.Place = c.Place(p.Key)
+				found = append(found, p)
+			}
+		}
+	}
+	if found != nil {
+		return found
+	}
+	return nil
+}
+
+// keep gives up all ways but those of c. Requests that are under way are not disturbed.
+func (f *fleet) keep(c *config.Config) {
+	wanted := waysOf(c)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for w, a := range f.all {
+		if !slices.Contains(wanted, w) {
+			a.kept.CloseIdleConnections()
+			delete(f.all, w)
+			delete(f.seen, w)
+		}
+	}
+}
+
+// refresh reads the files of every way again and reports whether something is new. Bad ones change
+// nothing, and the error is given once.
+func (f *fleet) refresh() (changed bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var faults []error
+	for w, a := range f.all {
+		t, sum, err := readUpstreamTLS(w.tls)
+		if sum == f.seen[w] {
+			continue
+		}
+		f.seen[w] = sum
+		if err != nil {
+			faults = append(faults, fmt.Errorf("upstreamTLS: %w", err))
+			continue
+		}
+		f.all[w] = newAgents(w, t, f.log)
+		a.kept.CloseIdleConnections()
+		changed = true
+	}
+	return changed, errors.Join(faults...)
+}
+
+// files returns the names of the files of all ways.
+func (f *fleet) files() (names []string) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	for w := range f.all {
+		for _, name := range []string{w.tls.CAFile, w.tls.CertFile, w.tls.KeyFile} {
+			if name != "" {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
+}
+
+// readUpstreamTLS returns what TLS to an agent is made of, and a sum over the files for it, which
+// is right also after an error. The error is a config.Problems; its keys are those of c.
+func readUpstreamTLS(c config.UpstreamTLS) (*tls.Config, [sha256.Size]byte, error) {
+	authorities := &file{key: "caFile", name: c.CAFile}
+	cert, key := &file{key: "certFile", name: c.CertFile}, &file{key: "keyFile", name: c.KeyFile}
+	var problems config.Problems
+	found := func(err error) {
+		if problem, ok := errors.AsType[config.Problem](err); ok {
+			problem.Hint = cmp.Or(problem.Hint, "name the right file, in PEM form")
+			problems = append(problems, problem)
+		}
+	}
+	for _, f := range []*file{authorities, cert, key} {
+		if err := f.read(); err != nil {
+			found(config.Problem{Key: f.key, Text: errors.Unwrap(err).Error(), Hint: "name a PEM file that the gateway may read"})
+		}
+	}
+	sum := sumOfFiles(authorities, cert, key)
+	if problems != nil {
+		return nil, sum, problems
+	}
+	t := &tls.Config{
+		ServerName: c.ServerName,
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"http/1.1"},
+		// See tls.go for record sizes.
+		DynamicRecordSizingDisabled: true,
+	}
+	var err error
+	if c.CAFile != "" {
+		t.RootCAs, err = readAuthorities(authorities)
+		found(err)
+	}
+	if c.CertFile != "" {
+		t.Certificates = make([]tls.Certificate, 1)
+		t.Certificates[0], err = readPair(cert, key)
+		found(err)
+	}
+	if problems != nil {
+		return nil, sum, problems
+	}
+	return t, sum, nil
+}
