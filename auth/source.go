@@ -103,13 +103,18 @@ func (v *Verifier) Take(h http.Header, query string) (Credential, string, error)
 	query = t.query(query, v.places.params)
 	t.cookies(v.places.cookies)
 	t.subprotocols(v.places.protocols)
-	switch {
-	case t.several != "":
-		return Credential{}, query, &outcome.Refusal{Reason: outcome.MultipleCredentials, Detail: t.several}
-	case len(t.found.Places) > 0 && t.found.Token == "":
-		return Credential{}, query, &outcome.Refusal{Reason: outcome.Malformed, Detail: "an empty token in " + t.found.Places[0]}
-	}
-	return t.found, query, nil
+	c, err := t.credential()
+	return c, query, err
+}
+
+// Bearer returns the token of the header Authorization, in which every issuer's clients send it to
+// the gateway itself; h stays unchanged. No token is no error. The error is a *Refusal, as of Take.
+func Bearer(h http.Header) (Credential, error) {
+	t := taking{h: http.Header{"Authorization": h["Authorization"]}}
+	t.header(headerPlace{"Authorization", []string{"Bearer "}})
+	c, err := t.credential()
+	c.Places = nil // of no issuer's list
+	return c, err
 }
 
 // taking is one Take under way.
@@ -117,6 +122,17 @@ type taking struct {
 	h       http.Header
 	found   Credential
 	several string // why there is more than one credential
+}
+
+// credential returns what was found.
+func (t *taking) credential() (Credential, error) {
+	switch {
+	case t.several != "":
+		return Credential{}, &outcome.Refusal{Reason: outcome.MultipleCredentials, Detail: t.several}
+	case len(t.found.Places) > 0 && t.found.Token == "":
+		return Credential{}, &outcome.Refusal{Reason: outcome.Malformed, Detail: "an empty token in " + t.found.Places[0]}
+	}
+	return t.found, nil
 }
 
 // add notes a token.

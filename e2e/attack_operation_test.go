@@ -214,12 +214,15 @@ func TestK04PublicListenerHasNothingOfTheAdminOne(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
 	g := start(t, plain(i, a.URL))
 	for _, target := range []string{
-		"/metrics", "/sessions", "/debug/pprof/", "/debug/pprof/cmdline", "/debug/vars", "/.gateway", "/.gateway/", "/.gateway/renew", "/",
-		"/favicon.ico",
+		"/metrics", "/sessions", "/debug/pprof/", "/debug/pprof/cmdline", "/debug/vars", "/.gateway", "/.gateway/", "/.gateway/sessions",
+		"/", "/favicon.ico",
 	} {
 		g.rejected(t, 404, "no-route", plainRequest("GET", target, i.bearer(t)))
 		g.rejected(t, 404, "no-route", plainRequest("GET", target))
 	}
+	g.rejected(t, 405, "bad-method", plainRequest("GET", "/.gateway/renew", i.bearer(t)))
+	g.rejected(t, 401, "no-token", plainRequest("POST", "/.gateway/renew"))
+	g.rejected(t, 404, "no-session", plainRequest("POST", "/.gateway/renew", i.bearer(t)))
 	for _, target := range []string{"/healthz", "/readyz"} {
 		g.one(t, 200, plainRequest("GET", target))
 		g.rejected(t, 404, "no-route", plainRequest("POST", target))
@@ -229,6 +232,7 @@ func TestK04PublicListenerHasNothingOfTheAdminOne(t *testing.T) {
 	// A route for everything does not open the gateway's own corner.
 	g = start(t, plain(i, a.URL).with("routes", []any{settings{"path": "/", "upstream": a.URL, "public": true}}))
 	g.rejected(t, 404, "no-route", plainRequest("GET", "/.gateway/x"))
+	g.rejected(t, 405, "bad-method", plainRequest("GET", "/.gateway/renew"))
 	a.untouched(t)
 
 	admin, err := net.Dial("tcp", g.admin)

@@ -111,9 +111,7 @@ func (g *Gateway) answerSessions(w http.ResponseWriter, _ *http.Request) {
 			Client: s.Client.String(), Remote: s.Remote, Start: s.Start,
 			BytesIn: c.BytesIn, BytesOut: c.BytesOut, MessagesIn: c.MessagesIn, MessagesOut: c.MessagesOut,
 		}
-		if until := s.Deadline(); !until.IsZero() && until.Year() <= 9999 {
-			out.Expires = &until
-		}
+		out.Expires = stampOf(s.Deadline())
 		all = append(all, out)
 	}
 	writeJSON(w, http.StatusOK, all)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -64,9 +65,18 @@ type problem struct {
 	Reason outcome.Reason `json:"reason"`
 }
 
+func newProblem(code int, reason outcome.Reason) problem {
+	return problem{code, http.StatusText(code), reason}
+}
+
 func (g *Gateway) answerRefusal(x *exchange, refusal *outcome.Refusal) {
+	code := refusal.Reason.Status()
+	g.answerProblem(x, code, refusal, newProblem(code, refusal.Reason))
+}
+
+// answerProblem answers with a status, and the headers that belong to a refusal.
+func (g *Gateway) answerProblem(x *exchange, code int, refusal *outcome.Refusal, problem any) {
 	reason := refusal.Reason
-	code := reason.Status()
 	h := x.w.Header()
 	if c := reason.Challenge(); c != "" {
 		h.Set("WWW-Authenticate", c+x.pass.Hint)
@@ -76,14 +86,14 @@ func (g *Gateway) answerRefusal(x *exchange, refusal *outcome.Refusal) {
 	}
 	switch reason {
 	case outcome.BadMethod:
-		h.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+		h.Set("Allow", cmp.Or(x.pass.Allow, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
 	case outcome.BadVersion: // RFC 6455 §4.2.2, RFC 9110 §15.5.22
 		h["Sec-WebSocket-Version"], h["Upgrade"] = []string{handshake.Version}, []string{"websocket"}
 	}
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Type", "application/problem+json")
 	x.pass.CORS.Tell(h) // so that a page can read the word
-	body, _ := json.Marshal(problem{code, http.StatusText(code), reason})
+	body, _ := json.Marshal(problem)
 	x.w.WriteHeader(code)
 	x.w.Write(append(body, '\n'))
 }
@@ -147,7 +157,7 @@ func (g *Gateway) answerMetadata(x *exchange) {
 }
 
 // report writes the one log line of a request that became no WebSocket session, and counts it.
-func (g *Gateway) report(x *exchange, reason outcome.Reason, code int, detail string) {
+func (g *Gateway) report(x *exchange, reason outcome.Reason, code int, detail string, more ...slog.Attr) {
 	message := "refused"
 	if reason == x.pass.Reason || reason == outcome.UpstreamRefused || x.code != 0 {
 		message = "answered"
@@ -157,7 +167,7 @@ func (g *Gateway) report(x *exchange, reason outcome.Reason, code int, detail st
 	} else {
 		g.metrics.request(reason)
 	}
-	g.log.LogAttrs(context.Background(), slog.LevelInfo, message, append(x.facts(message == "refused"),
+	g.log.LogAttrs(context.Background(), slog.LevelInfo, message, append(append(x.facts(message == "refused"), more...),
 		slog.String("reason", string(reason)), slog.Int("status", code),
 		slog.Float64("duration", time.Since(x.start).Seconds()), slog.String("err", detail))...)
 }

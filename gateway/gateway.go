@@ -121,6 +121,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.pass.CORS.Preflight(x.w.Header(), r.Header)
 		x.w.WriteHeader(http.StatusNoContent)
 		g.report(x, outcome.Preflight, http.StatusNoContent, "")
+	case x.pass.Own == policy.Renew:
+		g.answerRenewal(x)
 	case x.pass.Metadata != nil:
 		g.answerMetadata(x)
 	case x.pass.Upgrade:

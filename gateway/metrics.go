@@ -19,6 +19,7 @@ type metrics struct {
 	handshakes *prometheus.CounterVec
 	requests   *prometheus.CounterVec
 	endings    *prometheus.CounterVec
+	renewals   *prometheus.CounterVec
 	lasted     prometheus.Histogram
 	dials      *prometheus.HistogramVec
 	reloads    *prometheus.CounterVec
@@ -34,6 +35,7 @@ func newMetrics(g *Gateway, logDropped func() uint64) *metrics {
 		handshakes: counter("handshakes_total", "WebSocket handshakes by outcome.", "outcome"),
 		requests:   counter("requests_total", "Plain HTTP requests by outcome.", "outcome"),
 		endings:    counter("sessions_ended_total", "Ended sessions by reason and close code.", "reason", "code"),
+		renewals:   counter("renewals_total", "Sessions that a renewal was about, by outcome.", "outcome"),
 		reloads:    counter("config_reloads_total", "Times the configuration was loaded again.", "result"),
 		certs:      counter("certificate_reloads_total", "Times the certificate files were read again.", "result"),
 		lasted: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -45,7 +47,7 @@ func newMetrics(g *Gateway, logDropped func() uint64) *metrics {
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"result"}),
 	}
-	m.registry.MustRegister(m.handshakes, m.requests, m.endings, m.lasted, m.dials, m.reloads, m.certs, live{g},
+	m.registry.MustRegister(m.handshakes, m.requests, m.endings, m.renewals, m.lasted, m.dials, m.reloads, m.certs, live{g},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	if logDropped != nil {
 		m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
@@ -61,6 +63,15 @@ func (m *metrics) request(r outcome.Reason)   { m.requests.WithLabelValues(strin
 func (m *metrics) over(e *outcome.Ending, lasted time.Duration) {
 	m.endings.WithLabelValues(string(e.Reason), codeLabel(e.Code)).Inc()
 	m.lasted.Observe(lasted.Seconds())
+}
+
+// renewed counts a session that was renewed, or was refused that.
+func (m *metrics) renewed(refusal *outcome.Refusal) {
+	word := outcome.Renewal
+	if refusal != nil {
+		word = refusal.Reason
+	}
+	m.renewals.WithLabelValues(string(word)).Inc()
 }
 
 func (m *metrics) dialled(took time.Duration, err error) {

@@ -10,6 +10,7 @@ const (
 	Preflight    Reason = "preflight" // of CORS, answered by the gateway itself
 
 	ResourceMetadata Reason = "resource-metadata" // of RFC 9728, answered by the gateway itself
+	Renewal          Reason = "renewal"           // of the caller's sessions, by the gateway itself
 )
 
 // What refuses a request for its form or its address.
@@ -21,6 +22,7 @@ const (
 	BadVersion Reason = "bad-version"
 	BadOrigin  Reason = "bad-origin"
 	NoRoute    Reason = "no-route"
+	NoSession  Reason = "no-session" // to renew
 )
 
 // What refuses a request for its token. Expired also ends a session.
@@ -125,6 +127,7 @@ var table = [...]row{
 	{reason: Probe, through: true},
 	{reason: Preflight, through: true},
 	{reason: ResourceMetadata, through: true},
+	{reason: Renewal, through: true},
 
 	{reason: BadPath, status: 400, check: "path"},
 	{reason: BadHost, status: 400, check: "host"},
@@ -133,6 +136,7 @@ var table = [...]row{
 	{reason: BadVersion, status: 426, check: "upgrade"},
 	{reason: BadOrigin, status: 403, code: forbidden, check: "origin"},
 	{reason: NoRoute, status: 404, code: forbidden, check: "route"},
+	{reason: NoSession, status: 404},
 
 	{reason: NoToken, status: 401, code: unauthorized, challenge: bare, check: "token"},
 	{reason: MultipleCredentials, status: 401, challenge: invalidToken, check: "token"},

@@ -33,6 +33,10 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	if pass.Host == "" && r.ProtoAtLeast(1, 1) { // RFC 9112 §3.2; a probe in HTTP/1.0 may leave it out
 		return pass, outcome.Refuse(outcome.BadHost, "an empty Host")
 	}
+	if path == Renew && p.authenticated {
+		t.ok("path", "%s", path)
+		return pass, p.admitRenewal(ctx, pass, r, t)
+	}
 	if !allowedMethod(r.Method) {
 		return pass, outcome.Refuse(outcome.BadMethod, "method "+outcome.Clip(r.Method))
 	}
@@ -119,6 +123,11 @@ func refuseOrigin(origins []string) error {
 	return outcome.Refuse(outcome.BadOrigin, outcome.Clip(strings.Join(origins, ", "))+" is not among the origins of the route")
 }
 
+// refusePrincipal is the refusal of a caller without a usable subject.
+func refusePrincipal() error {
+	return outcome.Refuse(outcome.NoPrincipal, "the token has no usable subject")
+}
+
 // find enters the room of routes. It returns the route and the path that is left after its prefix,
 // or makes the request a probe.
 func (p *Policy) find(pass *Pass, method string) (_ *route, rest string, err error) {
@@ -186,7 +195,7 @@ func (p *Policy) entry(path string, r *route, rest string) outcome.Reason {
 // permit asks the rules of a route about a verified caller.
 func permit(r *route, id *auth.Identity, names config.Names, t *trace) error {
 	if !id.HasPrincipal() {
-		return outcome.Refuse(outcome.NoPrincipal, "the token has no usable subject")
+		return refusePrincipal()
 	}
 	return r.rules.Check(id, names, t.auth())
 }

@@ -108,7 +108,8 @@ func TestOrderOfTheRules(t *testing.T) {
 		{"/readyz", []string{bad, "Origin: null"}, outcome.Probe},
 		{"/info", nil, outcome.NoRoute}, // excluded, but no route takes it
 		{"/metrics", nil, outcome.NoRoute},
-		{"/.gateway/renew", nil, outcome.NoRoute},
+		{"/.gateway/renew", nil, outcome.BadMethod},
+		{"/.gateway/x", nil, outcome.NoRoute},
 	} {
 		p, err := g.Admit(t.Context(), asking(tt.target, tt.lines...))
 		got := p.Reason

@@ -47,7 +47,7 @@ func (p *Policy) Explain(ctx context.Context, r *http.Request) Explanation {
 		}
 	}
 	e := Explanation{Steps: t.steps, Admitted: true, Reason: pass.Reason}
-	if pass.Probe == "" && pass.Metadata == nil {
+	if pass.Probe == "" && pass.Own == "" && pass.Metadata == nil {
 		e.Upstream, e.Header = pass.Scheme+"://"+pass.Addr+pass.Target, pass.Header
 	}
 	return e

@@ -93,6 +93,11 @@ type Pass struct {
 	Reason outcome.Reason
 	// Probe is "/healthz" or "/readyz" when the gateway itself must answer, else "".
 	Probe string
+	// Own is one of the gateway's own paths, such as Renew, when the gateway must answer for it,
+	// else "".
+	Own string
+	// Allow are the methods that a refusal for the method names; "": those of every route.
+	Allow string
 	// Metadata is the document of RFC 9728, when the gateway must answer with that, else nil.
 	Metadata []byte
 	// Hint is what a challenge adds to its error: parameters, each after ", ". It may be empty.

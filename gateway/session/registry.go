@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -17,6 +18,7 @@ import (
 type Registry struct {
 	mu       sync.Mutex
 	live     map[*Session]struct{}
+	callers  map[user]map[*Session]struct{} // live, of those who have a subject
 	places   [kinds]places
 	draining bool            // no new WebSocket is taken
 	closed   bool            // no new session of any kind is taken
@@ -33,7 +35,7 @@ type places struct {
 	addrs map[netip.Addr]int
 }
 
-// user is whose sessions are counted together.
+// user is whose sessions are counted, and renewed, together.
 type user struct{ issuer, subject string }
 
 // limits bound the places of one kind; 0 is no limit.
@@ -41,7 +43,7 @@ type limits struct{ total, perUser, perIP int }
 
 // New returns an empty registry.
 func New() *Registry {
-	r := &Registry{live: map[*Session]struct{}{}, left: make(chan struct{}, 1)}
+	r := &Registry{live: map[*Session]struct{}{}, callers: map[user]map[*Session]struct{}{}, left: make(chan struct{}, 1)}
 	for k := range r.places {
 		r.places[k] = places{users: map[user]int{}, addrs: map[netip.Addr]int{}}
 	}
@@ -94,6 +96,12 @@ func (r *Registry) take(s *Session, l limits) *outcome.Refusal {
 		return outcome.Refuse(outcome.TooManyAddrConnections, "")
 	}
 	r.live[s] = struct{}{}
+	if u.subject != "" {
+		if r.callers[u] == nil {
+			r.callers[u] = map[*Session]struct{}{}
+		}
+		r.callers[u][s] = struct{}{}
+	}
 	r.opened++
 	s.holds = true
 	p.taken++
@@ -141,6 +149,10 @@ func (r *Registry) Remove(s *Session) {
 		return
 	}
 	delete(r.live, s)
+	u := user{s.Issuer(), s.Subject()}
+	if delete(r.callers[u], s); len(r.callers[u]) == 0 {
+		delete(r.callers, u)
+	}
 	r.release(s)
 	r.ended.Add(moved)
 	if len(r.live) == 0 {
@@ -187,9 +199,45 @@ func (r *Registry) Refused(judge Judge) (refused []*Session, reasons map[outcome
 	return refused, reasons
 }
 
+// Renewal is what a renewal has done to one session: it lives until Deadline now, which is zero
+// for ever; or Refusal tells why it was left as it was.
+type Renewal struct {
+	Session  *Session
+	Deadline time.Time
+	Refusal  *outcome.Refusal
+}
+
+// Renew gives the live sessions of a caller, of any kind, the identity of a fresh token, which
+// the case of the renewal has, and the deadline that comes with it; only those that chosen
+// reports. The caller has a subject. judge is asked about each session with the new identity, at
+// the moment in which the session gets it: so a reload or a revocation either is known to judge,
+// or finds the session with its new claims. Renew returns what became of each, the longest
+// session first.
+func (r *Registry) Renew(fresh policy.Case, deadline time.Time, chosen func(*Session) bool, judge Judge) (all []Renewal) {
+	for _, s := range r.of(user{fresh.Identity.Issuer, fresh.Identity.Subject}) {
+		if !chosen(s) {
+			continue
+		}
+		if done, ok := s.renew(fresh, deadline, judge); ok {
+			all = append(all, done)
+		}
+	}
+	return all
+}
+
+// of returns the live sessions of a user, the longest first.
+func (r *Registry) of(u user) []*Session {
+	r.mu.Lock()
+	all := slices.Collect(maps.Keys(r.callers[u]))
+	r.mu.Unlock()
+	return byAge(all)
+}
+
 // List returns the live sessions, the longest first.
-func (r *Registry) List() []*Session {
-	all := r.all()
+func (r *Registry) List() []*Session { return byAge(r.all()) }
+
+// byAge sorts sessions, the longest first.
+func byAge(all []*Session) []*Session {
 	slices.SortFunc(all, func(a, b *Session) int { return a.Start.Compare(b.Start) })
 	return all
 }

@@ -69,7 +69,7 @@ type Session struct {
 
 	mu       sync.Mutex
 	conn     Conn            // nil until the agent has answered
-	ending   *outcome.Ending // the first reason, if one came before conn
+	ending   *outcome.Ending // the first reason that the gateway had to end it
 	judged   policy.Case     // Case, with the caller's latest claims
 	deadline time.Time       // Expires, or what renewals have made of it
 	expiry   *time.Timer
@@ -106,13 +106,19 @@ func (s *Session) Subject() string {
 // End ends the session for a reason, from any goroutine, and does not wait. Only the first reason
 // counts. While the agent is still being asked, the session remembers it for Begin.
 func (s *Session) End(e *outcome.Ending) {
+	s.endFor(func() *outcome.Ending { return e })
+}
+
+// endFor ends the session for the reason that why returns, unless that is nil. It asks under the
+// lock, so that a renewal either comes first and may save the session, or finds it ended.
+func (s *Session) endFor(why func() *outcome.Ending) {
 	s.mu.Lock()
-	conn := s.conn
-	if conn == nil && s.ending == nil {
+	e, conn := why(), s.conn
+	if s.ending == nil {
 		s.ending = e
 	}
 	s.mu.Unlock()
-	if conn != nil {
+	if e != nil && conn != nil {
 		conn.End(e)
 	}
 }
@@ -192,13 +198,38 @@ func (s *Session) setExpiry() {
 // expire ends the session when a timer has fired, unless it is not the last one: the session was
 // renewed at the last moment.
 func (s *Session) expire(number int) {
-	s.mu.Lock()
-	due := s.expiries == number
-	s.mu.Unlock()
-	if due {
-		s.End(outcome.End(outcome.Expired, ""))
-	}
+	s.endFor(func() *outcome.Ending {
+		if s.expiries != number {
+			return nil
+		}
+		return outcome.End(outcome.Expired, "")
+	})
 }
+
+// renew gives the session the identity of fresh and the deadline that comes with it, if judge lets
+// the session be with that identity. A deadline never becomes earlier: what would end
+// sooner changes nothing, so that the claims and the deadline are always of the same token. It
+// reports whether the session was there to be renewed.
+func (s *Session) renew(fresh policy.Case, deadline time.Time, judge Judge) (Renewal, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over || s.ending != nil {
+		return Renewal{}, false
+	}
+	next := s.judged
+	next.Identity = fresh.Identity
+	if refusal := judge(next); refusal != nil {
+		return Renewal{Session: s, Refusal: refusal}, true
+	}
+	if !sooner(deadline, s.deadline) {
+		s.judged, s.deadline = next, deadline
+		s.setExpiry()
+	}
+	return Renewal{Session: s, Deadline: s.deadline}, true
+}
+
+// sooner reports whether a deadline is before another; zero is never.
+func sooner(a, b time.Time) bool { return !a.IsZero() && (b.IsZero() || a.Before(b)) }
 
 // doomIn has the session judged once more after a while, and ended if it is still refused. When
 // that is to happen already, nothing changes.
@@ -209,12 +240,13 @@ func (s *Session) doomIn(d time.Duration, judge Judge) {
 		return
 	}
 	s.doom = time.AfterFunc(d, func() {
-		s.mu.Lock()
-		s.doom = nil // from here on, what changes has it judged anew
-		s.mu.Unlock()
-		if refusal := judge(s.Judged()); refusal != nil {
-			s.End(outcome.End(refusal.Reason, refusal.Text()))
-		}
+		s.endFor(func() *outcome.Ending {
+			s.doom = nil // from here on, what changes has it judged anew
+			if refusal := judge(s.judged); refusal != nil {
+				return outcome.End(refusal.Reason, refusal.Text())
+			}
+			return nil
+		})
 	})
 }
 

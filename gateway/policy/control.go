@@ -1,0 +1,62 @@
+package policy
+
+import (
+	"context"
+	"net/http"
+	"slices"
+
+	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// Renew is the path at which a caller renews live sessions. It is one of the gateway's own, which
+// no route takes, on every host.
+const Renew = "/.gateway/renew"
+
+// admitRenewal decides about a request for Renew: origin, method, token, in this order. Which
+// sessions it is about, and what their rules say, is for the registry.
+func (p *Policy) admitRenewal(ctx context.Context, pass *Pass, r *http.Request, t *trace) error {
+	pass.Own = Renew
+	switch {
+	case len(pass.Origins) == 0:
+	case slices.ContainsFunc(p.routes, func(route *route) bool { return len(route.origins) > 0 && route.origins.allow(pass.Origins) }):
+		pass.CORS = CORS{origin: pass.Origins[0], credentials: p.cookies}
+		if isPreflight(r) {
+			pass.Reason = outcome.Preflight
+			t.ok("preflight", "answered by the gateway for %s", outcome.Clip(pass.Origins[0]))
+			return nil
+		}
+	case isPreflight(r) || !slices.ContainsFunc(p.routes, func(route *route) bool { return route.origins.allow(pass.Origins) }):
+		return refuseOrigin(pass.Origins)
+	}
+	if r.Method != http.MethodPost {
+		pass.Allow = http.MethodPost
+		return outcome.Refuse(outcome.BadMethod, "method "+outcome.Clip(r.Method))
+	}
+	credential, err := auth.Bearer(r.Header)
+	if err != nil {
+		return err
+	}
+	if credential.Token == "" {
+		return outcome.Refuse(outcome.NoToken, "no bearer token in the header Authorization, where alone a renewal has it")
+	}
+	t.ok("token", "found in the header Authorization")
+	if pass.Identity, err = p.verifier.Verify(ctx, credential, t.auth()); err != nil {
+		return err
+	}
+	if !pass.Identity.HasPrincipal() {
+		return refusePrincipal()
+	}
+	pass.Reason, pass.Deadline = outcome.Renewal, p.deadline(pass.Identity)
+	return nil
+}
+
+// Lists reports whether a page with these Origin lines may use the route of a session. No lines:
+// it is no page.
+func (p *Policy) Lists(c Case, origins []string) bool {
+	if len(origins) == 0 {
+		return true
+	}
+	route, _, err := p.find(&Pass{Case: c}, "")
+	return err == nil && route.origins.allow(origins)
+}
