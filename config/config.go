@@ -126,6 +126,9 @@ type Route struct {
 	Host string `yaml:"host"`
 	// Public lets requests in without a token. Identity headers are removed all the same.
 	Public bool `yaml:"public"`
+	// AgentAuthenticates leaves the credential to the agent: the gateway looks for none, and
+	// whatever the client sends passes as it is. Identity headers are removed all the same.
+	AgentAuthenticates bool `yaml:"agentAuthenticates"`
 	// Query says what the client may not choose in the query string.
 	Query Query `yaml:"query"`
 	// ForwardOriginalToken counts here instead of the issuer's, for an agent that verifies the

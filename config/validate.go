@@ -162,16 +162,14 @@ func (k *checker) routes(routes Routes) {
 		k.upstreamTLS(key, r)
 		k.query(key+".query", r.Query, bound)
 		k.requiredClaims(key+".requiredClaims", r.RequiredClaims)
-		if r.Public && len(r.RequiredClaims) > 0 {
-			k.add(key+".requiredClaims", "never asked, as the route is public", "remove them, or public: true", key+".public")
-		}
+		k.open(key, r)
 		for j, claim := range r.RequiredClaims {
 			for n, value := range claim.Values {
 				text, _ := value.(string)
 				k.bound(index(index(key+".requiredClaims", j)+".values", n), text, bound)
 			}
 		}
-		k.protectedResource(key, r, bound)
+		k.protectedResource(key+".protectedResource", r.ProtectedResource, bound)
 		for j, origin := range r.AllowedOrigins {
 			switch at := index(key+".allowedOrigins", j); {
 			case origin != AnyOrigin:
@@ -183,12 +181,34 @@ func (k *checker) routes(routes Routes) {
 	}
 }
 
-func (k *checker) protectedResource(key string, r Route, bound []string) {
-	p := r.ProtectedResource
-	key, public := key+".protectedResource", key+".public"
-	if p.Enabled() && r.Public {
-		k.add(key, "never asked for, as the route is public", "remove it, or public: true", public)
+// open says which keys mean nothing on a route that asks for no token.
+func (k *checker) open(key string, r Route) {
+	var because, name string
+	switch {
+	case r.Public && r.AgentAuthenticates:
+		k.add(key+".agentAuthenticates", "beside public", "keep one of the two: a public route verifies a token that is sent "+
+			"all the same, agentAuthenticates never looks at one", key+".public")
+		return
+	case r.Public:
+		because, name = ", as the route is public", "public"
+	case r.AgentAuthenticates:
+		because, name = ", as the agent authenticates", "agentAuthenticates"
+	default:
+		return
 	}
+	hint := ", or " + name + ": true"
+	if len(r.RequiredClaims) > 0 {
+		k.add(key+".requiredClaims", "never asked"+because, "remove them"+hint, key+"."+name)
+	}
+	if r.ProtectedResource.Enabled() {
+		k.add(key+".protectedResource", "never asked for"+because, "remove it"+hint, key+"."+name)
+	}
+	if r.AgentAuthenticates && r.ForwardOriginalToken != nil {
+		k.add(key+".forwardOriginalToken", "without effect"+because, "remove it: what the client sends passes as it is", key+"."+name)
+	}
+}
+
+func (k *checker) protectedResource(key string, p ProtectedResource, bound []string) {
 	for i, scope := range p.Scopes {
 		at := index(key+".scopes", i)
 		if scope == "" || strings.ContainsFunc(scope, func(c rune) bool { return c <= ' ' || c >= 0x7f || c == '"' || c == '\\' }) {

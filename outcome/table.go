@@ -6,8 +6,11 @@ const (
 	ExcludedPath Reason = "excluded-path"
 	PublicRoute  Reason = "public-route"
 	AuthDisabled Reason = "auth-disabled"
-	Probe        Reason = "probe"     // /healthz or /readyz, answered by the gateway itself
-	Preflight    Reason = "preflight" // of CORS, answered by the gateway itself
+
+	AgentAuthenticates Reason = "agent-authenticates"
+
+	Probe     Reason = "probe"     // /healthz or /readyz, answered by the gateway itself
+	Preflight Reason = "preflight" // of CORS, answered by the gateway itself
 
 	ResourceMetadata Reason = "resource-metadata" // of RFC 9728, answered by the gateway itself
 	Renewal          Reason = "renewal"           // of the caller's sessions, by the gateway itself
@@ -124,6 +127,7 @@ var table = [...]row{
 	{reason: ExcludedPath, through: true},
 	{reason: PublicRoute, through: true},
 	{reason: AuthDisabled, through: true},
+	{reason: AgentAuthenticates, through: true},
 	{reason: Probe, through: true},
 	{reason: Preflight, through: true},
 	{reason: ResourceMetadata, through: true},

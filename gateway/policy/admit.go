@@ -69,9 +69,11 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	if !handshake.Wanted(r) {
 		withoutNominated(in)
 	}
-	credential, query, err := p.verifier.Take(in, query)
-	if err != nil {
-		return pass, err
+	var credential auth.Credential
+	if !route.agentJudges { // else it is not the gateway's to take
+		if credential, query, err = p.verifier.Take(in, query); err != nil {
+			return pass, err
+		}
 	}
 	pass.Protocols.Token, pass.Protocols.Fallback = credential.FromSubprotocol, credential.Subprotocol
 	pass.Header, pass.Removed = p.headers.outgoing(in, fromProxy)
@@ -155,6 +157,11 @@ func (p *Policy) authorize(ctx context.Context, pass *Pass, r *route, credential
 	if !p.authenticated {
 		pass.Reason = outcome.AuthDisabled
 		t.ok("token", "not looked for: authentication is disabled")
+		return nil
+	}
+	if r.agentJudges {
+		pass.Reason = outcome.AgentAuthenticates
+		t.ok("token", "not looked for: the agent authenticates")
 		return nil
 	}
 	if credential.Token != "" {

@@ -44,6 +44,7 @@ func admission(t testing.TB, i *wstest.Issuer, change func(*config.Config)) *Pol
 		config.Route{Path: "/agents/{agent}", Upstream: "http://{agent}.agents:8080", StripPrefix: true,
 			Query:          config.Query{Set: map[string]string{"agent": "{agent}"}, Drop: []string{"namespace"}},
 			RequiredClaims: config.RequiredClaims{{Claim: "agents", Values: []config.ClaimValue{"use:{agent}"}}}},
+		config.Route{Path: "/judges", Upstream: "http://judges", StripPrefix: true, AgentAuthenticates: true},
 	)
 	if change != nil {
 		change(c)
@@ -152,6 +153,44 @@ func TestAuthenticationOffLetsEverybodyInAndStripsAllTheSame(t *testing.T) {
 		if strings.Contains(config.FoldHeader(name), "x-user") {
 			t.Errorf("%s got through", name)
 		}
+	}
+}
+
+func TestAgentThatAuthenticatesGetsWhatTheClientSends(t *testing.T) {
+	i := wstest.NewIssuer(t)
+	g := admission(t, i, func(c *config.Config) {
+		c.Authentication.JWT.FromCookies = []string{"session"}
+		c.Routes[4].AllowedOrigins = []string{config.AnyOrigin}
+		c.Routes[4].Query.Drop = []string{"agent"}
+	})
+	expired := i.Token("exp", 1)
+	p, err := g.Admit(t.Context(), asking("/judges/ws?access_token=a&access_token=b&agent=x&k=%2F", append([]string{
+		"Authorization: Bearer " + expired, "Authorization: Basic eA==", "Cookie: session=one; session=two", "X-Api-Key: k",
+		"Sec-WebSocket-Protocol: bearer, opaque", "X-User-Id: root", "x_user_roles: admin", "X-User-Groups: admins", "X-Omnia-Agent: y",
+	}, upgrade...)...))
+	if err != nil || p.Reason != outcome.AgentAuthenticates || p.Identity != nil || p.Target != "/ws?access_token=a&access_token=b&k=%2F" ||
+		!p.Deadline.IsZero() || !slices.Equal(p.Protocols.Offered, []string{"bearer", "opaque"}) || p.Protocols.Token {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	for name, want := range map[string][]string{
+		"Authorization": {"Bearer " + expired, "Basic eA=="}, "Cookie": {"session=one; session=two"}, "X-Api-Key": {"k"},
+	} {
+		if got := p.Header[name]; !slices.Equal(got, want) {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+	for name := range p.Header {
+		if folded := config.FoldHeader(name); strings.HasPrefix(folded, "x-user") || strings.HasPrefix(folded, "x-omnia") {
+			t.Errorf("%s got through", name)
+		}
+	}
+	for _, target := range []string{"/judges", "/judges/healthz", "/judges/info"} {
+		if p, err := g.Admit(t.Context(), asking(target)); err != nil || p.Reason != outcome.AgentAuthenticates {
+			t.Errorf("%s: %+v, %v", target, p, err)
+		}
+	}
+	if _, err := g.Admit(t.Context(), asking("/judges//x")); err == nil || outcome.RefusalOf(err).Reason != outcome.BadPath {
+		t.Errorf("another spelling: %v", err)
 	}
 }
 

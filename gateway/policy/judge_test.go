@@ -46,6 +46,11 @@ func TestJudge(t *testing.T) {
 		{"the page", "/my-agent/ws", i.Token(), origin("https://other.example.com"), outcome.BadOrigin},
 		{"the page is listed with others", "/my-agent/ws", i.Token(), origin("*"), ""},
 		{"a token is needed now", "/public/ws", "", func(c *config.Config) { c.Routes[1].Public = false }, outcome.NoToken},
+		{"the agent judges now", "/my-agent/ws", i.Token(), func(c *config.Config) {
+			c.Routes[0].AgentAuthenticates = true
+			otherIssuer(c)
+		}, ""},
+		{"the gateway judges now", "/judges/ws", "", func(c *config.Config) { c.Routes[4].AgentAuthenticates = false }, outcome.NoToken},
 		{"none is needed any more", "/my-agent/ws", i.Token(), func(c *config.Config) { c.Authentication.Enabled = false }, ""},
 		{"a claim that cannot be a header", "/my-agent/ws", i.Token("note", " x"), func(c *config.Config) {
 			c.Authentication.JWT.OutputClaimToHeaders = config.ClaimHeaders{{Header: "x-note", Claim: "note"}}

@@ -26,6 +26,7 @@ type route struct {
 	tls            config.UpstreamTLS
 	hostIsUpstream bool // the agent's Host is its own address
 	public         bool
+	agentJudges    bool            // the agent authenticates its callers
 	forward        *bool           // whether the agent is given the token; nil: as its issuer says
 	drop           map[string]bool // parameters whose every copy goes: true if because of query.drop, false for those of set
 	set            [][2]string
@@ -55,6 +56,7 @@ func newRoutes(c *config.Config, v *auth.Verifier) ([]*route, error) {
 			tls:            rc.UpstreamTLS,
 			hostIsUpstream: rc.HostHeader == "upstream",
 			public:         rc.Public,
+			agentJudges:    rc.AgentAuthenticates,
 			forward:        rc.ForwardOriginalToken,
 			drop:           map[string]bool{},
 			rules:          v.Rules(rc.RequiredClaims),
