@@ -45,8 +45,11 @@ func TestF01NothingIsReadBehindABodyOfTwoLengths(t *testing.T) {
 	bearer := i.bearer(t)
 	for _, lengths := range [][]string{
 		{"Content-Length: 6", "Transfer-Encoding: chunked"},
-		{"Transfer-Encoding: chunked", "Content-Length: 0"}, {"Transfer-Encoding: chunked"},
-		{"Transfer-Encoding: Chunked"},
+		{"Transfer-Encoding: chunked", "Content-Length: 0"},
+		{"Transfer-Encoding: chunked", "X-A: b", "content-length: 5"},
+		{"Transfer-Encoding: Chunked"}, {"Transfer-Encoding:\tchunked"}, {"Transfer-Encoding: chunked\t"},
+		{"Transfer-Encoding:\r\n chunked"},
+		{"X-A: b\r\n Content-Length: 5", "Transfer-Encoding: chunked"}, {"Transfer-Encoding: chunked\nX-A: b"},
 	} {
 		for _, method := range []string{"POST", "GET"} {
 			alone(t, g, a, 200, 1, keepAlive(method, "/my-agent/x", append(lengths, bearer)...)+"0\r\n\r\n")
@@ -241,6 +244,35 @@ func TestF10HTTP2IsNotSpoken(t *testing.T) {
 	r := a.request(t)
 	if r.RequestURI != "/x" || r.Header["Upgrade"] != nil || r.Header["Http2-Settings"] != nil {
 		t.Errorf("the agent got %s with %v", r.RequestURI, r.Header)
+	}
+	a.untouched(t)
+}
+
+func TestF11ChunkedRequestsOfAnyFormAreFollowedByTheNextOne(t *testing.T) {
+	i, a := newIssuer(t), newAgent(t, nil)
+	g := start(t, plain(i, a.URL))
+	bearer := i.bearer(t)
+	chunked := func(body string, lines ...string) string {
+		return keepAlive("POST", "/my-agent/x", append(lines, "Transfer-Encoding: chunked", bearer)...) + body
+	}
+	for _, text := range []string{
+		chunked("0\r\n\r\n"), chunked("3\r\nabc\r\n0\r\n\r\n"), chunked("3;a=b;c=\"d\"\r\nabc\r\n0;e\r\n\r\n"),
+		chunked("3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n", "Trailer: X-Sum"), chunked("1\r\na\r\n00\r\n\r\n"),
+		strings.Replace(chunked("3\r\nabc\r\n0\r\n\r\n"), bearer+"\r\n", "", 1), // refused
+	} {
+		all := g.attempt(t, text+plainRequest("GET", "/my-agent/next", bearer))
+		if len(all) != 2 || all[1].StatusCode != 200 {
+			t.Errorf("%q: %v", text, all)
+			continue
+		}
+		if all[0].StatusCode == 200 {
+			if r := a.request(t); r.RequestURI != "/x" {
+				t.Errorf("%q: the agent was asked for %s", text, r.RequestURI)
+			}
+		}
+		if r := a.request(t); r.RequestURI != "/next" {
+			t.Errorf("%q: the agent was asked for %s", text, r.RequestURI)
+		}
 	}
 	a.untouched(t)
 }

@@ -126,7 +126,8 @@ func TestNoSideDoors(t *testing.T) {
 					t.Errorf("%v: func init", set.Position(n.Pos()))
 				}
 			case *ast.SelectorExpr:
-				if x, ok := n.X.(*ast.Ident); ok && x.Name == "context" && n.Sel.Name == "WithValue" {
+				// The one exception is how a request knows its connection.
+				if x, ok := n.X.(*ast.Ident); ok && x.Name == "context" && n.Sel.Name == "WithValue" && f.path != "../gateway/client.go" {
 					t.Errorf("%v: a value in a context", set.Position(n.Pos()))
 				}
 			}

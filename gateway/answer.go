@@ -34,11 +34,18 @@ type exchange struct {
 // newExchange prepares a request, which p will judge.
 func newExchange(w http.ResponseWriter, r *http.Request, p *policy.Policy) *exchange {
 	answer := &stallWriter{ResponseWriter: w, rc: http.NewResponseController(w)}
-	// After a chunked body net/http has forgotten a Content-Length that stood beside it, and of
-	// a request in HTTP/1.0 it has forgotten the Transfer-Encoding: what another server on the
-	// way made of the two is unknown (RFC 9112 §6.1). And a client that asked for a tunnel may
-	// go on as if it had one (RFC 9931). So nothing that follows is read as a request.
-	answer.last = len(r.TransferEncoding) > 0 || r.ProtoMajor != 1 || r.ProtoMinor == 0 || wantsTunnel(r)
+	// Of a request in HTTP/1.0 net/http has forgotten the Transfer-Encoding, and what another
+	// server on the way made of it is unknown (RFC 9112 §6.1). And a client that asked for a
+	// tunnel may go on as if it had one (RFC 9931). So nothing that follows is read as a request.
+	answer.last = r.ProtoMajor != 1 || r.ProtoMinor == 0 || wantsTunnel(r)
+	client := clientOf(r)
+	if client != nil {
+		client.tell(r)
+	}
+	if len(r.TransferEncoding) > 0 {
+		answer.last = answer.last || client == nil
+		answer.chunked = client
+	}
 	if r.ContentLength != 0 {
 		// For a body that no room reads; stallReader has its own.
 		answer.rc.SetReadDeadline(time.Now().Add(p.Config().Limits.HandshakeTimeout))

@@ -240,6 +240,9 @@ func (g *Gateway) accept(x *exchange, s *session.Session, a *answer) (*relay.Rel
 	if err != nil {
 		return nil, err
 	}
+	if client := clientOf(x.r); client != nil {
+		conn = client.Conn
+	}
 	early := make([]byte, buffered.Reader.Buffered()) // a client may send frames without waiting for the 101
 	io.ReadFull(buffered.Reader, early)
 

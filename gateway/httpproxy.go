@@ -244,8 +244,9 @@ func (w *countingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter 
 // connection would still count.
 type stallWriter struct {
 	http.ResponseWriter
-	rc   *http.ResponseController
-	last bool // the connection is closed after this answer
+	rc      *http.ResponseController
+	last    bool        // the connection is closed after this answer
+	chunked *clientConn // it is closed as well if the framing on it was not clear; nil: not asked
 }
 
 // WriteHeader is all that is written of an answer without a body.
@@ -254,7 +255,7 @@ func (w *stallWriter) WriteHeader(code int) {
 	if code < 200 { // httputil passes an agent's interim answers on as they are
 		keep := policy.EndToEnd(h)
 		maps.DeleteFunc(h, func(name string, _ []string) bool { return keep[name] == nil })
-	} else if w.last { // not sooner, because httputil clears all headers after an interim answer
+	} else if w.last || w.chunked != nil && !w.chunked.clear() { // not sooner, because httputil clears all headers after an interim answer
 		h["Connection"] = []string{"close"}
 		if h.Get("Upgrade") != "" {
 			h.Add("Connection", "Upgrade") // RFC 9110 §7.8

@@ -78,11 +78,12 @@ func (l *steady) tell(err error) {
 	l.told, l.untold = time.Now(), 0
 }
 
-// listener makes a relay.Conn of each accepted connection, with TLS over it if it has a
-// certificate.
+// listener makes a clientConn of each accepted connection, or a secureConn if it has a
+// certificate; a relay.Conn is under both.
 type listener struct {
 	*steady
-	tls       *tls.Config // nil: plain
+	tls       *tls.Config   // nil: plain
+	timeout   time.Duration // for a TLS handshake
 	balancers balancers
 }
 
@@ -100,8 +101,9 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		client := l.balancers.over(w)
 		if l.tls == nil {
-			return client, nil
+			return &clientConn{Conn: client}, nil
 		}
-		return tls.Server(client, l.tls), nil
+		secure := tls.Server(client, l.tls)
+		return &secureConn{&clientConn{Conn: secure}, secure, l.timeout, l.log}, nil
 	}
 }

@@ -31,7 +31,8 @@ func (g *Gateway) Listen() (err error) {
 	if err != nil {
 		return err
 	}
-	g.public = &listener{public, g.certs.server(), balancers{g.config.ProxyProtocol.From, g.config.Limits.HandshakeTimeout, g.log}}
+	timeout := g.config.Limits.HandshakeTimeout
+	g.public = &listener{public, g.certs.server(), timeout, balancers{g.config.ProxyProtocol.From, timeout, g.log}}
 	admin, err := bind("admin", g.config.Admin.Listen)
 	if err != nil {
 		return err
@@ -159,6 +160,7 @@ func (g *Gateway) publicServer(ctx context.Context) *http.Server {
 		IdleTimeout:                  90 * time.Second,                            // longer than a balancer in front keeps one
 		MaxHeaderBytes:               max(g.config.Limits.MaxHeaderBytes-4096, 1), // net/http allows 4 KiB more than it is told
 		BaseContext:                  func(net.Listener) context.Context { return ctx },
+		ConnContext:                  withClient,
 		DisableGeneralOptionsHandler: true,
 		Protocols:                    http1(),
 		ErrorLog:                     quiet(g.log),
