@@ -6,6 +6,9 @@
 // (rule.go) tell whether that identity may pass, and Headers (claim.go) what the agent is told
 // about it. A Signer (mint.go) makes tokens for development and tests.
 //
+// Revocations (revocations.go, and ledger.go for the file in which they outlive the process) bar
+// tokens that are valid; Verify asks them last.
+//
 // Keys (keys.go) hold one key set for each issuer (keyset.go, of keys read by jwk.go) and fetch it
 // (fetch.go). They live longer than a Verifier, which is made anew for every configuration.
 //
@@ -72,6 +75,7 @@ type Verifier struct {
 	places     places          // of all issuers
 	required   config.RequiredClaims
 	cache      *cache
+	revoked    *Revocations
 	maxToken   int // how long a token may be, in bytes
 	now        func() time.Time
 }
@@ -90,11 +94,11 @@ type issuer struct {
 
 // New compiles the block authentication; tokens have at most maxToken bytes. The key sets that it
 // needs are taken from keys, or added there. It uses no network: keys.Run or keys.Refresh fetch
-// them.
-func New(c config.Authentication, maxToken int, keys *Keys) (*Verifier, error) {
+// them. The revocations may be nil.
+func New(c config.Authentication, maxToken int, keys *Keys, revocations *Revocations) (*Verifier, error) {
 	v := &Verifier{
 		required: c.Authorization.RequiredClaims, byName: map[string]*issuer{}, algorithms: map[string]bool{},
-		cache: newCache(), maxToken: maxToken, now: time.Now,
+		cache: newCache(), revoked: revocations, maxToken: maxToken, now: time.Now,
 	}
 	if !c.Enabled {
 		return v, nil

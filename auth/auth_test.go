@@ -159,7 +159,7 @@ type gate struct {
 // newGate makes a gate that asks nothing and runs nothing yet.
 func newGate(c config.Authentication, o Options) (*gate, error) {
 	keys := NewKeys(o)
-	v, err := New(c, maxToken, keys)
+	v, err := New(c, maxToken, keys, nil)
 	return &gate{v, keys}, err
 }
 

@@ -57,7 +57,7 @@ func TestTokensHaveAtMostTheBytesOfTheConfiguration(t *testing.T) {
 	a := ready(t, allKeys(), nil)
 	token := good("ed25519", object{"groups": strings.Repeat("x", 30<<10)})
 	for most, want := range map[int]outcome.Reason{len(token): "", len(token) - 1: outcome.Malformed} {
-		v, err := New(settings(nil), most, a.Keys)
+		v, err := New(settings(nil), most, a.Keys, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -29,7 +29,7 @@ func keyed(t *testing.T, text string) (*Verifier, *Keys) {
 	c := config.DefaultAuthentication()
 	c.ClientKeys.File = keysFile(t, text)
 	keys := NewKeys(Options{})
-	v, err := New(c, 0, keys)
+	v, err := New(c, 0, keys, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,13 +144,13 @@ func TestBadFileOfClientKeysIsAnErrorAtTheStart(t *testing.T) {
 	} {
 		c := config.DefaultAuthentication()
 		c.ClientKeys.File = keysFile(t, tt.text)
-		if _, err := New(c, 0, NewKeys(Options{})); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := New(c, 0, NewKeys(Options{}), nil); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want %s", tt.text, err, tt.want)
 		}
 	}
 	c := config.DefaultAuthentication()
 	c.ClientKeys.File = filepath.Join(t.TempDir(), "missing")
-	if _, err := New(c, 0, NewKeys(Options{})); !errors.Is(err, os.ErrNotExist) {
+	if _, err := New(c, 0, NewKeys(Options{}), nil); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("missing: %v", err)
 	}
 }

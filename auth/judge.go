@@ -10,6 +10,9 @@ import (
 // the clock: whether the token is valid still was settled when the session got its expiry, and no
 // session ends because a clock setting was changed. The error is an *outcome.Refusal.
 func (v *Verifier) Admits(id *Identity) (*Identity, error) {
+	if err := v.Unrevoked(id); err != nil {
+		return nil, err
+	}
 	if id.ClientKey && v.clients != nil {
 		return v.clients.again(id.Claims.JSON(), time.Time{}) // at which no key has expired
 	}

@@ -28,7 +28,7 @@ func TestIdentityIsJudgedByOtherRules(t *testing.T) {
 		"time":             {nil, time.Hour, outcome.Expired},
 		"a shorter skew":   {func(c *config.Authentication) { c.JWT.ClockSkew = 0 }, 330 * time.Second, outcome.Expired},
 	} {
-		v, err := New(settings(c.change), maxToken, a.Keys)
+		v, err := New(settings(c.change), maxToken, a.Keys, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -574,7 +574,7 @@ func TestRefreshThatIsGivenUpSaysNothingAboutTheIssuer(t *testing.T) {
 func TestKeysOutliveTheRules(t *testing.T) {
 	i := &idp{status: 200, body: allKeys()}
 	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
-		other, err := New(settings(func(c *config.Authentication) { c.JWT.Audiences = []string{"others"} }), maxToken, a.Keys)
+		other, err := New(settings(func(c *config.Authentication) { c.JWT.Audiences = []string{"others"} }), maxToken, a.Keys, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -600,7 +600,7 @@ func TestSetsComeAndGoWhileKeysRun(t *testing.T) {
 			other := c.JWT
 			other.Issuer, other.JWKSURI = "https://other.example.com", "https://other.example.com/keys"
 			c.JWTRules = config.JWTRules{other}
-		}), maxToken, a.Keys)
+		}), maxToken, a.Keys, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -627,7 +627,7 @@ func TestAnotherSourceIsAnotherSet(t *testing.T) {
 		func(j *config.JWT) { j.JWKSURI = "https://auth.example.com/other" },
 		func(j *config.JWT) { j.Issuer = "https://auth.example.com/" },
 	} {
-		v, err := New(settings(func(c *config.Authentication) { change(&c.JWT) }), maxToken, keys)
+		v, err := New(settings(func(c *config.Authentication) { change(&c.JWT) }), maxToken, keys, nil)
 		if err != nil || len(keys.all()) != n+1 || !v.refersTo(keys.all()[n]) {
 			t.Errorf("%d: %d sets, %v", n, len(keys.all()), err)
 		}
@@ -635,7 +635,7 @@ func TestAnotherSourceIsAnotherSet(t *testing.T) {
 	if _, err := New(settings(func(c *config.Authentication) {
 		c.JWT.Issuer = "https://new.example.com"
 		c.JWTRules = config.JWTRules{c.JWT}
-	}), maxToken, keys); err == nil || len(keys.all()) != 4 {
+	}), maxToken, keys, nil); err == nil || len(keys.all()) != 4 {
 		t.Errorf("%d sets, %v: a configuration with a mistake has added one", len(keys.all()), err)
 	}
 	keys.Keep()

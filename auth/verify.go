@@ -34,12 +34,44 @@ func pss(name string, hash crypto.Hash) jwt.SigningMethod {
 }
 
 // Verify judges the token of a credential: form, algorithm, issuer, key, signature, times,
-// audience, subject, in this order. The error is an *outcome.Refusal with the reason of the
-// first check that fails; what a token says is not believed, nor put into an answer, before its
-// signature is verified. Verify waits for the network only when a token of a known issuer names
-// an unknown key, for refetchWait at most, and no longer than ctx. Whether the subject can be a
-// principal is for the caller to ask: where no token is needed it does not matter.
+// audience, subject, revocations, in this order. The error is an *outcome.Refusal with the reason
+// of the first check that fails; what a token says is not believed, nor put into an answer, before
+// its signature is verified. Verify waits for the network only when a token of a known issuer
+// names an unknown key, for refetchWait at most, and no longer than ctx. Whether the subject can
+// be a principal is for the caller to ask: where no token is needed it does not matter.
 func (v *Verifier) Verify(ctx context.Context, c Credential, t Trace) (*Identity, error) {
+	return v.unrevoked(v.identify(ctx, c, t))
+}
+
+// Unrevoked returns a refusal if a revocation bars the caller now.
+func (v *Verifier) Unrevoked(id *Identity) error {
+	if by := v.revoked.Barring(id); by != "" {
+		return outcome.Refuse(outcome.Revoked, "by revocation "+by)
+	}
+	return nil
+}
+
+// unrevoked takes what has verified a caller, and refuses one that a revocation bars.
+func (v *Verifier) unrevoked(id *Identity, err error) (*Identity, error) {
+	if err == nil {
+		err = v.Unrevoked(id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return id, nil
+}
+
+// Knows returns why no caller of an issuer can be let in, or nil.
+func (v *Verifier) Knows(issuer string) error {
+	if v.issuerOf(&Identity{Issuer: issuer}) == nil {
+		return v.strange(issuer)
+	}
+	return nil
+}
+
+// identify is Verify without the revocations.
+func (v *Verifier) identify(ctx context.Context, c Credential, t Trace) (*Identity, error) {
 	if v.clients.judges(c) {
 		return v.clients.verify(c.Token, v.now(), t)
 	}
@@ -130,9 +162,14 @@ func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity
 
 // Judge returns the identity of claims that Verify has accepted before: id.Issuer and
 // id.Claims.JSON. It asks again what rules and time can have changed: whether the issuer is known,
-// times, audience. The error is an *outcome.Refusal. So a session can be judged by the rules of a
-// new configuration, without its token.
+// times, audience, revocations. The error is an *outcome.Refusal. So a session can be judged by the
+// rules of a new configuration, without its token.
 func (v *Verifier) Judge(issuer, claims string) (*Identity, error) {
+	return v.unrevoked(v.rejudge(issuer, claims))
+}
+
+// rejudge is Judge without the revocations.
+func (v *Verifier) rejudge(issuer, claims string) (*Identity, error) {
 	if issuer == clientKeyIssuer && v.clients != nil {
 		return v.clients.again(claims, v.now())
 	}

@@ -39,6 +39,8 @@ type Config struct {
 	Session Session `yaml:"session" envPrefix:"SESSION_"`
 	// Limits bound what a client may use.
 	Limits Limits `yaml:"limits" envPrefix:"LIMITS_"`
+	// Revocations says how many there may be, and whether they outlive the process.
+	Revocations Revocations `yaml:"revocations" envPrefix:"REVOCATIONS_"`
 	// Upstream says how agents are reached.
 	Upstream Upstream `yaml:"upstream" envPrefix:"UPSTREAM_"`
 	// Log says what is written to standard error, and how.
@@ -358,6 +360,15 @@ type EdgeTrust struct {
 	StripFamilies []string `yaml:"stripFamilies" env:"STRIP_FAMILIES"`
 }
 
+// Revocations are the tokens that operators and logouts have barred.
+type Revocations struct {
+	// Max is how many there may be at a time. Default 100000.
+	Max int `yaml:"max" env:"MAX"`
+	// File keeps them over a restart. Its folder must be writable, and the file is one gateway's
+	// own. Empty: they are forgotten when the process ends.
+	File string `yaml:"file" env:"FILE"`
+}
+
 // Session says how long a connection lives.
 type Session struct {
 	// CloseOnTokenExpiry ends a connection at exp + clockSkew + ExpiryGrace, with close code
@@ -479,8 +490,9 @@ func Default() Config {
 			MaxHeaderBytes:   32 << 10,
 			MaxTokenBytes:    16 << 10,
 		},
-		Upstream: Upstream{IdleTimeout: 4 * time.Second},
-		Log:      Log{Format: "json", Level: "info"},
+		Revocations: Revocations{Max: 100_000},
+		Upstream:    Upstream{IdleTimeout: 4 * time.Second},
+		Log:         Log{Format: "json", Level: "info"},
 	}
 }
 

@@ -143,7 +143,7 @@ func writable(s Sources, c *Config) (notes []string) {
 		files = append(files, named{at + "caFile", r.UpstreamTLS.CAFile}, named{at + "certFile", r.UpstreamTLS.CertFile},
 			named{at + "keyFile", r.UpstreamTLS.KeyFile})
 	}
-	files = append(files, named{"clientKeys.file", c.Authentication.ClientKeys.File})
+	files = append(files, named{"clientKeys.file", c.Authentication.ClientKeys.File}, named{"revocations.file", c.Revocations.File})
 	if file := s.ConfigFile(); file != "" {
 		files = append(files, named{"configuration file", file})
 	}

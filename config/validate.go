@@ -51,6 +51,7 @@ func (c *Config) Validate() Problems {
 	k.cookies(c)
 	k.session(c.Session)
 	k.limits(c.Limits)
+	k.revocations(c.Revocations)
 	k.between("upstream.idleTimeout", c.Upstream.IdleTimeout, 0, 10*time.Minute)
 	k.oneOf("log.format", c.Log.Format, "json", "text")
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
@@ -791,6 +792,12 @@ func (k *checker) session(s Session) {
 	}
 	k.notNegative("session.idleTimeout", s.IdleTimeout)
 	k.notNegative("session.reloadSpread", s.ReloadSpread)
+}
+
+func (k *checker) revocations(r Revocations) {
+	if r.Max <= 0 {
+		k.add("revocations.max", "0 or less", "without room nothing can be revoked; the default is 100000")
+	}
 }
 
 func (k *checker) notNegative(key string, d time.Duration) {

@@ -234,7 +234,7 @@ func TestGatewayNamesTheFault(t *testing.T) {
 	c := config.DefaultAuthentication()
 	c.JWT.Issuer, c.JWT.Audiences = issuer.URL, []string{"agents"}
 	keys := auth.NewKeys(auth.Options{})
-	a, err := auth.New(c, config.Default().Limits.MaxTokenBytes, keys)
+	a, err := auth.New(c, config.Default().Limits.MaxTokenBytes, keys, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

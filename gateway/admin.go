@@ -19,6 +19,12 @@ import (
 func (g *Gateway) adminHandler() http.Handler {
 	r := g.metricsHandler()
 	r.Get("/sessions", g.answerSessions)
+	r.Delete("/sessions", g.change(g.answerEnd))
+	r.Delete("/sessions/{id}", g.change(g.answerEndOne))
+	r.Get("/revocations", g.answerRevocations)
+	r.Post("/revocations", g.change(g.answerRevoke))
+	r.Get("/revocations/{id}", g.answerRevocation)
+	r.Delete("/revocations/{id}", g.change(g.answerLift))
 	r.Post("/reload", g.change(g.answerReload))
 	r.Post("/check", g.change(g.answerCheck))
 	if g.config.Admin.Profiling {

@@ -14,6 +14,7 @@ package gateway
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -40,6 +41,7 @@ type Gateway struct {
 	config    *config.Config // of the start: what a reload cannot change; the rest is the policy's
 	log       *slog.Logger
 	keys      *auth.Keys
+	revoked   *auth.Revocations
 	policy    atomic.Pointer[policy.Policy] // loaded once a request
 	relays    relay.Rules                   // without what the configuration says
 	certs     *certificates                 // nil without TLS
@@ -65,7 +67,7 @@ type Options struct {
 	LogDropped func() uint64
 }
 
-// New compiles a configuration that config.Load has found good. It reads the certificate files,
+// New compiles a configuration that config.Load has found good. It reads the files that it names,
 // starts nothing and uses no network.
 func New(c *config.Config, o Options) (*Gateway, error) {
 	log := o.Log
@@ -83,7 +85,11 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 		sessions:  session.New(),
 		reloads:   reloads{seen: contents(c.Sources.Files()), loaded: time.Now()},
 	}
-	p, err := policy.New(c, g.keys)
+	var err error
+	if g.revoked, err = auth.ReadRevocations(c.Revocations.File, c.Revocations.Max); err != nil {
+		return nil, fmt.Errorf("revocations.file: %w", err)
+	}
+	p, err := policy.New(c, g.keys, g.revoked)
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +173,9 @@ func (g *Gateway) noteRemoved(pass *policy.Pass) {
 // connect makes a session of an admitted handshake. Authenticate before dialling, dial before
 // answering 101: so every failure still has an honest status.
 func (g *Gateway) connect(x *exchange) {
-	s, refusal := g.register(x, session.WebSocket)
+	ctx, stop := context.WithCancel(x.r.Context())
+	defer stop()
+	s, refusal := g.register(x, session.WebSocket, stop)
 	if refusal != nil {
 		g.refuse(x, refusal)
 		return
@@ -178,7 +186,7 @@ func (g *Gateway) connect(x *exchange) {
 			g.sessions.Remove(s)
 		}
 	}()
-	a, err := g.dial(x)
+	a, err := g.dial(ctx, x, s)
 	if err != nil {
 		g.sessions.Free(s)
 		g.refuse(x, outcome.RefusalOf(err))
@@ -202,27 +210,33 @@ func (g *Gateway) connect(x *exchange) {
 	joined.Launch(func(e *outcome.Ending) { g.over(s, e) })
 }
 
-// dial asks the agent for a WebSocket.
-func (g *Gateway) dial(x *exchange) (*answer, error) {
+// dial asks the agent for a WebSocket. A session that has ended meanwhile gets none.
+func (g *Gateway) dial(ctx context.Context, x *exchange, s *session.Session) (*answer, error) {
 	agents, err := g.fleet.to(x.pass, x.policy.Config())
 	if err != nil {
 		return nil, err
 	}
 	dialled := time.Now()
-	a, err := agents.dialer.handshake(x.r.Context(), x.pass, x.r)
+	a, err := agents.dialer.handshake(ctx, x.pass, x.r)
 	g.metrics.dialled(time.Since(dialled), err)
+	if e := s.Ending(); e != nil {
+		if err == nil {
+			a.conn.Close()
+		}
+		return nil, outcome.Refuse(e.Reason, "while the agent was asked: "+e.Detail)
+	}
 	return a, err
 }
 
-// register makes an admitted request a session, under the limits.
-func (g *Gateway) register(x *exchange, kind session.Kind) (*session.Session, *outcome.Refusal) {
+// register makes an admitted request a session, under the limits. stop may be nil.
+func (g *Gateway) register(x *exchange, kind session.Kind, stop func()) (*session.Session, *outcome.Refusal) {
 	via := headers.List(x.r.Header["Via"])
 	if slices.ContainsFunc(via, func(hop string) bool { return strings.Contains(hop, g.via) }) {
 		return nil, outcome.Refuse(outcome.UpstreamLoop, "the agent's address leads back to this gateway")
 	}
 	s := &session.Session{
 		ID: session.NewID(), Kind: kind, Case: x.pass.Case,
-		Remote: x.r.RemoteAddr, Client: x.pass.Client, Start: x.start, Expires: x.pass.Deadline,
+		Remote: x.r.RemoteAddr, Client: x.pass.Client, Start: x.start, Expires: x.pass.Deadline, Stop: stop,
 	}
 	if refusal := g.sessions.Add(s, x.policy.Config().Limits, g.still(x.policy)); refusal != nil {
 		return nil, refusal
@@ -256,7 +270,7 @@ func (g *Gateway) accept(x *exchange, s *session.Session, a *answer) (*relay.Rel
 		conn.Close()
 		return nil, err
 	}
-	if e := s.Begin(joined); e != nil { // ended while the agent was dialled: the 101 is out, so a Close says it
+	if e := s.Begin(joined); e != nil { // ended just now: the 101 is out, so a Close says it
 		joined.End(e)
 	}
 	return joined, nil

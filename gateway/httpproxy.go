@@ -82,7 +82,7 @@ func (t *transfer) streams() {
 // forward lets plain HTTP through, for as long as the caller's right to it lasts: a stream of
 // events is a connection too.
 func (g *Gateway) forward(x *exchange) {
-	s, refusal := g.register(x, session.HTTP)
+	s, refusal := g.register(x, session.HTTP, nil)
 	if refusal != nil {
 		g.refuse(x, refusal)
 		return

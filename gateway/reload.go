@@ -206,7 +206,7 @@ func (g *Gateway) applyFiles(ctx context.Context) (Reloaded, error) {
 	if err := g.fleet.prepare(next); err != nil {
 		return Reloaded{}, err
 	}
-	p, err := policy.New(next, g.keys)
+	p, err := policy.New(next, g.keys, g.revoked)
 	if err != nil {
 		g.keys.Keep(before.Verifier())
 		return Reloaded{}, err
@@ -242,7 +242,7 @@ func (g *Gateway) Preview(c *config.Config) (Reloaded, error) {
 	if err := newFleet(g.log).prepare(c); err != nil {
 		return Reloaded{}, err
 	}
-	p, err := policy.New(c, auth.NewKeys(auth.Options{})) // keys that are never fetched: none is needed to judge again
+	p, err := policy.New(c, auth.NewKeys(auth.Options{}), nil) // keys that are never fetched: none is needed to judge again
 	if err != nil {
 		return Reloaded{}, err
 	}
@@ -274,13 +274,13 @@ func under(key string, keys []string) bool {
 func (g *Gateway) judge(c policy.Case) *outcome.Refusal { return refusalOf(g.policy.Load().Judge(c)) }
 
 // still returns what is asked about a request, under the registry's lock, after p has admitted it:
-// whether it still would be.
+// whether it still would be, and whether its caller was revoked meanwhile.
 func (g *Gateway) still(p *policy.Policy) session.Judge {
 	return func(c policy.Case) *outcome.Refusal {
 		if g.policy.Load() != p {
 			return g.judge(c)
 		}
-		return nil
+		return refusalOf(p.Verifier().Unrevoked(c.Identity))
 	}
 }
 

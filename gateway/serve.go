@@ -13,7 +13,7 @@ import (
 	"github.com/altairalabs/omnia-gateway/gateway/relay"
 )
 
-// Listen binds the listeners. Nothing is served before Run.
+// Listen binds the listeners, and begins to keep the revocations. Nothing is served before Run.
 func (g *Gateway) Listen() (err error) {
 	defer func() {
 		if err != nil {
@@ -45,6 +45,11 @@ func (g *Gateway) Listen() (err error) {
 		}
 		g.measures = measures
 	}
+	if file := g.config.Revocations.File; file != "" {
+		if err := g.revoked.Keep(file); err != nil {
+			return fmt.Errorf("revocations.file: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -74,6 +79,7 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 		return fmt.Errorf("quiet sessions: %w", err)
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	defer g.revoked.Close()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(g.relays.Lanes.Run)

@@ -28,7 +28,7 @@ const (
 	NoSession  Reason = "no-session" // to renew
 )
 
-// What refuses a request for its token. Expired also ends a session.
+// What refuses a request for its token. Expired and Revoked also end a session.
 const (
 	NoToken               Reason = "no-token"
 	MultipleCredentials   Reason = "multiple-credentials"
@@ -46,6 +46,7 @@ const (
 	NoExpiry              Reason = "no-expiry"
 	Expired               Reason = "expired"
 	NotYetValid           Reason = "not-yet-valid"
+	Revoked               Reason = "revoked"
 	WrongAudience         Reason = "wrong-audience"
 	NoPrincipal           Reason = "no-principal"
 	ClaimMismatch         Reason = "claim-mismatch"
@@ -67,7 +68,7 @@ const (
 )
 
 // What ends a session. Drain also refuses new ones, ClientLost also a handshake whose client went
-// away.
+// away, Ended also a request that the agent has not answered yet.
 const (
 	Drain         Reason = "drain"
 	MessageTooBig Reason = "message-too-big"
@@ -77,6 +78,7 @@ const (
 	UpstreamLost  Reason = "upstream-lost"
 	ClientLost    Reason = "client-lost"
 	Closed        Reason = "closed"
+	Ended         Reason = "ended" // by an operator
 )
 
 // challenge is the error code of a WWW-Authenticate header (RFC 6750 §3.1).
@@ -158,6 +160,7 @@ var table = [...]row{
 	{reason: NoExpiry, status: 401, code: unauthorized, challenge: invalidToken, check: "times"},
 	{reason: Expired, status: 401, code: unauthorized, challenge: invalidToken, check: "times"},
 	{reason: NotYetValid, status: 401, challenge: invalidToken, check: "times"},
+	{reason: Revoked, status: 401, code: unauthorized, challenge: invalidToken},
 	{reason: WrongAudience, status: 401, code: unauthorized, challenge: invalidToken, check: "audience"},
 	{reason: NoPrincipal, status: 403, code: forbidden, check: "subject"},
 	{reason: ClaimMismatch, status: 403, code: forbidden, challenge: insufficient, check: "rule"},
@@ -182,6 +185,7 @@ var table = [...]row{
 	{reason: UpstreamLost, status: 502, code: goingAway},
 	{reason: ClientLost, status: clientClosed, code: goingAway},
 	{reason: Closed, code: passedOn},
+	{reason: Ended, status: 503, code: normal, retryAfter: 5},
 }
 
 // rows is the table by word.

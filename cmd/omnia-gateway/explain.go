@@ -52,7 +52,7 @@ func newExplain() *cobra.Command {
 				r.TLS = &tls.ConnectionState{}
 			}
 			keys := auth.NewKeys(auth.Options{})
-			p, err := policy.New(conf, keys) // the rules alone: it needs no certificate and no listener
+			p, err := policy.New(conf, keys, nil) // the rules alone: it needs no certificate and no listener
 			if err != nil {
 				return err
 			}

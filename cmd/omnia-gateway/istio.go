@@ -102,7 +102,7 @@ func loadPolicy(from config.Sources) (*config.Config, error) {
 // for which Istio would ask another address.
 func compareDiscovery(c *cobra.Command, cfg *config.Config) error {
 	keys := auth.NewKeys(auth.Options{})
-	v, err := auth.New(cfg.Authentication, cfg.Limits.MaxTokenBytes, keys)
+	v, err := auth.New(cfg.Authentication, cfg.Limits.MaxTokenBytes, keys, nil)
 	if err != nil {
 		return err
 	}

@@ -256,7 +256,7 @@ func inspect(c *cobra.Command, token string, from config.Sources) error {
 		return err
 	}
 	keys := auth.NewKeys(auth.Options{})
-	v, err := auth.New(conf.Authentication, conf.Limits.MaxTokenBytes, keys)
+	v, err := auth.New(conf.Authentication, conf.Limits.MaxTokenBytes, keys, nil)
 	if err != nil {
 		return err
 	}

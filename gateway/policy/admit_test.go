@@ -50,7 +50,7 @@ func admission(t testing.TB, i *wstest.Issuer, change func(*config.Config)) *Pol
 		change(c)
 	}
 	keys := auth.NewKeys(auth.Options{})
-	p, err := New(c, keys)
+	p, err := New(c, keys, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,9 +38,9 @@ type Policy struct {
 }
 
 // New compiles a configuration that config.Load has found good. It registers the issuers with
-// keys, uses no network and reads no file.
-func New(c *config.Config, keys *auth.Keys) (*Policy, error) {
-	verifier, err := auth.New(c.Authentication, c.Limits.MaxTokenBytes, keys)
+// keys, uses no network and reads no file. The revocations may be nil.
+func New(c *config.Config, keys *auth.Keys, revocations *auth.Revocations) (*Policy, error) {
+	verifier, err := auth.New(c.Authentication, c.Limits.MaxTokenBytes, keys, revocations)
 	if err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ func routing(t testing.TB, texts ...string) []*route {
 
 func compiled(t testing.TB, c *config.Config) []*route {
 	t.Helper()
-	v, err := auth.New(config.Authentication{}, 0, auth.NewKeys(auth.Options{}))
+	v, err := auth.New(config.Authentication{}, 0, auth.NewKeys(auth.Options{}), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

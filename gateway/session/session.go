@@ -66,6 +66,9 @@ type Session struct {
 	// Expires is when the caller's right to it ended at first; zero: never. Deadline returns
 	// when it ends today.
 	Expires time.Time
+	// Stop is called, unless it is nil, when the session ends before Begin: the agent need not be
+	// asked any longer. It must not wait.
+	Stop func()
 
 	mu       sync.Mutex
 	conn     Conn            // nil until the agent has answered
@@ -104,7 +107,7 @@ func (s *Session) Subject() string {
 }
 
 // End ends the session for a reason, from any goroutine, and does not wait. Only the first reason
-// counts. While the agent is still being asked, the session remembers it for Begin.
+// counts. While the agent is still being asked, the session remembers it and calls Stop.
 func (s *Session) End(e *outcome.Ending) {
 	s.endFor(func() *outcome.Ending { return e })
 }
@@ -114,13 +117,25 @@ func (s *Session) End(e *outcome.Ending) {
 func (s *Session) endFor(why func() *outcome.Ending) {
 	s.mu.Lock()
 	e, conn := why(), s.conn
+	early := e != nil && conn == nil && s.ending == nil
 	if s.ending == nil {
 		s.ending = e
 	}
 	s.mu.Unlock()
-	if e != nil && conn != nil {
+	switch {
+	case e == nil:
+	case conn != nil:
 		conn.End(e)
+	case early && s.Stop != nil:
+		s.Stop()
 	}
+}
+
+// Ending returns why the session has ended, or nil.
+func (s *Session) Ending() *outcome.Ending {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ending
 }
 
 // Begin gives the session its connection. It returns why the session has ended meanwhile, or nil.

@@ -1,0 +1,154 @@
+package gateway
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/gateway/session"
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// revoke puts a revocation into force and then ends the live sessions that it bars, which are
+// counted. In this order none slips through: what is registered later asks the revocations under
+// the registry's lock. The error is auth.ErrTooManyRevocations if it is not in force, else one of
+// the file.
+func (g *Gateway) revoke(v auth.Revocation) (_ auth.Revocation, ended int, err error) {
+	v, err = g.revoked.Add(v)
+	if errors.Is(err, auth.ErrTooManyRevocations) {
+		return v, 0, err
+	}
+	if err != nil {
+		g.log.Error("revocation not kept: it is in force until this process ends", "revocation", v.ID, "err", err.Error())
+	}
+	return v, g.endRevoked(v), err
+}
+
+// endRevoked ends the live sessions that a revocation bars, and returns how many that were.
+func (g *Gateway) endRevoked(v auth.Revocation) int {
+	ended := g.sessions.End(func(s *session.Session) bool { return v.Bars(s.Judged().Identity) },
+		outcome.End(outcome.Revoked, "by revocation "+v.ID))
+	g.log.Info("revoked", "revocation", v.ID, "issuer", outcome.Clip(v.Issuer), "logout", v.Logout, "until", v.Until, "sessions", ended)
+	return ended
+}
+
+// revocationSummary is the answer to POST /revocations.
+type revocationSummary struct {
+	auth.Revocation
+	Ended int    `json:"ended"`          // live sessions
+	Note  string `json:"note,omitempty"` // what may be a mistake
+}
+
+// answerRevoke answers POST /revocations.
+func (g *Gateway) answerRevoke(w http.ResponseWriter, r *http.Request) {
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxChange))
+	if err != nil {
+		writeProblem(w, http.StatusRequestEntityTooLarge, "the revocation is too long")
+		return
+	}
+	v, err := auth.ParseRevocation(string(text), time.Now())
+	if err != nil {
+		writeProblem(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	body := revocationSummary{}
+	switch body.Revocation, body.Ended, err = g.revoke(v); {
+	case errors.Is(err, auth.ErrTooManyRevocations):
+		writeProblem(w, http.StatusInsufficientStorage, err.Error())
+		return
+	case err != nil:
+		writeProblem(w, http.StatusInternalServerError, "it is in force, but only until the gateway ends: revocations.file: "+err.Error())
+		return
+	}
+	if err := g.policy.Load().Verifier().Knows(v.Issuer); err != nil {
+		body.Note = "no caller has this issuer: " + outcome.RefusalOf(err).Detail
+	}
+	w.Header().Set("Location", "/revocations/"+body.ID)
+	writeJSON(w, http.StatusCreated, body)
+}
+
+// answerRevocations answers GET /revocations.
+func (g *Gateway) answerRevocations(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, g.revoked.List())
+}
+
+// answerRevocation answers GET /revocations/{id}.
+func (g *Gateway) answerRevocation(w http.ResponseWriter, r *http.Request) {
+	v, there := g.revoked.Get(chi.URLParam(r, "id"))
+	if !there {
+		writeProblem(w, http.StatusNotFound, "no such revocation is in force")
+		return
+	}
+	writeJSON(w, http.StatusOK, v)
+}
+
+// answerLift answers DELETE /revocations/{id}.
+func (g *Gateway) answerLift(w http.ResponseWriter, r *http.Request) {
+	v, there, err := g.revoked.Lift(chi.URLParam(r, "id"))
+	switch {
+	case !there:
+		writeProblem(w, http.StatusNotFound, "no such revocation is in force")
+		return
+	case err != nil:
+		g.log.Error("lifted revocation not kept: it is in force again after a restart", "revocation", v.ID, "err", err.Error())
+		writeProblem(w, http.StatusInternalServerError, "it is lifted, but only until the gateway ends: revocations.file: "+err.Error())
+		return
+	}
+	g.log.Info("revocation lifted", "revocation", v.ID, "issuer", outcome.Clip(v.Issuer))
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// answerEnd answers DELETE /sessions: it ends the sessions that all filters of the query name.
+// Without a filter, or with one that is not known, it ends none: a mistake must not end every
+// session.
+func (g *Gateway) answerEnd(w http.ResponseWriter, r *http.Request) {
+	of := map[string]func(*session.Session) string{
+		"issuer":  (*session.Session).Issuer,
+		"subject": (*session.Session).Subject,
+		"agent":   func(s *session.Session) string { return s.Case.Agent },
+		"route":   func(s *session.Session) string { return s.Case.Route },
+	}
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	good := err == nil && len(query) > 0
+	for name, values := range query {
+		good = good && of[name] != nil && len(values) == 1 && values[0] != ""
+	}
+	if !good {
+		writeProblem(w, http.StatusBadRequest, "name the sessions by issuer, subject, agent or route, each once and not empty")
+		return
+	}
+	g.endSessions(w, func(s *session.Session) bool {
+		for name, values := range query {
+			if of[name](s) != values[0] {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// answerEndOne answers DELETE /sessions/{id}.
+func (g *Gateway) answerEndOne(w http.ResponseWriter, r *http.Request) {
+	id := chi.URLParam(r, "id")
+	all := g.sessions.List()
+	if !slices.ContainsFunc(all, func(s *session.Session) bool { return s.ID == id }) {
+		writeProblem(w, http.StatusNotFound, "there is no such session")
+		return
+	}
+	g.endSessions(w, func(s *session.Session) bool { return s.ID == id })
+}
+
+// endSessions ends the sessions that match and answers how many that were.
+func (g *Gateway) endSessions(w http.ResponseWriter, match func(*session.Session) bool) {
+	ended := g.sessions.End(match, outcome.End(outcome.Ended, "by an operator"))
+	g.log.Info("sessions ended", "sessions", ended)
+	writeJSON(w, http.StatusOK, struct {
+		Ended int `json:"ended"`
+	}{ended})
+}
