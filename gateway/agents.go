@@ -47,28 +47,29 @@ type agents struct {
 	proxy  *httputil.ReverseProxy
 }
 
-func newAgents(w way, t *tls.Config, log *slog.Logger) *agents {
+func newAgents(w way, t *tls.Config, stall time.Duration, log *slog.Logger) *agents {
 	var control control
 	if w.guarded {
 		control = notThisMachine
 	}
-	d := newDialer(w.timeout, control, t)
-	k := newKeeper(d, w.idle, d.net.DialContext)
+	d := newDialer(w.timeout, stall, control, t)
+	k := newKeeper(d, w.idle, d.connect)
 	return &agents{d, k, newProxy(k, quiet(log))}
 }
 
 // fleet holds what reaches agents, one agents for each way. What a way's files hold may change
 // while it is in use: then new connections are made with that, and kept ones are given up.
 type fleet struct {
-	log *slog.Logger
+	log   *slog.Logger
+	stall time.Duration // how long an agent may take no byte of plain HTTP
 
 	mu   sync.RWMutex
 	all  map[way]*agents
 	seen map[way][sha256.Size]byte // of the files when they were last read
 }
 
-func newFleet(log *slog.Logger) *fleet {
-	return &fleet{log: log, all: map[way]*agents{}, seen: map[way][sha256.Size]byte{}}
+func newFleet(stall time.Duration, log *slog.Logger) *fleet {
+	return &fleet{log: log, stall: stall, all: map[way]*agents{}, seen: map[way][sha256.Size]byte{}}
 }
 
 // by returns what reaches agents by a way. A new way has its files read first.
@@ -88,7 +89,7 @@ func (f *fleet) by(w way) (*agents, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.all[w], f.seen[w] = newAgents(w, t, f.log), sum
+	f.all[w], f.seen[w] = newAgents(w, t, f.stall, f.log), sum
 	return f.all[w], nil
 }
 
@@ -151,7 +152,7 @@ func (f *fleet) refresh() (changed bool, err error) {
 			faults = append(faults, fmt.Errorf("upstreamTLS: %w", err))
 			continue
 		}
-		f.all[w] = newAgents(w, t, f.log)
+		f.all[w] = newAgents(w, t, f.stall, f.log)
 		a.kept.CloseIdleConnections()
 		changed = true
 	}

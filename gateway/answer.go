@@ -33,7 +33,7 @@ type exchange struct {
 
 // newExchange prepares a request, which p will judge.
 func newExchange(w http.ResponseWriter, r *http.Request, p *policy.Policy) *exchange {
-	answer := &stallWriter{ResponseWriter: w, rc: http.NewResponseController(w)}
+	answer := &answerWriter{ResponseWriter: w}
 	// Of a request in HTTP/1.0 net/http has forgotten the Transfer-Encoding, and what another
 	// server on the way made of it is unknown (RFC 9112 §6.1). And a client that asked for a
 	// tunnel may go on as if it had one (RFC 9931). So nothing that follows is read as a request.
@@ -48,7 +48,7 @@ func newExchange(w http.ResponseWriter, r *http.Request, p *policy.Policy) *exch
 	}
 	if r.ContentLength != 0 {
 		// For a body that no room reads; stallReader has its own.
-		answer.rc.SetReadDeadline(time.Now().Add(p.Config().Limits.HandshakeTimeout))
+		http.NewResponseController(w).SetReadDeadline(time.Now().Add(p.Config().Limits.HandshakeTimeout))
 	}
 	return &exchange{w: answer, r: r, start: time.Now(), policy: p}
 }

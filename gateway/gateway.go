@@ -13,6 +13,7 @@ package gateway
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -44,6 +45,7 @@ type Gateway struct {
 	revoked   *auth.Revocations
 	policy    atomic.Pointer[policy.Policy] // loaded once a request
 	relays    relay.Rules                   // without what the configuration says
+	stall     time.Duration                 // bodyStall
 	certs     *certificates                 // nil without TLS
 	operators *operators
 	fleet     *fleet
@@ -65,6 +67,8 @@ type Options struct {
 	// LogDropped returns how many lines of the log were never written, for the metrics. Nil: no
 	// metric.
 	LogDropped func() uint64
+
+	stall time.Duration // in the place of bodyStall
 }
 
 // New compiles a configuration that config.Load has found good. It reads the files that it names,
@@ -74,11 +78,13 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	stall := cmp.Or(o.stall, bodyStall)
 	g := &Gateway{
 		config:    c,
 		log:       log,
 		keys:      auth.NewKeys(auth.Options{Log: log}),
-		fleet:     newFleet(log),
+		stall:     stall,
+		fleet:     newFleet(stall, log),
 		via:       "omnia-gateway-" + session.NewID()[:16],
 		operators: &operators{file: c.Admin.TokenFile},
 		refused:   newRefused(c.Limits.RefusedPerIP),

@@ -28,7 +28,12 @@ import (
 // compile makes a gateway that has the issuer's keys and serves nothing yet.
 func compile(t testing.TB, c *config.Config, log *slog.Logger) *Gateway {
 	t.Helper()
-	g, err := New(c, Options{Log: log})
+	return compileWith(t, c, Options{Log: log})
+}
+
+func compileWith(t testing.TB, c *config.Config, o Options) *Gateway {
+	t.Helper()
+	g, err := New(c, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,8 +92,14 @@ type running struct {
 
 func run(t *testing.T, c *config.Config) *running {
 	t.Helper()
+	return runWith(t, c, Options{})
+}
+
+func runWith(t *testing.T, c *config.Config, o Options) *running {
+	t.Helper()
 	r := &running{t: t, log: &journal{}, drain: make(chan time.Duration, 1), done: make(chan error, 1)}
-	r.Gateway = compile(t, c, slog.New(slog.NewJSONHandler(r.log, nil)))
+	o.Log = slog.New(slog.NewJSONHandler(r.log, nil))
+	r.Gateway = compileWith(t, c, o)
 	if err := r.Listen(); err != nil {
 		t.Fatal(err)
 	}

@@ -25,8 +25,8 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// bodyStall is how long either side of a plain HTTP exchange may take no byte, or give none of a
-// body it has begun.
+// bodyStall is how long either side of a plain HTTP exchange may take no byte, or the client give
+// none of a body it has begun.
 const bodyStall = 60 * time.Second
 
 // newProxy streams plain HTTP (REST, SSE, uploads) to the agent named by a pass.
@@ -37,11 +37,13 @@ func newProxy(k *keeper, l *log.Logger) *httputil.ReverseProxy {
 // transfer is a plain HTTP exchange as a session: what ends it, and what it has moved.
 type transfer struct {
 	cancel  context.CancelCauseFunc
+	rc      *http.ResponseController
 	in, out atomic.Uint64
 
-	mu      sync.Mutex
-	stream  bool // its answer is a stream of events, which has no end of its own
-	drained bool // the gateway is draining
+	mu        sync.Mutex
+	answering bool // its answer is being written
+	stream    bool // which is a stream of events, and has no end of its own
+	drained   bool // the gateway is draining
 }
 
 // ended is the cause of a context that a session's end has cancelled.
@@ -59,24 +61,44 @@ func (t *transfer) End(e *outcome.Ending) {
 		t.drained = true
 		return
 	}
-	t.cancel(ended{e})
+	t.end(e)
 }
 
 // Cut cancels the exchange, a drain or not.
-func (t *transfer) Cut() { t.cancel(ended{outcome.End(outcome.Drain, "")}) }
+func (t *transfer) Cut() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.end(outcome.End(outcome.Drain, ""))
+}
+
+// end cancels the exchange, and a write of its answer that waits for the client. t.mu is held.
+func (t *transfer) end(e *outcome.Ending) {
+	t.cancel(ended{e})
+	if t.answering {
+		t.rc.SetWriteDeadline(time.Unix(1, 0))
+	}
+}
 
 // Traffic returns the bytes of both bodies so far.
 func (t *transfer) Traffic() outcome.Traffic {
 	return outcome.Traffic{BytesIn: t.in.Load(), BytesOut: t.out.Load()}
 }
 
-// streams is told that the answer is a stream of events.
-func (t *transfer) streams() {
+// answers is told that an answer begins.
+func (t *transfer) answers(stream bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.stream = true; t.drained {
-		t.cancel(ended{outcome.End(outcome.Drain, "")})
+	t.answering, t.stream = true, stream
+	if stream && t.drained {
+		t.end(outcome.End(outcome.Drain, ""))
 	}
+}
+
+// over is told that nothing more is written: what comes on this connection later is not to be cut.
+func (t *transfer) over() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.answering = false
 }
 
 // forward lets plain HTTP through, for as long as the caller's right to it lasts: a stream of
@@ -90,7 +112,8 @@ func (g *Gateway) forward(x *exchange) {
 	defer g.sessions.Remove(s)
 	ctx, cancel := context.WithCancelCause(x.r.Context())
 	defer cancel(nil)
-	t := &transfer{cancel: cancel}
+	t := &transfer{cancel: cancel, rc: http.NewResponseController(x.w)}
+	defer t.over()
 	if e := s.Begin(t); e != nil { // ended before it began
 		cancel(ended{e})
 	}
@@ -125,6 +148,9 @@ func (g *Gateway) forward(x *exchange) {
 		g.refuse(x, outcome.RefusalOf(err))
 		return
 	}
+	if t.over(); end() != nil {
+		panic(http.ErrAbortHandler) // perhaps not all of the answer was written
+	}
 	detail = ""
 }
 
@@ -137,8 +163,7 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 		return err
 	}
 	w := &countingWriter{ResponseWriter: x.w, n: &t.out}
-	rc := http.NewResponseController(w)
-	body := &stallReader{ReadCloser: r.Body, rc: rc, n: &t.in}
+	body := &stallReader{ReadCloser: r.Body, rc: t.rc, stall: g.stall, n: &t.in}
 	proxy := *agents.proxy
 	proxy.Rewrite = func(pr *httputil.ProxyRequest) {
 		out := pr.Out
@@ -159,9 +184,8 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 		resp.Header = policy.EndToEnd(resp.Header)
 		resp.Header.Set("X-Gateway-Session", x.session)
 		p.CORS.Tell(resp.Header)
-		if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media == "text/event-stream" {
-			t.streams()
-		}
+		media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+		t.answers(media == "text/event-stream")
 		x.code = resp.StatusCode
 		resp.Trailer = policy.EndToEnd(resp.Trailer)
 		x.body = &agentBody{ReadCloser: resp.Body, answer: resp}
@@ -189,7 +213,6 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 		in.Body = body
 	}
 	proxy.ServeHTTP(w, in)
-	rc.SetWriteDeadline(time.Now().Add(bodyStall)) // for the end of the body, which net/http writes when the handler has returned
 	return err
 }
 
@@ -239,18 +262,15 @@ func (w *countingWriter) Write(b []byte) (int, error) {
 // Unwrap lets http.ResponseController reach Flush.
 func (w *countingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// stallWriter gives each write its own deadline: a client that takes nothing must not hold an
-// answer for ever. Every answer has one, because the deadline of an earlier one on the same
-// connection would still count.
-type stallWriter struct {
+// answerWriter keeps from the client what ends at the gateway.
+type answerWriter struct {
 	http.ResponseWriter
-	rc      *http.ResponseController
 	last    bool        // the connection is closed after this answer
 	chunked *clientConn // it is closed as well if the framing on it was not clear; nil: not asked
 }
 
 // WriteHeader is all that is written of an answer without a body.
-func (w *stallWriter) WriteHeader(code int) {
+func (w *answerWriter) WriteHeader(code int) {
 	h := w.Header()
 	if code < 200 { // httputil passes an agent's interim answers on as they are
 		keep := policy.EndToEnd(h)
@@ -261,28 +281,24 @@ func (w *stallWriter) WriteHeader(code int) {
 			h.Add("Connection", "Upgrade") // RFC 9110 §7.8
 		}
 	}
-	w.rc.SetWriteDeadline(time.Now().Add(bodyStall))
 	w.ResponseWriter.WriteHeader(code)
 }
 
-func (w *stallWriter) Write(b []byte) (int, error) {
-	w.rc.SetWriteDeadline(time.Now().Add(bodyStall))
-	return w.ResponseWriter.Write(b)
-}
-
 // Unwrap lets http.ResponseController reach Flush and Hijack.
-func (w *stallWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// stallReader does the same for the request's body.
+// stallReader gives each read of a request's body its own deadline: a client that sends nothing
+// must not hold its agent for ever.
 type stallReader struct {
 	io.ReadCloser
 	rc     *http.ResponseController
+	stall  time.Duration
 	n      *atomic.Uint64 // bytes so far
 	broken atomic.Bool    // the body has ended, and not as it should
 }
 
 func (r *stallReader) Read(b []byte) (int, error) {
-	r.rc.SetReadDeadline(time.Now().Add(bodyStall))
+	r.rc.SetReadDeadline(time.Now().Add(r.stall))
 	n, err := r.ReadCloser.Read(b)
 	r.n.Add(uint64(n))
 	if err != nil {

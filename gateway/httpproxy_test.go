@@ -3,16 +3,31 @@ package gateway
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/gateway/session"
+	"github.com/altairalabs/omnia-gateway/internal/wstest"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
+
+// open returns a configuration of one agent that asks for no token.
+func open(agent string) *config.Config {
+	c := config.Default()
+	c.Listen, c.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0"
+	c.Authentication.Enabled = false
+	c.Routes = config.Routes{{Path: "/", Upstream: "http://" + agent}}
+	return &c
+}
 
 // pipes is a listener whose connections are made by dial, without a network, so that time can be
 // made to pass.
@@ -91,19 +106,136 @@ func TestAnswerThatPausesForLongIsWhole(t *testing.T) {
 }
 
 func TestAgentThatTakesNoByteOfABodyIsGivenUp(t *testing.T) {
-	inTime(t, func(c net.Conn, _ *bufio.Reader) {
-		time.Sleep(time.Hour) // and reads nothing
-	}, func(t *testing.T, client net.Conn) {
-		began := time.Now()
-		go io.WriteString(client, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"+strings.Repeat("x", 1_000_000))
-		r, err := http.ReadResponse(bufio.NewReader(client), nil)
-		if err != nil {
-			t.Fatal(err)
+	t.Parallel()
+	ended := make(chan struct{})
+	r := runWith(t, open(listening(t, func(c net.Conn) { <-ended })), Options{stall: time.Second}) // and reads nothing
+	defer close(ended)
+	client := r.dial()
+	go io.CopyN(client, endless{}, 1<<30) // until the gateway hangs up
+	if resp := client.Answer(); resp.StatusCode != http.StatusGatewayTimeout {
+		t.Errorf("got %s", resp.Status)
+	}
+}
+
+func TestClientThatTakesNoByteOfAnAnswerIsGivenUp(t *testing.T) {
+	t.Parallel()
+	gone := make(chan struct{})
+	r := runWith(t, open(listening(t, func(c net.Conn) {
+		defer close(gone)
+		floods(c)
+	})), Options{stall: time.Second})
+	client := r.dial()
+	client.Say([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+	select {
+	case <-gone:
+	case <-time.After(wstest.Patience):
+		t.Error("the agent still has its connection")
+	}
+}
+
+// floods answers a request with a body that does not end.
+func floods(c net.Conn) {
+	http.ReadRequest(bufio.NewReader(c))
+	io.WriteString(c, "HTTP/1.1 200 OK\r\n\r\n")
+	io.Copy(c, endless{})
+}
+
+// endless is a stream of bytes that begins with a request.
+type endless struct{}
+
+func (endless) Read(b []byte) (int, error) {
+	return copy(b, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000000\r\n\r\n"+strings.Repeat("x", 30_000)), nil
+}
+
+// throttled reads 30 KB/s.
+type throttled struct{ net.Conn }
+
+func (c throttled) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b[:min(len(b), 3000)])
+	time.Sleep(time.Duration(n) * time.Second / 30_000)
+	return n, err
+}
+
+// A peer that takes 30 KB/s lives for as long as it does: no more is taken in that time than a part
+// of what would make its socket writable.
+func TestSlowButSteadyPeerOfPlainHTTPLives(t *testing.T) {
+	const stall, lives = 2 * time.Second, 8 * time.Second
+	pair := wstest.KeyPair(t, 1, time.Now().Add(time.Hour))
+	slowly := func(c net.Conn) net.Conn {
+		c.(*net.TCPConn).SetReadBuffer(16 << 10) // else the window opens in steps that take seconds
+		return throttled{c}
+	}
+	livesOn := func(t *testing.T, r *running) {
+		defer r.cut()
+		time.Sleep(lives) // what is measured is that nothing happens
+		if r.sessions.Len() != 1 {
+			t.Errorf("it was given up: %v", r.log)
 		}
-		if r.StatusCode != http.StatusGatewayTimeout || time.Since(began) > 2*bodyStall {
-			t.Errorf("got %s after %v", r.Status, time.Since(began))
-		}
+	}
+	for _, secure := range []bool{false, true} {
+		t.Run(fmt.Sprintf("client, TLS %v", secure), func(t *testing.T) {
+			t.Parallel()
+			c := open(listening(t, floods))
+			if secure {
+				dir := t.TempDir()
+				writePair(t, dir, pair)
+				c.TLS.CertFile, c.TLS.KeyFile = filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key")
+			}
+			r := runWith(t, c, Options{stall: stall})
+			client, err := (&net.Dialer{Control: wstest.Ethernet}).Dial("tcp", r.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			client = slowly(client)
+			if secure {
+				client = tls.Client(client, &tls.Config{InsecureSkipVerify: true})
+			}
+			io.WriteString(client, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+			go io.Copy(io.Discard, client)
+			livesOn(t, r)
+		})
+		t.Run(fmt.Sprintf("agent, TLS %v", secure), func(t *testing.T) {
+			t.Parallel()
+			l, err := (&net.ListenConfig{Control: wstest.Ethernet}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			attend(t, l, func(c net.Conn) {
+				c = slowly(c)
+				if secure {
+					c = tls.Server(c, &tls.Config{Certificates: []tls.Certificate{pair}})
+				}
+				io.Copy(io.Discard, c)
+			})
+			c := open(l.Addr().String())
+			if secure {
+				c.Routes[0].Upstream = strings.Replace(c.Routes[0].Upstream, "http:", "https:", 1)
+			}
+			r := runWith(t, c, Options{stall: stall})
+			r.fleet.all[waysOf(c)[0]].dialer.tls.InsecureSkipVerify = true
+			client := r.dial()
+			client.SetDeadline(time.Time{})
+			go io.Copy(client, endless{})
+			livesOn(t, r)
+		})
+	}
+}
+
+// A slow reader is not waited for when its exchange has ended: here, with its token.
+func TestSlowReaderOfPlainHTTPEndsWithItsSession(t *testing.T) {
+	t.Parallel()
+	r := runWith(t, open(listening(t, floods)), Options{stall: time.Hour})
+	client := r.dial()
+	client.Say([]byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+	client.Answer()
+	wstest.Eventually(t, "the client takes no more", func() bool {
+		before := r.sessions.List()[0].Traffic()
+		time.Sleep(50 * time.Millisecond)
+		return before.BytesOut > 0 && before == r.sessions.List()[0].Traffic()
 	})
+	r.sessions.End(func(*session.Session) bool { return true }, outcome.End(outcome.Expired, ""))
+	wstest.Eventually(t, "the exchange is over", func() bool { return r.sessions.Len() == 0 })
 }
 
 func TestUnwantedBodyIsNotWaitedForForever(t *testing.T) {

@@ -185,9 +185,7 @@ func (b *unread) Close() error {
 	return b.ReadCloser.Close()
 }
 
-// keptConn is a connection to an agent that learns when the agent closes it. While it takes no
-// byte of a body, the gateway would not notice that the client has gone: so each write has a
-// deadline.
+// keptConn is a connection to an agent that learns when the agent closes it.
 type keptConn struct {
 	net.Conn
 	addr    string
@@ -267,7 +265,6 @@ func (c *keptConn) closedAfter(n int, err error) (time.Duration, bool) {
 }
 
 func (c *keptConn) Write(b []byte) (int, error) {
-	c.SetWriteDeadline(time.Now().Add(bodyStall))
 	n, err := c.Conn.Write(b)
 	if n > 0 {
 		c.mu.Lock()

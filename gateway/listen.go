@@ -84,26 +84,20 @@ type listener struct {
 	*steady
 	tls       *tls.Config   // nil: plain
 	timeout   time.Duration // for a TLS handshake
+	stall     time.Duration // how long a client of plain HTTP may take no byte
 	balancers balancers
 }
 
 // Accept waits for the next connection.
 func (l *listener) Accept() (net.Conn, error) {
-	for {
-		c, err := l.steady.Accept()
-		if err != nil {
-			return nil, err
-		}
-		w, err := relay.NewConn(c.(*net.TCPConn))
-		if err != nil { // it was closed already
-			c.Close()
-			continue
-		}
-		client := l.balancers.over(w)
-		if l.tls == nil {
-			return &clientConn{Conn: client}, nil
-		}
-		secure := tls.Server(client, l.tls)
-		return &secureConn{&clientConn{Conn: secure}, secure, l.timeout, l.log}, nil
+	c, err := l.steady.Accept()
+	if err != nil {
+		return nil, err
 	}
+	client := l.balancers.over(relay.NewConn(c.(*net.TCPConn), l.stall))
+	if l.tls == nil {
+		return &clientConn{Conn: client}, nil
+	}
+	secure := tls.Server(client, l.tls)
+	return &secureConn{&clientConn{Conn: secure}, secure, l.timeout, l.log}, nil
 }

@@ -239,7 +239,7 @@ func (g *Gateway) Preview(c *config.Config) (Reloaded, error) {
 	if err := g.needsRestart(c); err != nil {
 		return Reloaded{}, err
 	}
-	if err := newFleet(g.log).prepare(c); err != nil {
+	if err := newFleet(g.stall, g.log).prepare(c); err != nil {
 		return Reloaded{}, err
 	}
 	p, err := policy.New(c, auth.NewKeys(auth.Options{}), nil) // keys that are never fetched: none is needed to judge again

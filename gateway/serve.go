@@ -32,7 +32,7 @@ func (g *Gateway) Listen() (err error) {
 		return err
 	}
 	timeout := g.config.Limits.HandshakeTimeout
-	g.public = &listener{public, g.certs.server(), timeout, balancers{g.config.ProxyProtocol.From, timeout, g.log}}
+	g.public = &listener{public, g.certs.server(), timeout, g.stall, balancers{g.config.ProxyProtocol.From, timeout, g.log}}
 	admin, err := bind("admin", g.config.Admin.Listen)
 	if err != nil {
 		return err

@@ -31,7 +31,7 @@ func served(t *testing.T, c config.TLS) (*certificates, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &listener{newSteady(tcp, slog.New(slog.DiscardHandler)), certs.server(), wstest.Patience, balancers{}}
+	l := &listener{newSteady(tcp, slog.New(slog.DiscardHandler)), certs.server(), wstest.Patience, wstest.Patience, balancers{}}
 	attend(t, l, func(c net.Conn) { io.Copy(c, c) })
 	return certs, l.Addr().String()
 }

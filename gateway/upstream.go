@@ -42,6 +42,7 @@ type dialer struct {
 	net     net.Dialer
 	tls     *tls.Config
 	timeout time.Duration // for connection, TLS and the agent's answer together
+	stall   time.Duration // how long an agent may take no byte of plain HTTP
 }
 
 // control is asked about an address before it is dialled, after its name was resolved.
@@ -62,12 +63,22 @@ func notThisMachine(_, address string, _ syscall.RawConn) error {
 	return nil
 }
 
-func newDialer(timeout time.Duration, control control, t *tls.Config) *dialer {
+func newDialer(timeout, stall time.Duration, control control, t *tls.Config) *dialer {
 	return &dialer{
 		net:     net.Dialer{Timeout: timeout, Control: control}, // plain HTTP has no other limit
 		tls:     t,
 		timeout: timeout,
+		stall:   stall,
 	}
+}
+
+// connect makes a relay.Conn to an agent.
+func (d *dialer) connect(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := d.net.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return relay.NewConn(c.(*net.TCPConn), d.stall), nil
 }
 
 // dial connects to an agent; the connection is a relay.Conn, or TLS over one.
@@ -77,15 +88,11 @@ func (d *dialer) dial(ctx context.Context, scheme, host string) (net.Conn, error
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[scheme]
 	}
-	c, err := d.net.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
-	if err != nil {
-		return nil, err
-	}
-	w, err := relay.NewConn(c.(*net.TCPConn))
+	c, err := d.connect(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
 	if err != nil || scheme != "https" {
-		return w, err
+		return c, err
 	}
-	return d.secure(ctx, w, u.Hostname())
+	return d.secure(ctx, c, u.Hostname())
 }
 
 // check dials an agent and hangs up. An agent that wants another certificate of the gateway says

@@ -109,7 +109,7 @@ func TestAgents101IsChecked(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			host := listening(t, asked(func(c net.Conn, _ *http.Request) { io.WriteString(c, tt.answer+"\r\nhi") }))
-			a, err := newDialer(wstest.Patience, nil, &tls.Config{}).handshake(t.Context(), offer(host, offered), client())
+			a, err := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}).handshake(t.Context(), offer(host, offered), client())
 			if tt.status == 0 {
 				refusal := outcome.RefusalOf(err)
 				if err == nil || refusal.Reason != outcome.UpstreamBadHandshake || !strings.Contains(refusal.Text(), tt.detail) {
@@ -143,7 +143,7 @@ func TestHandshakeAsTheAgentSeesIt(t *testing.T) {
 			h["User-Agent"] = []string{agent}
 		}
 		p := offer(host, h)
-		newDialer(wstest.Patience, nil, &tls.Config{}).handshake(t.Context(), p, client())
+		newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}).handshake(t.Context(), p, client())
 		r := <-got
 		if r.Method != "GET" || r.RequestURI != "/ws?a=1" || r.Host != "public.example.com" || r.Proto != "HTTP/1.1" ||
 			r.ContentLength != 0 {
@@ -184,7 +184,8 @@ func TestAgentThatCannotBeReached(t *testing.T) {
 		leave()
 		io.Copy(io.Discard, c)
 	}))
-	short := newDialer(100*time.Millisecond, nil, &tls.Config{})
+	patient := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{})
+	short := newDialer(100*time.Millisecond, wstest.Patience, nil, &tls.Config{})
 	for _, tt := range []struct {
 		name   string
 		ctx    context.Context
@@ -193,14 +194,14 @@ func TestAgentThatCannotBeReached(t *testing.T) {
 		host   string
 		want   outcome.Reason
 	}{
-		{"nothing listens", t.Context(), newDialer(wstest.Patience, nil, &tls.Config{}), "http", closed, outcome.UpstreamUnreachable},
-		{"a name that does not exist", t.Context(), newDialer(wstest.Patience, nil, &tls.Config{}), "http", "agent.invalid:80",
+		{"nothing listens", t.Context(), patient, "http", closed, outcome.UpstreamUnreachable},
+		{"a name that does not exist", t.Context(), patient, "http", "agent.invalid:80",
 			outcome.UpstreamUnreachable},
 		{"it never answers", t.Context(), short, "http", silent, outcome.UpstreamTimeout},
 		{"it never answers the TLS handshake", t.Context(), short, "https", silent, outcome.UpstreamTimeout},
-		{"it hangs up", t.Context(), newDialer(wstest.Patience, nil, &tls.Config{}), "http", reset, outcome.UpstreamBadHandshake},
-		{"it does not speak TLS", t.Context(), newDialer(wstest.Patience, nil, &tls.Config{}), "https", reset, outcome.UpstreamUnreachable},
-		{"the client goes away", gone, newDialer(wstest.Patience, nil, &tls.Config{}), "http", waiting, outcome.ClientLost},
+		{"it hangs up", t.Context(), patient, "http", reset, outcome.UpstreamBadHandshake},
+		{"it does not speak TLS", t.Context(), patient, "https", reset, outcome.UpstreamUnreachable},
+		{"the client goes away", gone, patient, "http", waiting, outcome.ClientLost},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			p := offer(tt.host, nil)
@@ -218,7 +219,7 @@ func TestAgentsCertificateIsVerified(t *testing.T) {
 	host := listening(t, func(c net.Conn) { tls.Server(c, &tls.Config{Certificates: []tls.Certificate{pair}}).Handshake() })
 	p := offer(host, nil)
 	p.Scheme = "https"
-	_, err := newDialer(wstest.Patience, nil, &tls.Config{}).handshake(t.Context(), p, client())
+	_, err := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}).handshake(t.Context(), p, client())
 	if err == nil || outcome.RefusalOf(err).Reason != outcome.UpstreamUnreachable || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("got %v", err)
 	}

@@ -15,11 +15,16 @@ import (
 type Conn struct {
 	*net.TCPConn // nil once a lane has it
 
-	socket *socket // nil until a lane has it
+	socket   *socket   // nil until a lane has it
+	patience *patience // nil once a relay has the connection, which has a patience of its own
 }
 
-// NewConn returns a connection over c, which belongs to it from then on.
-func NewConn(c *net.TCPConn) (*Conn, error) { return &Conn{TCPConn: c}, nil }
+// NewConn returns a connection over c, which belongs to it from then on. Until a relay takes it
+// over, a Write fails when the peer takes no byte for stall.
+func NewConn(c *net.TCPConn, stall time.Duration) *Conn {
+	holdLess(c)
+	return &Conn{TCPConn: c, patience: &patience{tcp: c, stall: stall}}
+}
 
 // bufSize is how much of a side is read at a time.
 const bufSize = 64 << 10
@@ -45,6 +50,9 @@ func (c *Conn) Write(b []byte) (int, error) {
 	if c.socket != nil {
 		return c.socket.write(b)
 	}
+	if c.patience != nil {
+		return c.patience.write(b)
+	}
 	return c.TCPConn.Write(b)
 }
 
@@ -69,7 +77,10 @@ func (c *Conn) SetDeadline(t time.Time) error {
 	if c.socket != nil {
 		return nil
 	}
-	return c.TCPConn.SetDeadline(t)
+	if err := c.TCPConn.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return c.SetWriteDeadline(t)
 }
 
 // SetReadDeadline sets the time at which a Read that waits gives up.
@@ -84,6 +95,9 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 func (c *Conn) SetWriteDeadline(t time.Time) error {
 	if c.socket != nil {
 		return nil
+	}
+	if c.patience != nil {
+		return c.patience.until(t)
 	}
 	return c.TCPConn.SetWriteDeadline(t)
 }
@@ -110,6 +124,7 @@ func newLink(c net.Conn) (link, error) {
 	if !ok {
 		return link{}, fmt.Errorf("relay over %T", under)
 	}
+	tcp.patience = nil
 	if _, ok := c.(*tls.Conn); ok {
 		return link{tcp, c}, nil
 	}

@@ -181,7 +181,6 @@ func TestSlowButSteadyReaderLives(t *testing.T) {
 			t.Parallel()
 			rules := lasting
 			rules.Lanes = running(t)
-			// The window of so small a buffer may open only when it is empty: most of a second.
 			rules.StallTimeout, rules.PingInterval = 3*time.Second, time.Second
 			slow(t, rules, version, soak(t, 8*time.Second, 3*time.Minute))
 		})
@@ -190,7 +189,7 @@ func TestSlowButSteadyReaderLives(t *testing.T) {
 
 // slow runs a session whose client reads 30 KB/s, and expects it to live for a time.
 func slow(t *testing.T, rules Rules, version uint16, lives time.Duration) {
-	c, peer := tcp(t)
+	c, peer := tcpBy(t, &net.Dialer{Control: wstest.Ethernet})
 	peer.SetReadBuffer(16 << 10) // else the window opens in steps that take seconds
 	inside, outside := net.Conn(c), net.Conn(peer)
 	if version != 0 {

@@ -14,12 +14,18 @@ import (
 // tcp is a TCP connection over loopback: Conn is the gateway's end of it.
 func tcp(t testing.TB) (*Conn, *net.TCPConn) {
 	t.Helper()
+	return tcpBy(t, &net.Dialer{})
+}
+
+// tcpBy is tcp, and the peer dials as d says.
+func tcpBy(t testing.TB, d *net.Dialer) (*Conn, *net.TCPConn) {
+	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	outside, err := net.Dial("tcp", l.Addr().String())
+	outside, err := d.Dial("tcp", l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,10 +33,7 @@ func tcp(t testing.TB) (*Conn, *net.TCPConn) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := NewConn(inside.(*net.TCPConn))
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := NewConn(inside.(*net.TCPConn), wstest.Patience)
 	t.Cleanup(func() { outside.Close(); w.Close() })
 	outside.SetDeadline(time.Now().Add(wstest.Patience))
 	return w, outside.(*net.TCPConn)

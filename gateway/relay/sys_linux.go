@@ -2,6 +2,7 @@ package relay
 
 import (
 	"io"
+	"net"
 	"os"
 	"syscall"
 	"unsafe"
@@ -58,14 +59,32 @@ func unsentOf(fd int) int {
 	return int(n)
 }
 
-// notSentLowat is TCP_NOTSENT_LOWAT, for which package syscall has no name.
-const notSentLowat = 25
+const (
+	// notSentLowat is TCP_NOTSENT_LOWAT, for which package syscall has no name.
+	notSentLowat = 25
+	// lowat is how many bytes that the system has not sent yet it keeps for each side. With less, a
+	// stream waits for its slow side more often, and each time what is left of a read is copied: at
+	// 128 KiB streams over TLS cost 5 % more.
+	lowat = 512 << 10
+)
 
 // holdLess bounds what the system keeps of bytes that it has not sent yet. The rest waits at its
 // source, a Close and a Ping have less before them, and a slow reader is seen to take bytes.
-func holdLess(fd, bytes int) {
-	n := int32(bytes)
-	syscall.RawSyscall6(syscall.SYS_SETSOCKOPT, uintptr(fd), syscall.IPPROTO_TCP, notSentLowat, uintptr(unsafe.Pointer(&n)), 4, 0)
+func holdLess(c *net.TCPConn) {
+	controlled(c, func(fd int) { syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, notSentLowat, lowat) })
+}
+
+// unsentBy returns how many bytes of a connection its peer's system has not acknowledged.
+func unsentBy(c *net.TCPConn) (n int) {
+	controlled(c, func(fd int) { n = unsentOf(fd) })
+	return n
+}
+
+// controlled calls f with the descriptor of a connection, unless that is closed.
+func controlled(c *net.TCPConn, f func(fd int)) {
+	if raw, err := c.SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { f(int(fd)) })
+	}
 }
 
 // eventsNow returns what an epoll set has to report, without waiting.

@@ -4,10 +4,12 @@ package wstest
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
+	"syscall"
 	"testing"
 	"time"
 
@@ -43,6 +45,14 @@ func KeyPair(t testing.TB, serial int64, until time.Time) tls.Certificate {
 		t.Fatal(err)
 	}
 	return pair
+}
+
+// Ethernet is for net.Dialer.Control and net.ListenConfig.Control: it gives a socket the segments
+// of an MTU of 1500. Those of loopback are larger than a small window, which then opens only when
+// it is empty.
+func Ethernet(_, _ string, c syscall.RawConn) (err error) {
+	control := c.Control(func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, 1460) })
+	return cmp.Or(control, err)
 }
 
 // Peer is the client or the agent of a session, as a test plays it.
