@@ -47,12 +47,12 @@ type agents struct {
 	proxy  *httputil.ReverseProxy
 }
 
-func newAgents(w way, t *tls.Config, stall time.Duration, log *slog.Logger) *agents {
+func newAgents(w way, t *tls.Config, dead *deadAddresses, stall time.Duration, log *slog.Logger) *agents {
 	var control control
 	if w.guarded {
 		control = notThisMachine
 	}
-	d := newDialer(w.timeout, stall, control, t)
+	d := newDialer(w.timeout, stall, control, t, dead)
 	k := newKeeper(d, w.idle, d.connect)
 	return &agents{d, k, newProxy(k, quiet(log))}
 }
@@ -61,6 +61,7 @@ func newAgents(w way, t *tls.Config, stall time.Duration, log *slog.Logger) *age
 // while it is in use: then new connections are made with that, and kept ones are given up.
 type fleet struct {
 	log   *slog.Logger
+	dead  *deadAddresses
 	stall time.Duration // how long an agent may take no byte of plain HTTP
 
 	mu   sync.RWMutex
@@ -69,7 +70,7 @@ type fleet struct {
 }
 
 func newFleet(stall time.Duration, log *slog.Logger) *fleet {
-	return &fleet{log: log, stall: stall, all: map[way]*agents{}, seen: map[way][sha256.Size]byte{}}
+	return &fleet{log: log, dead: newDeadAddresses(), stall: stall, all: map[way]*agents{}, seen: map[way][sha256.Size]byte{}}
 }
 
 // by returns what reaches agents by a way. A new way has its files read first.
@@ -89,7 +90,7 @@ func (f *fleet) by(w way) (*agents, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.all[w], f.seen[w] = newAgents(w, t, f.stall, f.log), sum
+	f.all[w], f.seen[w] = newAgents(w, t, f.dead, f.stall, f.log), sum
 	return f.all[w], nil
 }
 
@@ -152,7 +153,7 @@ func (f *fleet) refresh() (changed bool, err error) {
 			faults = append(faults, fmt.Errorf("upstreamTLS: %w", err))
 			continue
 		}
-		f.all[w] = newAgents(w, t, f.stall, f.log)
+		f.all[w] = newAgents(w, t, f.dead, f.stall, f.log)
 		a.kept.CloseIdleConnections()
 		changed = true
 	}

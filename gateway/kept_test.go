@@ -72,7 +72,7 @@ func TestRequestOnAConnectionThatHangsUpIsSentOnceMoreIfThatIsAllowed(t *testing
 	} {
 		t.Run(fmt.Sprintf("%s %s of %d bytes, %v", tt.method, tt.path, len(tt.body), tt.header), func(t *testing.T) {
 			a := &hangsUp{times: map[string]int{}}
-			d := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{})
+			d := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}, newDeadAddresses())
 			k := newKeeper(d, time.Minute, d.connect)
 			defer k.CloseIdleConnections()
 			host := listening(t, a.serve)
@@ -117,7 +117,7 @@ func TestRequestOnAConnectionThatHangsUpIsSentOnceMoreIfThatIsAllowed(t *testing
 // connections each came.
 func rounds(t *testing.T, most time.Duration, agent func(c net.Conn, br *bufio.Reader), pauses ...time.Duration) (on []int) {
 	agents := make(pipes)
-	k := newKeeper(newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}), most, agents.dial)
+	k := newKeeper(newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}, newDeadAddresses()), most, agents.dial)
 	var mu sync.Mutex
 	go func() {
 		for n := 1; ; n++ {

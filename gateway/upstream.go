@@ -37,9 +37,11 @@ const (
 var errInterim = errors.New("too many interim answers")
 
 // dialer makes connections to agents. It uses no proxy from the environment, follows no redirect
-// and does not retry: it asks the configured address once.
+// and asks an agent once.
 type dialer struct {
 	net     net.Dialer
+	lookup  func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	dead    *deadAddresses
 	tls     *tls.Config
 	timeout time.Duration // for connection, TLS and the agent's answer together
 	stall   time.Duration // how long an agent may take no byte of plain HTTP
@@ -63,9 +65,11 @@ func notThisMachine(_, address string, _ syscall.RawConn) error {
 	return nil
 }
 
-func newDialer(timeout, stall time.Duration, control control, t *tls.Config) *dialer {
+func newDialer(timeout, stall time.Duration, control control, t *tls.Config, dead *deadAddresses) *dialer {
 	return &dialer{
 		net:     net.Dialer{Timeout: timeout, Control: control}, // plain HTTP has no other limit
+		lookup:  net.DefaultResolver.LookupNetIP,
+		dead:    dead,
 		tls:     t,
 		timeout: timeout,
 		stall:   stall,
@@ -74,7 +78,7 @@ func newDialer(timeout, stall time.Duration, control control, t *tls.Config) *di
 
 // connect makes a relay.Conn to an agent.
 func (d *dialer) connect(ctx context.Context, network, address string) (net.Conn, error) {
-	c, err := d.net.DialContext(ctx, network, address)
+	c, err := d.reach(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}

@@ -108,8 +108,9 @@ func TestAgents101IsChecked(t *testing.T) {
 		{"200", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n", 200, ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			patient := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}, newDeadAddresses())
 			host := listening(t, asked(func(c net.Conn, _ *http.Request) { io.WriteString(c, tt.answer+"\r\nhi") }))
-			a, err := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}).handshake(t.Context(), offer(host, offered), client())
+			a, err := patient.handshake(t.Context(), offer(host, offered), client())
 			if tt.status == 0 {
 				refusal := outcome.RefusalOf(err)
 				if err == nil || refusal.Reason != outcome.UpstreamBadHandshake || !strings.Contains(refusal.Text(), tt.detail) {
@@ -143,7 +144,7 @@ func TestHandshakeAsTheAgentSeesIt(t *testing.T) {
 			h["User-Agent"] = []string{agent}
 		}
 		p := offer(host, h)
-		newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}).handshake(t.Context(), p, client())
+		newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}, newDeadAddresses()).handshake(t.Context(), p, client())
 		r := <-got
 		if r.Method != "GET" || r.RequestURI != "/ws?a=1" || r.Host != "public.example.com" || r.Proto != "HTTP/1.1" ||
 			r.ContentLength != 0 {
@@ -184,8 +185,8 @@ func TestAgentThatCannotBeReached(t *testing.T) {
 		leave()
 		io.Copy(io.Discard, c)
 	}))
-	patient := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{})
-	short := newDialer(100*time.Millisecond, wstest.Patience, nil, &tls.Config{})
+	patient := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}, newDeadAddresses())
+	short := newDialer(100*time.Millisecond, wstest.Patience, nil, &tls.Config{}, newDeadAddresses())
 	for _, tt := range []struct {
 		name   string
 		ctx    context.Context
@@ -219,7 +220,7 @@ func TestAgentsCertificateIsVerified(t *testing.T) {
 	host := listening(t, func(c net.Conn) { tls.Server(c, &tls.Config{Certificates: []tls.Certificate{pair}}).Handshake() })
 	p := offer(host, nil)
 	p.Scheme = "https"
-	_, err := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}).handshake(t.Context(), p, client())
+	_, err := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}, newDeadAddresses()).handshake(t.Context(), p, client())
 	if err == nil || outcome.RefusalOf(err).Reason != outcome.UpstreamUnreachable || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("got %v", err)
 	}
