@@ -43,6 +43,8 @@ type Config struct {
 	Revocations Revocations `yaml:"revocations" envPrefix:"REVOCATIONS_"`
 	// Upstream says how agents are reached.
 	Upstream Upstream `yaml:"upstream" envPrefix:"UPSTREAM_"`
+	// Cluster says what several gateways of one service share.
+	Cluster Cluster `yaml:"cluster" envPrefix:"CLUSTER_"`
 	// Log says what is written to standard error, and how.
 	Log Log `yaml:"log" envPrefix:"LOG_"`
 
@@ -441,6 +443,51 @@ type Upstream struct {
 	IdleTimeout time.Duration `yaml:"idleTimeout" env:"IDLE_TIMEOUT"`
 }
 
+// Cluster says what several gateways of one service share.
+type Cluster struct {
+	// Redis is where they share it. Without addresses each gateway stands alone.
+	Redis Redis `yaml:"redis" envPrefix:"REDIS_"`
+}
+
+// Redis is a server, a set of servers with Sentinels, or a Redis Cluster; Valkey is the same.
+type Redis struct {
+	// Addresses are those of one server, of the Sentinels, or of some nodes of a Redis Cluster, of
+	// which two or more are given; host:port. Empty: nothing is shared.
+	Addresses []string `yaml:"addresses" env:"ADDRESSES"`
+	// MasterName is the name of the master that the Sentinels know. Empty: Addresses are no
+	// Sentinels.
+	MasterName string `yaml:"masterName" env:"MASTER_NAME"`
+	// Username is a user of Redis' access list. Empty: the default one.
+	Username string `yaml:"username" env:"USERNAME"`
+	// PasswordFile holds the password. It is read for each connection. Empty: there is none.
+	PasswordFile string `yaml:"passwordFile" env:"PASSWORD_FILE"`
+	// SentinelPasswordFile is the same for the Sentinels.
+	SentinelPasswordFile string `yaml:"sentinelPasswordFile" env:"SENTINEL_PASSWORD_FILE"`
+	// TLS is spoken with Redis, and with the Sentinels.
+	TLS RedisTLS `yaml:"tls" envPrefix:"TLS_"`
+	// KeyPrefix begins every key and channel in Redis, so that several services can use one server.
+	// Default omnia-gateway:
+	KeyPrefix string `yaml:"keyPrefix" env:"KEY_PREFIX"`
+}
+
+// Enabled reports whether anything is shared.
+func (r Redis) Enabled() bool { return len(r.Addresses) > 0 }
+
+// RedisTLS is how Redis' certificate is checked, and the gateway's own.
+type RedisTLS struct {
+	// Enabled true speaks TLS. Default false.
+	Enabled bool `yaml:"enabled" env:"ENABLED"`
+	// CAFile is a PEM file of the authorities that sign Redis' certificate, instead of the
+	// system's.
+	CAFile string `yaml:"caFile" env:"CA_FILE"`
+	// CertFile is the PEM file of the gateway's own certificate, where Redis asks for one.
+	CertFile string `yaml:"certFile" env:"CERT_FILE"`
+	// KeyFile is the PEM file of its private key.
+	KeyFile string `yaml:"keyFile" env:"KEY_FILE"`
+	// ServerName is the name that Redis' certificate must have. Empty: the host of the address.
+	ServerName string `yaml:"serverName" env:"SERVER_NAME"`
+}
+
 // Log says what is written to standard error, and how.
 type Log struct {
 	// Format is json (the default) or text.
@@ -492,6 +539,7 @@ func Default() Config {
 		},
 		Revocations: Revocations{Max: 100_000},
 		Upstream:    Upstream{IdleTimeout: 4 * time.Second},
+		Cluster:     Cluster{Redis: Redis{KeyPrefix: "omnia-gateway:"}},
 		Log:         Log{Format: "json", Level: "info"},
 	}
 }

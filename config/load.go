@@ -144,6 +144,8 @@ func writable(s Sources, c *Config) (notes []string) {
 			named{at + "keyFile", r.UpstreamTLS.KeyFile})
 	}
 	files = append(files, named{"clientKeys.file", c.Authentication.ClientKeys.File}, named{"revocations.file", c.Revocations.File})
+	redis := c.Cluster.Redis
+	files = append(files, named{"cluster.redis.passwordFile", redis.PasswordFile}, named{"cluster.redis.tls.caFile", redis.TLS.CAFile})
 	if file := s.ConfigFile(); file != "" {
 		files = append(files, named{"configuration file", file})
 	}

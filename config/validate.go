@@ -53,6 +53,7 @@ func (c *Config) Validate() Problems {
 	k.limits(c.Limits)
 	k.revocations(c.Revocations)
 	k.between("upstream.idleTimeout", c.Upstream.IdleTimeout, 0, 10*time.Minute)
+	k.redis("cluster.redis", c.Cluster.Redis)
 	k.oneOf("log.format", c.Log.Format, "json", "text")
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
 	return k.problems
@@ -986,3 +987,57 @@ func isToken(s string) bool {
 }
 
 func isControl(c rune) bool { return c < ' ' || c == 0x7f }
+
+func (k *checker) redis(key string, r Redis) {
+	for i, address := range r.Addresses {
+		at := index(key+".addresses", i)
+		const hint = "write host:port, such as redis:6379"
+		host, port, _ := net.SplitHostPort(address)
+		switch n, err := strconv.ParseUint(port, 10, 16); {
+		case strings.Contains(address, "://"):
+			k.add(at, "a URL", hint+"; user, password and TLS have keys of their own")
+		case host == "" || err != nil || n == 0 || strconv.FormatUint(n, 10) != port:
+			k.add(at, "not host:port", hint)
+		default:
+			k.address(at, address)
+		}
+		if slices.Contains(r.Addresses[:i], address) {
+			k.add(at, "given twice", "keep one of the two")
+		}
+	}
+	if !r.Enabled() {
+		for _, said := range []struct {
+			key string
+			is  bool
+		}{
+			{"masterName", r.MasterName != ""}, {"username", r.Username != ""}, {"passwordFile", r.PasswordFile != ""},
+			{"sentinelPasswordFile", r.SentinelPasswordFile != ""}, {"tls", r.TLS != RedisTLS{}},
+		} {
+			if said.is {
+				k.add(key+"."+said.key, "nothing is shared without addresses", "add addresses: [redis:6379], or leave the key out",
+					key+".addresses")
+			}
+		}
+		return
+	}
+	if r.Username != "" && r.PasswordFile == "" {
+		k.add(key+".passwordFile", "missing beside username", "name the file that holds the user's password")
+	}
+	if r.SentinelPasswordFile != "" && r.MasterName == "" {
+		k.add(key+".sentinelPasswordFile", "never used, as addresses are no Sentinels without masterName",
+			"add masterName, or leave the key out")
+	}
+	switch t := r.TLS; {
+	case !t.Enabled && t != RedisTLS{}:
+		k.add(key+".tls", "never used without enabled: true", "add it, or leave the other keys out")
+	case t.CertFile != "" && t.KeyFile == "":
+		k.add(key+".tls.keyFile", "missing beside certFile", "name the PEM file of the certificate's private key")
+	case t.CertFile == "" && t.KeyFile != "":
+		k.add(key+".tls.certFile", "missing beside keyFile", "name the PEM file of the certificate")
+	}
+	strange := func(c rune) bool { return c <= ' ' || c >= 0x7f || strings.ContainsRune(`{}*?[]\`, c) }
+	if p := r.KeyPrefix; p == "" || len(p) > 64 || strings.ContainsFunc(p, strange) {
+		k.add(key+".keyPrefix", "not a prefix",
+			"write up to 64 letters, digits and marks other than { } * ? [ ] \\, such as omnia-gateway:")
+	}
+}

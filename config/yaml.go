@@ -32,10 +32,6 @@ var (
 	}
 )
 
-// notYet are top-level keys that are designed but not built. Ignoring them would be a false
-// promise.
-var notYet = []string{"cluster"}
-
 // parseYAML returns the root of the one document in text, nil if there is none. It reports where
 // the first mistake is, and what. Its time is linear in the length of text.
 func parseYAML(text string, report func(line, column int, text, hint string)) (root *yaml.Node, ok bool) {
@@ -195,8 +191,6 @@ func (l *loader) decodeStruct(n *yaml.Node, v reflect.Value, key string) bool {
 		case isConfig && slices.Contains(ignoredChartKeys, name):
 			ignored = append(ignored, name)
 			return
-		case isConfig && slices.Contains(notYet, name):
-			l.problem(at, name, "not supported yet", "leave the key out")
 		default:
 			hint, meant := unknownKey(key, name, names)
 			if meant != "" {

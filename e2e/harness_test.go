@@ -118,6 +118,7 @@ type gateway struct {
 	public string // host:port
 	admin  string
 	ended  chan struct{} // closed when the process has ended
+	killed bool          // by kill
 	ca     *x509.CertPool
 }
 
@@ -207,12 +208,19 @@ func (g *gateway) stop() {
 			g.t.Errorf("the gateway was still there %v after SIGTERM", patience)
 		}
 	}
-	if code := g.cmd.ProcessState.ExitCode(); code != 0 && !g.t.Failed() {
+	if code := g.cmd.ProcessState.ExitCode(); code != 0 && !g.killed && !g.t.Failed() {
 		g.t.Errorf("the gateway ended with %v", g.cmd.ProcessState)
 	}
 	if g.t.Failed() {
 		g.t.Logf("log of the gateway:\n%s", g.log.text())
 	}
+}
+
+// kill ends the process at once, as a machine that fails.
+func (g *gateway) kill() {
+	g.killed = true
+	g.cmd.Process.Kill()
+	<-g.ended
 }
 
 // awaitReady waits until the admin listener says so.

@@ -26,17 +26,19 @@ var arrows = map[string][]string{
 	},
 	"config/istio": {"config"},
 	"gateway": {
-		"auth", "config", "gateway/handshake", "gateway/policy", "gateway/relay", "gateway/session", "internal/buildinfo",
+		"auth", "cluster", "config", "gateway/handshake", "gateway/policy", "gateway/relay", "gateway/session", "internal/buildinfo",
 		"internal/headers", "outcome",
 	},
-	"gateway/handshake": {"internal/headers", "outcome"},
-	"gateway/policy":    {"auth", "config", "gateway/handshake", "internal/headers", "outcome"},
-	"gateway/relay":     {"outcome"},
-	"gateway/session":   {"config", "gateway/policy", "outcome"},
-	"auth":              {"config", "internal/headers", "outcome"},
-	"dev":               {"auth", "config"},
-	"bench":             {"auth", "internal/rawws", "internal/selfsigned"},
-	"internal/wstest":   {"auth", "config", "internal/rawws", "internal/selfsigned"},
+	"gateway/handshake":  {"internal/headers", "outcome"},
+	"gateway/policy":     {"auth", "config", "gateway/handshake", "internal/headers", "outcome"},
+	"gateway/relay":      {"outcome"},
+	"gateway/session":    {"config", "gateway/policy", "outcome"},
+	"cluster":            {"config"},
+	"auth":               {"config", "internal/headers", "outcome"},
+	"dev":                {"auth", "config"},
+	"bench":              {"auth", "internal/rawws", "internal/selfsigned"},
+	"internal/redistest": {"internal/wstest"},
+	"internal/wstest":    {"auth", "config", "internal/rawws", "internal/selfsigned"},
 }
 
 // homes are the packages in which a third-party module may be used.
@@ -52,6 +54,7 @@ var homes = map[string][]string{
 	"github.com/hashicorp/golang-lru/v2":  {"auth", "gateway"},
 	"github.com/pires/go-proxyproto":      {"gateway"},
 	"github.com/prometheus/client_golang": {"gateway"},
+	"github.com/redis/go-redis/v9":        {"cluster", "internal/redistest"},
 	"github.com/spf13/cobra":              {"cmd/omnia-gateway"},
 }
 

@@ -52,6 +52,7 @@ type readiness struct {
 	Draining bool            `json:"draining"`
 	Config   configSummary   `json:"config"`
 	Issuers  []issuerSummary `json:"issuers"`
+	Cluster  *clusterSummary `json:"cluster,omitempty"` // absent: this gateway stands alone
 }
 
 // configSummary says which configuration is in use.
@@ -83,6 +84,7 @@ func (g *Gateway) answerReady(w http.ResponseWriter, _ *http.Request) {
 		}
 		body.Issuers = append(body.Issuers, s)
 	}
+	body.Cluster = g.clusterSummary()
 	code := http.StatusOK
 	if !body.Ready {
 		code = http.StatusServiceUnavailable
@@ -93,7 +95,8 @@ func (g *Gateway) answerReady(w http.ResponseWriter, _ *http.Request) {
 // sessionSummary is one live session, as /sessions shows it.
 type sessionSummary struct {
 	Session     string     `json:"session"`
-	Kind        string     `json:"kind"` // websocket or http
+	Replica     string     `json:"replica,omitempty"` // whose it is, where those of all are shown
+	Kind        string     `json:"kind"`              // websocket or http
 	Route       string     `json:"route"`
 	Agent       string     `json:"agent,omitempty"` // the label that {agent} took
 	Issuer      string     `json:"issuer,omitempty"`
@@ -108,7 +111,20 @@ type sessionSummary struct {
 	MessagesOut uint64     `json:"messages_out"`
 }
 
-func (g *Gateway) answerSessions(w http.ResponseWriter, _ *http.Request) {
+// answerSessions answers GET /sessions: with this gateway's, or with those of all replicas.
+func (g *Gateway) answerSessions(w http.ResponseWriter, r *http.Request) {
+	switch everywhere := r.URL.Query().Get("cluster"); everywhere {
+	case "", "false":
+		writeJSON(w, http.StatusOK, g.summaries())
+	case "true":
+		g.answerAllSessions(w, r)
+	default:
+		writeProblem(w, http.StatusBadRequest, "cluster is true or false")
+	}
+}
+
+// summaries returns the live sessions of this gateway, the longest first.
+func (g *Gateway) summaries() []sessionSummary {
 	all := []sessionSummary{}
 	for _, s := range g.sessions.List() {
 		c := s.Traffic()
@@ -120,7 +136,7 @@ func (g *Gateway) answerSessions(w http.ResponseWriter, _ *http.Request) {
 		out.Expires = stampOf(s.Deadline())
 		all = append(all, out)
 	}
-	writeJSON(w, http.StatusOK, all)
+	return all
 }
 
 func writeJSON(w http.ResponseWriter, code int, v any) {

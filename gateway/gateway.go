@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/cluster"
 	"github.com/altairalabs/omnia-gateway/config"
 	"github.com/altairalabs/omnia-gateway/gateway/handshake"
 	"github.com/altairalabs/omnia-gateway/gateway/policy"
@@ -54,7 +55,8 @@ type Gateway struct {
 	sessions  *session.Registry
 	metrics   *metrics
 	reloads   reloads
-	noted     sync.Map // of route and kind: that something was removed has been logged
+	replicas  *cluster.Cluster // nil: this gateway stands alone
+	noted     sync.Map         // of route and kind: that something was removed has been logged
 
 	public, admin net.Listener // set by Listen
 	measures      net.Listener // likewise; nil: there is none
@@ -110,6 +112,11 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 	}
 	if err := g.fleet.prepare(c); err != nil {
 		return nil, err
+	}
+	if c.Cluster.Redis.Enabled() {
+		if g.replicas, err = g.newCluster(c); err != nil {
+			return nil, err
+		}
 	}
 	g.metrics = newMetrics(g, o.LogDropped)
 	return g, nil
@@ -189,24 +196,24 @@ func (g *Gateway) connect(x *exchange) {
 	begun := false
 	defer func() {
 		if !begun {
-			g.sessions.Remove(s)
+			g.remove(s)
 		}
 	}()
 	a, err := g.dial(ctx, x, s)
 	if err != nil {
-		g.sessions.Free(s)
+		g.free(s)
 		g.refuse(x, outcome.RefusalOf(err))
 		return
 	}
 	if a.StatusCode != http.StatusSwitchingProtocols {
-		g.sessions.Free(s)
+		g.free(s)
 		g.passOn(x, a)
 		return
 	}
 	joined, err := g.accept(x, s, a)
 	if err != nil {
 		a.conn.Close()
-		g.sessions.Free(s)
+		g.free(s)
 		g.refuse(x, &outcome.Refusal{Reason: outcome.ClientLost, Err: err})
 		return
 	}
@@ -244,7 +251,7 @@ func (g *Gateway) register(x *exchange, kind session.Kind, stop func()) (*sessio
 		ID: session.NewID(), Kind: kind, Case: x.pass.Case,
 		Remote: x.r.RemoteAddr, Client: x.pass.Client, Start: x.start, Expires: x.pass.Deadline, Stop: stop,
 	}
-	if refusal := g.sessions.Add(s, x.policy.Config().Limits, g.still(x.policy)); refusal != nil {
+	if refusal := g.add(x.r.Context(), s, x.policy); refusal != nil {
 		return nil, refusal
 	}
 	x.session = s.ID
@@ -310,8 +317,8 @@ func writeSwitch(w io.Writer, agent http.Header, p handshake.Protocols, id strin
 
 // over counts a WebSocket session that has ended and writes its line.
 func (g *Gateway) over(s *session.Session, e *outcome.Ending) {
-	defer g.sessions.Remove(s) // last: what waits for the sessions waits for their log lines, too
-	g.sessions.Free(s)
+	defer g.remove(s) // last: what waits for the sessions waits for their log lines, too
+	g.free(s)
 	moved := s.Traffic()
 	lasted := time.Since(s.Start)
 	g.metrics.over(e, lasted)

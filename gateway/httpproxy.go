@@ -109,7 +109,7 @@ func (g *Gateway) forward(x *exchange) {
 		g.refuse(x, refusal)
 		return
 	}
-	defer g.sessions.Remove(s)
+	defer g.remove(s)
 	ctx, cancel := context.WithCancelCause(x.r.Context())
 	defer cancel(nil)
 	t := &transfer{cancel: cancel, rc: http.NewResponseController(x.w)}
@@ -137,14 +137,14 @@ func (g *Gateway) forward(x *exchange) {
 		if x.body.err != nil && end() == nil && r.Context().Err() == nil {
 			reason, detail = outcome.UpstreamLost, "the agent hung up while it answered: "+outcome.Line(x.body.err)
 		}
-		g.sessions.Free(s)
+		g.free(s)
 		g.report(x, reason, x.code, detail)
 	}()
 	if err := g.roundTrip(x, t); err != nil {
 		if e := end(); e != nil {
 			err = outcome.Refuse(e.Reason, "while the agent was asked")
 		}
-		g.sessions.Free(s)
+		g.free(s)
 		g.refuse(x, outcome.RefusalOf(err))
 		return
 	}

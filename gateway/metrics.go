@@ -125,6 +125,14 @@ var (
 		"1 when the configuration files are in use, 0 when they hold what could not be loaded.", nil, nil)
 	descCertificate = prometheus.NewDesc("omnia_gateway_certificate_expiry_seconds", "When the certificate ends, in seconds since 1970.",
 		nil, nil)
+	descCluster = prometheus.NewDesc("omnia_gateway_cluster_connected",
+		"1 when Redis is connected, 0 when this replica goes on alone.", nil, nil)
+	descReplicas = prometheus.NewDesc("omnia_gateway_cluster_replicas", "Live replicas, this one among them.", nil, nil)
+	descChanges  = prometheus.NewDesc("omnia_gateway_cluster_changes", "Changes that all replicas share.", nil, nil)
+	descPending  = prometheus.NewDesc("omnia_gateway_cluster_changes_pending", "Changes of this replica that Redis does not have yet.",
+		nil, nil)
+	descNotShared = prometheus.NewDesc("omnia_gateway_cluster_changes_refused_total",
+		"Changes that are not shared because there are too many.", nil, nil)
 	descBuild = prometheus.NewDesc("omnia_gateway_build_info", "Version and commit of the gateway.",
 		[]string{"version", "revision"}, nil)
 )
@@ -133,7 +141,7 @@ var (
 func (live) Describe(c chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descConnections, descRequests, descBytes, descMessages, descKeysAge, descKeys, descRefreshes, descRemembered, descTokenBytes,
-		descReady, descConfig, descCertificate, descBuild,
+		descReady, descConfig, descCertificate, descCluster, descReplicas, descChanges, descPending, descNotShared, descBuild,
 	} {
 		c <- d
 	}
@@ -177,6 +185,18 @@ func (l live) Collect(c chan<- prometheus.Metric) {
 	gauge(descConfig, inUse)
 	if l.g.certs != nil {
 		gauge(descCertificate, float64(l.g.certs.expiry().Unix()))
+	}
+	if l.g.replicas != nil {
+		s := l.g.replicas.State()
+		connected := 0.0
+		if s.Connected {
+			connected = 1
+		}
+		gauge(descCluster, connected)
+		gauge(descReplicas, float64(len(s.Replicas)))
+		gauge(descChanges, float64(s.Changes))
+		gauge(descPending, float64(s.Pending))
+		counter(descNotShared, s.Refused)
 	}
 	made := buildinfo.Read()
 	gauge(descBuild, 1, made.Version, made.Revision)

@@ -98,6 +98,7 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 		watchClock(ctx, look.C, wall, func() time.Duration { return time.Since(start) }, g.sessions.Recheck)
 	})
 	wg.Go(func() { watch(ctx, g.log, glance, g.watched, func() { g.reloadChanged(ctx) }) })
+	g.joinReplicas(ctx, &wg)
 	public, admin := g.publicServer(ctx), g.operatorServer(ctx, g.adminHandler())
 	failed := make(chan error, 1)
 	wg.Go(func() { failed <- public.Serve(g.public) })

@@ -252,6 +252,18 @@ func (r *Registry) all() []*Session {
 	return all
 }
 
+// Holding returns the live sessions of a kind that hold a place, each of a user.
+func (r *Registry) Holding(k Kind) (all []*Session) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for s := range r.live {
+		if s.Kind == k && s.holds && s.Subject() != "" {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
 // Totals returns how many sessions of each kind are live, and all that WebSockets have ever moved.
 func (r *Registry) Totals() (websockets, requests int, moved outcome.Traffic) {
 	r.mu.Lock()
