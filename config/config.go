@@ -378,9 +378,18 @@ type Session struct {
 	CloseOnTokenExpiry bool `yaml:"closeOnTokenExpiry" env:"CLOSE_ON_TOKEN_EXPIRY"`
 	// ExpiryGrace is added to a token's life while a connection is open.
 	ExpiryGrace time.Duration `yaml:"expiryGrace" env:"EXPIRY_GRACE"`
-	// DrainTimeout is how long SIGTERM may take: Close 1001 to every session, spread over it.
-	// Default 30s.
+	// DrainTimeout is how long a drain may take: a Close to every session, spread over it. Default
+	// 30s.
 	DrainTimeout time.Duration `yaml:"drainTimeout" env:"DRAIN_TIMEOUT"`
+	// DrainDelay comes before that: /readyz is 503 at once, and connections are still taken for so
+	// long, until every load balancer has noticed. Default 0s.
+	DrainDelay time.Duration `yaml:"drainDelay" env:"DRAIN_DELAY"`
+	// DrainCode is the code of a drain's Close: 1001 (going away, the default) or 1012 (service
+	// restart), for clients that know it.
+	DrainCode int `yaml:"drainCode" env:"DRAIN_CODE"`
+	// MaxDuration ends a connection after so long, with close code 1001, and cuts a stream of
+	// events. A renewal does not extend it. 0: never.
+	MaxDuration time.Duration `yaml:"maxDuration" env:"MAX_DURATION"`
 	// PingInterval is how long a side may be silent before it gets a Ping, up to a tenth longer,
 	// so that not all are asked at once; silent for as long again, it is given up. 0: no Ping.
 	// Default 25s: agents that ping by themselves cut after 60 s, and the gateway is first.
@@ -526,6 +535,7 @@ func Default() Config {
 		Session: Session{
 			CloseOnTokenExpiry: true,
 			DrainTimeout:       30 * time.Second,
+			DrainCode:          1001,
 			PingInterval:       25 * time.Second,
 			StallTimeout:       30 * time.Second,
 			ReloadSpread:       10 * time.Second,

@@ -787,6 +787,11 @@ func (k *checker) headerName(key, name string) bool {
 func (k *checker) session(s Session) {
 	k.notNegative("session.expiryGrace", s.ExpiryGrace)
 	k.notNegative("session.drainTimeout", s.DrainTimeout)
+	k.notNegative("session.drainDelay", s.DrainDelay)
+	if s.DrainCode != 1001 && s.DrainCode != 1012 {
+		k.add("session.drainCode", "not a code for a drain", "write 1001 (going away) or 1012 (service restart)")
+	}
+	k.notNegative("session.maxDuration", s.MaxDuration)
 	k.notNegative("session.pingInterval", s.PingInterval)
 	if s.StallTimeout <= 0 {
 		k.add("session.stallTimeout", "0 or less", "a side that takes nothing must be given up; the default is 30s")

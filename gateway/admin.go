@@ -27,6 +27,8 @@ func (g *Gateway) adminHandler() http.Handler {
 	r.Delete("/revocations/{id}", g.change(g.answerLift))
 	r.Post("/reload", g.change(g.answerReload))
 	r.Post("/check", g.change(g.answerCheck))
+	r.Post("/drain", g.change(g.answerDrain))
+	r.Delete("/drain", g.change(g.answerUndrain))
 	if g.config.Admin.Profiling {
 		r.HandleFunc("/debug/pprof/*", pprof.Index)
 		r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
@@ -72,7 +74,7 @@ type issuerSummary struct {
 }
 
 func (g *Gateway) answerReady(w http.ResponseWriter, _ *http.Request) {
-	body := readiness{Ready: g.ready(), Draining: g.sessions.Refusing(), Issuers: []issuerSummary{}}
+	body := readiness{Ready: g.ready(), Draining: g.sessions.Leaving(), Issuers: []issuerSummary{}}
 	loaded, failed := g.reloads.state()
 	if body.Config.Loaded = loaded; failed != nil {
 		body.Config.Problems = problemsOf(failed)

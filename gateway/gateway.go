@@ -250,6 +250,7 @@ func (g *Gateway) register(x *exchange, kind session.Kind, stop func()) (*sessio
 	s := &session.Session{
 		ID: session.NewID(), Kind: kind, Case: x.pass.Case,
 		Remote: x.r.RemoteAddr, Client: x.pass.Client, Start: x.start, Expires: x.pass.Deadline, Stop: stop,
+		MaxDuration: x.policy.Config().Session.MaxDuration,
 	}
 	if refusal := g.add(x.r.Context(), s, x.policy); refusal != nil {
 		return nil, refusal
@@ -336,4 +337,4 @@ func (g *Gateway) over(s *session.Session, e *outcome.Ending) {
 func (g *Gateway) Config() *config.Config { return g.policy.Load().Config() }
 
 // ready reports whether new connections are welcome.
-func (g *Gateway) ready() bool { return g.policy.Load().Ready() && !g.sessions.Refusing() }
+func (g *Gateway) ready() bool { return g.policy.Load().Ready() && !g.sessions.Leaving() }

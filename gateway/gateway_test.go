@@ -85,7 +85,7 @@ type running struct {
 	*Gateway
 	t     *testing.T
 	log   *journal
-	drain chan time.Duration
+	leave chan Departure
 	cut   context.CancelFunc
 	done  chan error // what Run has returned
 }
@@ -97,7 +97,7 @@ func run(t *testing.T, c *config.Config) *running {
 
 func runWith(t *testing.T, c *config.Config, o Options) *running {
 	t.Helper()
-	r := &running{t: t, log: &journal{}, drain: make(chan time.Duration, 1), done: make(chan error, 1)}
+	r := &running{t: t, log: &journal{}, leave: make(chan Departure, 1), done: make(chan error, 1)}
 	o.Log = slog.New(slog.NewJSONHandler(r.log, nil))
 	r.Gateway = compileWith(t, c, o)
 	if err := r.Listen(); err != nil {
@@ -107,7 +107,7 @@ func runWith(t *testing.T, c *config.Config, o Options) *running {
 	ctx, r.cut = context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
-		r.done <- r.Run(ctx, r.drain)
+		r.done <- r.Run(ctx, r.leave)
 		close(ended)
 	}()
 	t.Cleanup(func() {
@@ -198,7 +198,7 @@ func TestRunReturnsWhenEverySessionIsInTheLog(t *testing.T) {
 		e.Say(e.Frame(rawws.Fin|rawws.Text, "hello"))
 		e.Hears(rawws.Fin|rawws.Text, "hello")
 	}
-	r.drain <- 0
+	r.leave <- Departure{}
 	r.over()
 	lines := r.log.lines(t, "ended")
 	if len(lines) != n {
@@ -471,7 +471,7 @@ func TestDrainRefusesAndEnds(t *testing.T) {
 	r := run(t, i.Config(listening(t, echoing)))
 	bearer := "Authorization: Bearer " + i.Token()
 	e := r.connect(bearer)
-	r.drain <- 6 * time.Second
+	r.leave <- Departure{Window: 6 * time.Second}
 	wstest.Eventually(t, "not ready", func() bool { code, _ := get(t, r.Addr(), "/readyz"); return code == 503 })
 	late := r.dial()
 	late.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", bearer)))
@@ -627,7 +627,7 @@ func TestStreamOfEventsIsASession(t *testing.T) {
 		listed[0].Subject != "alice" {
 		t.Fatalf("%s: %v", body, err)
 	}
-	r.drain <- wstest.Patience
+	r.leave <- Departure{Window: wstest.Patience}
 	if _, err := io.ReadAll(events.Body); err == nil {
 		t.Error("the stream came to an end that looks whole")
 	}

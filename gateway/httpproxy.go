@@ -41,9 +41,9 @@ type transfer struct {
 	in, out atomic.Uint64
 
 	mu        sync.Mutex
-	answering bool // its answer is being written
-	stream    bool // which is a stream of events, and has no end of its own
-	drained   bool // the gateway is draining
+	answering bool            // its answer is being written
+	stream    bool            // which is a stream of events, and has no end of its own
+	awaits    *outcome.Ending // ends it if it becomes a stream
 }
 
 // ended is the cause of a context that a session's end has cancelled.
@@ -52,13 +52,13 @@ type ended struct{ *outcome.Ending }
 // Error is for the context.
 func (e ended) Error() string { return string(e.Reason) }
 
-// End cancels the exchange. A drain ends only streams: any other answer may come to its own end
-// while the drain lasts.
+// End cancels the exchange. A drain and session.maxDuration end only streams: any other answer may
+// come to its own end.
 func (t *transfer) End(e *outcome.Ending) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if e.Reason == outcome.Drain && !t.stream {
-		t.drained = true
+	if (e.Reason == outcome.Drain || e.Reason == outcome.MaxDuration) && !t.stream {
+		t.awaits = e
 		return
 	}
 	t.end(e)
@@ -89,8 +89,8 @@ func (t *transfer) answers(stream bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.answering, t.stream = true, stream
-	if stream && t.drained {
-		t.end(outcome.End(outcome.Drain, ""))
+	if stream && t.awaits != nil {
+		t.end(t.awaits)
 	}
 }
 
@@ -115,7 +115,7 @@ func (g *Gateway) forward(x *exchange) {
 	t := &transfer{cancel: cancel, rc: http.NewResponseController(x.w)}
 	defer t.over()
 	if e := s.Begin(t); e != nil { // ended before it began
-		cancel(ended{e})
+		t.End(e)
 	}
 	r := x.r // its context ends when the client goes away
 	x.r = r.WithContext(ctx)

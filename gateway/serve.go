@@ -68,12 +68,11 @@ func (g *Gateway) Addr() net.Addr { return g.public.Addr() }
 // AdminAddr is where the admin listener is bound, after Listen.
 func (g *Gateway) AdminAddr() net.Addr { return g.admin.Addr() }
 
-// Run serves what Listen has bound. When a window arrives on drain it takes its leave: not
-// ready, no new handshakes, a Close 1001 for every session spread over the window, and returns
-// nil when all are gone or the window is over. When ctx ends, everything is cut at once. When
-// Run returns every session is over; handlers of plain HTTP are cancelled by then, and may still
-// be on their way out.
-func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
+// Run serves what Listen has bound. When a departure arrives on leave it drains, and returns nil
+// when all sessions are gone or the window is over. When ctx ends, everything is cut at once.
+// When Run returns every session is over; handlers of plain HTTP are cancelled by then, and may
+// still be on their way out.
+func (g *Gateway) Run(ctx context.Context, leave <-chan Departure) error {
 	var err error
 	if g.relays.Lanes, err = relay.NewLanes(); err != nil {
 		return fmt.Errorf("quiet sessions: %w", err)
@@ -123,11 +122,10 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 	defer admin.Close()
 	defer public.Close()
 	select {
-	case window := <-drain:
-		g.leave(ctx, public, window)
+	case d := <-leave:
+		g.leave(ctx, public, d)
 		return nil
 	case <-ctx.Done():
-		g.sessions.Refuse()
 		return nil
 	case err := <-failed:
 		if errors.Is(err, http.ErrServerClosed) {
@@ -140,21 +138,6 @@ func (g *Gateway) Run(ctx context.Context, drain <-chan time.Duration) error {
 // stir is what giveBack asks.
 func (g *Gateway) stir() (times, live uint64) {
 	return g.sessions.Counts()
-}
-
-// leave drains. The listeners stay open while it lasts, so that probes and refused handshakes
-// get an answer.
-func (g *Gateway) leave(ctx context.Context, public *http.Server, window time.Duration) {
-	ctx, cancel := context.WithTimeout(ctx, window)
-	defer cancel()
-	g.log.Info("draining", "window", window.Seconds())
-	// The last to be told needs time to answer its Close, too; a window without that time is not
-	// spread at all.
-	spread := max(0, min(window*4/5, window-relay.Farewell))
-	lead := min(spread/10, time.Second)
-	g.sessions.Drain(ctx, lead, spread-lead)
-	public.Shutdown(ctx) // plain HTTP that is still under way
-	g.log.Info("drained")
 }
 
 // publicServer serves clients. A WebSocket leaves it when it is taken over, and with it all of

@@ -71,6 +71,7 @@ const (
 // away, Ended also a request that the agent has not answered yet.
 const (
 	Drain         Reason = "drain"
+	MaxDuration   Reason = "max-duration"
 	MessageTooBig Reason = "message-too-big"
 	ProtocolError Reason = "protocol-error"
 	Idle          Reason = "idle"
@@ -178,6 +179,7 @@ var table = [...]row{
 	{reason: InternalError, status: 500, code: internalError},
 
 	{reason: Drain, status: 503, code: goingAway, retryAfter: 5},
+	{reason: MaxDuration, code: goingAway},
 	{reason: MessageTooBig, code: tooBig},
 	{reason: ProtocolError, code: protocolError},
 	{reason: Idle, code: normal},

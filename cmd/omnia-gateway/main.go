@@ -9,6 +9,7 @@
 //	omnia-gateway token mint|key|inspect      make a token or a client key, or take a token apart
 //	omnia-gateway istio export|import         the configuration as Istio's resources, and back
 //	omnia-gateway health                      ask a running gateway; for container health checks
+//	omnia-gateway drain [--undo]              have a running gateway end its sessions, and stay
 //	omnia-gateway version
 //
 // The configuration is a YAML file, or OMNIA_GATEWAY_* variables, or both: a variable wins over
@@ -90,7 +91,7 @@ func newRoot() *cobra.Command {
 	root.Version = buildinfo.Read().String()
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serve, newDev(), newCheck(), newExplain(), newToken(), newIstio(), newHealth(), newVersion())
+	root.AddCommand(serve, newDev(), newCheck(), newExplain(), newToken(), newIstio(), newHealth(), newDrain(), newVersion())
 	return root
 }
 

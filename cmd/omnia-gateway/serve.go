@@ -103,7 +103,7 @@ func serve(ctx context.Context, g *gateway.Gateway, signals <-chan os.Signal) er
 	defer wg.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	drain := make(chan time.Duration, 1)
+	leave := make(chan gateway.Departure, 1)
 	wg.Go(func() {
 		for leaving := false; ; {
 			select {
@@ -117,13 +117,13 @@ func serve(ctx context.Context, g *gateway.Gateway, signals <-chan os.Signal) er
 					cancel()
 				case s == syscall.SIGINT:
 					leaving = true
-					drain <- min(g.Config().Session.DrainTimeout, atTerminal)
+					leave <- gateway.Departure{Window: min(g.Config().Session.DrainTimeout, atTerminal)}
 				default:
 					leaving = true
-					drain <- g.Config().Session.DrainTimeout
+					leave <- gateway.NewDeparture(g.Config().Session)
 				}
 			}
 		}
 	})
-	return g.Run(ctx, drain)
+	return g.Run(ctx, leave)
 }

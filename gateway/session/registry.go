@@ -20,6 +20,7 @@ type Registry struct {
 	live     map[*Session]struct{}
 	callers  map[user]map[*Session]struct{} // live, of those who have a subject
 	places   [kinds]places
+	drain    *drain          // the drain that lasts; nil: none
 	draining bool            // no new WebSocket is taken
 	closed   bool            // no new session of any kind is taken
 	ended    outcome.Traffic // of sessions that are over
@@ -155,12 +156,7 @@ func (r *Registry) Remove(s *Session) {
 	}
 	r.release(s)
 	r.ended.Add(moved)
-	if len(r.live) == 0 {
-		select {
-		case r.left <- struct{}{}:
-		default:
-		}
-	}
+	r.noticeIfNone()
 }
 
 // End ends the sessions that match, and returns how many that were.
@@ -302,43 +298,6 @@ func (r *Registry) Recheck() {
 	}
 }
 
-// Refuse stops taking new WebSockets, for good.
-func (r *Registry) Refuse() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.draining = true
-}
-
-// Refusing reports whether new WebSockets are refused.
-func (r *Registry) Refusing() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.draining
-}
-
-// Drain ends all sessions, in random order and spread evenly over the window, so that their
-// clients do not come back all at once. The first waits for lead, in which a load balancer can
-// notice that the gateway is not ready. Drain returns when no session is left, or when ctx ends.
-func (r *Registry) Drain(ctx context.Context, lead, window time.Duration) {
-	r.Refuse()
-	all := r.all()
-	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-	start := time.Now().Add(lead)
-	for i, s := range all {
-		turn, cancel := context.WithDeadline(ctx, start.Add(window*time.Duration(i)/time.Duration(len(all))))
-		r.wait(turn)
-		cancel()
-		if r.none() || ctx.Err() != nil {
-			return
-		}
-		s.End(outcome.End(outcome.Drain, ""))
-	}
-	for _, s := range r.all() { // plain requests that came meanwhile
-		s.End(outcome.End(outcome.Drain, ""))
-	}
-	r.wait(ctx)
-}
-
 // Cut ends what is left without waiting for a peer, takes no session any more, and returns when
 // none is left.
 func (r *Registry) Cut() {
@@ -348,23 +307,5 @@ func (r *Registry) Cut() {
 	for _, s := range r.all() {
 		s.cut()
 	}
-	r.wait(context.Background())
-}
-
-// wait returns when no session is left, or when ctx ends.
-func (r *Registry) wait(ctx context.Context) {
-	for !r.none() {
-		select {
-		case <-r.left:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-// none reports whether no session is left.
-func (r *Registry) none() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return len(r.live) == 0
+	r.Wait(context.Background())
 }

@@ -69,6 +69,8 @@ type Session struct {
 	// Stop is called, unless it is nil, when the session ends before Begin: the agent need not be
 	// asked any longer. It must not wait.
 	Stop func()
+	// MaxDuration is how long after Start it ends in any case; 0: never.
+	MaxDuration time.Duration
 
 	mu       sync.Mutex
 	conn     Conn            // nil until the agent has answered
@@ -76,6 +78,7 @@ type Session struct {
 	judged   policy.Case     // Case, with the caller's latest claims
 	deadline time.Time       // Expires, or what renewals have made of it
 	expiry   *time.Timer
+	limit    *time.Timer // of MaxDuration
 	expiries int         // timers set for it so far
 	doom     *time.Timer // will judge it once more, and end it
 	over     bool        // it was removed: no timer is set any more
@@ -183,12 +186,16 @@ func (s *Session) Deadline() time.Time {
 	return s.deadline
 }
 
-// watch begins the session's life in a registry: it will end at its deadline.
+// watch begins the session's life in a registry: it will end at its deadline, or after
+// MaxDuration.
 func (s *Session) watch() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.judged, s.deadline = s.Case, s.Expires
 	s.setExpiry()
+	if s.MaxDuration > 0 {
+		s.limit = time.AfterFunc(time.Until(s.Start.Add(s.MaxDuration)), func() { s.End(outcome.End(outcome.MaxDuration, "")) })
+	}
 }
 
 // recheck sets the timer anew, because the wall clock was set.
@@ -270,10 +277,9 @@ func (s *Session) unwatch() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.over = true
-	if s.expiry != nil {
-		s.expiry.Stop()
-	}
-	if s.doom != nil {
-		s.doom.Stop()
+	for _, t := range []*time.Timer{s.expiry, s.limit, s.doom} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 }

@@ -116,7 +116,7 @@ func TestLimitsAreExactHoweverManyComeAtOnce(t *testing.T) {
 				}
 				wg.Wait()
 			}
-			if p := l.places[WebSocket]; !l.none() || p.taken != 0 || len(p.users) != 0 || len(p.addrs) != 0 {
+			if p := l.places[WebSocket]; len(l.live) != 0 || p.taken != 0 || len(p.users) != 0 || len(p.addrs) != 0 {
 				t.Errorf("left over: %d sessions, %+v", len(l.live), p)
 			}
 		})
@@ -144,6 +144,12 @@ func endedFor(s *Session) outcome.Reason {
 	return s.ending.Reason
 }
 
+// drainAll ends all sessions for good, spread over a while after a second, and waits for it.
+func drainAll(ctx context.Context, l *Registry, spread time.Duration) {
+	l.Drain(Drain{Lead: time.Second, Spread: spread, Ending: outcome.End(outcome.Drain, ""), Final: true})
+	l.Wait(ctx)
+}
+
 func TestDrainIsSpreadOverTheWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := New()
@@ -154,7 +160,7 @@ func TestDrainIsSpreadOverTheWindow(t *testing.T) {
 		}
 		drained := make(chan struct{})
 		go func() {
-			l.Drain(t.Context(), time.Second, 20*time.Second)
+			drainAll(t.Context(), l, 20*time.Second)
 			close(drained)
 		}()
 		told := func() (n int) {
@@ -203,13 +209,13 @@ func TestDrainIsOverWhenTheLastOneLeaves(t *testing.T) {
 			l.Remove(one)
 			l.Remove(two)
 		}()
-		l.Drain(t.Context(), time.Second, time.Hour)
+		drainAll(t.Context(), l, time.Hour)
 		if took := time.Since(began); took != 3*time.Second {
 			t.Errorf("drained after %s", took)
 		}
 		l.Cut() // of no session: returns
 		began = time.Now()
-		l.Drain(t.Context(), time.Second, time.Hour)
+		drainAll(t.Context(), l, time.Hour)
 		if took := time.Since(began); took != 0 {
 			t.Errorf("no session is left, but drained after %s", took)
 		}
@@ -224,7 +230,7 @@ func TestDrainGivesUpWithItsContext(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		began := time.Now()
-		l.Drain(ctx, time.Second, 20*time.Second)
+		drainAll(ctx, l, 20*time.Second)
 		if took := time.Since(began); took != time.Minute {
 			t.Errorf("gave up after %s", took)
 		}
@@ -363,7 +369,7 @@ func TestKindsHaveLimitsOfTheirOwn(t *testing.T) {
 
 func TestPlainRequestsAreTakenWhileADrainLasts(t *testing.T) {
 	l, s := New(), caller(1)
-	l.Refuse()
+	l.Drain(Drain{Spread: time.Millisecond, Ending: outcome.End(outcome.Drain, ""), Final: true})
 	s.Kind = HTTP
 	if refusal := l.Add(s, config.Limits{}, nil); refusal != nil {
 		t.Fatalf("refused: %v", refusal)
@@ -374,7 +380,7 @@ func TestPlainRequestsAreTakenWhileADrainLasts(t *testing.T) {
 	defer cancel()
 	done := make(chan struct{})
 	go func() {
-		l.Drain(ctx, 0, 0)
+		l.Wait(ctx)
 		close(done)
 	}()
 	for len(c.reasons()) == 0 {
