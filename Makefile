@@ -48,9 +48,9 @@ helm: ## the chart: helm lint, golden files, and every object held against the c
 	go vet -C e2e/helm ./...
 	$(with_tools) go test -C e2e/helm ./...
 
-bench: ## the gateway beside HAProxy, on this machine
-	@tools/install haproxy
-	go run ./bench
+bench: ## the gateway beside HAProxy, nginx and Envoy, on this machine; about half an hour
+	@tools/install haproxy nginx envoy
+	$(with_tools) go run ./bench
 
 istio: build ## decisions beside a real Envoy that Istio's code configures; builds Istio's, and writes e2e/istio/testdata anew
 	@tools/install envoy

@@ -3,6 +3,9 @@
 package main
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -19,18 +22,29 @@ import (
 	"github.com/altairalabs/omnia-gateway/internal/selfsigned"
 )
 
-// issuer signs tokens and publishes its key at url/keys. RS256 is what most issuers use.
+// issuer signs tokens and publishes its key at url/keys.
 type issuer struct {
 	url    string
 	signer *auth.Signer
 	made   int
+	known  string // one of its tokens
 }
 
-// newIssuer serves until the process ends. The public key is also put into dir, for a proxy that
-// reads no key set.
-func newIssuer(dir string) (*issuer, error) {
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
+// newIssuer serves until the process ends. The public key is also put into dir, in PEM form and as
+// a key set, for proxies that fetch none.
+func newIssuer(dir, alg string) (*issuer, error) {
+	var key crypto.Signer
+	var err error
+	if alg == "ES256" {
+		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	} else {
+		key, err = rsa.GenerateKey(rand.Reader, 2048)
+	}
 	if err != nil {
+		return nil, err
+	}
+	i := &issuer{}
+	if i.signer, err = auth.NewSigner(key); err != nil {
 		return nil, err
 	}
 	public, err := x509.MarshalPKIXPublicKey(key.Public())
@@ -38,12 +52,10 @@ func newIssuer(dir string) (*issuer, error) {
 		return nil, err
 	}
 	text := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public})
-	if err := os.WriteFile(filepath.Join(dir, "issuer.pub"), text, 0o600); err != nil {
-		return nil, err
-	}
-	i := &issuer{}
-	if i.signer, err = auth.NewSigner(key); err != nil {
-		return nil, err
+	for file, text := range map[string][]byte{alg + ".pub": text, alg + ".json": i.signer.JWKS()} {
+		if err := os.WriteFile(filepath.Join(dir, file), text, 0o600); err != nil {
+			return nil, err
+		}
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -53,6 +65,11 @@ func newIssuer(dir string) (*issuer, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /keys", func(w http.ResponseWriter, _ *http.Request) { w.Write(i.signer.JWKS()) })
 	go http.Serve(l, mux)
+	tokens, err := i.tokens(1)
+	if err != nil {
+		return nil, err
+	}
+	i.known = tokens[0]
 	return i, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/rpc"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -25,14 +26,15 @@ import (
 // for neither proxy. Its methods are called over its standard input and output (net/rpc), one call
 // at a time, and it ends with its input.
 type Load struct {
-	agent string
-	peers []*peer // the open clients
+	agent   string
+	peers   []*peer                                // the open clients
+	tickets map[string]chan tls.ClientSessionCache // by proxy; each cache belongs to one client at a time
 }
 
 // patience bounds each step of the load process.
 const patience = 2 * time.Minute
 
-// parallel is how many clients connect or leave at a time.
+// parallel is how many clients connect or leave at a time, if nothing else is said.
 const parallel = 16
 
 // serveLoad is the life of the load process.
@@ -43,7 +45,7 @@ func serveLoad() error {
 	}
 	go serveAgent(l)
 	s := rpc.NewServer()
-	if err := s.Register(&Load{agent: l.Addr().String()}); err != nil {
+	if err := s.Register(&Load{agent: l.Addr().String(), tickets: map[string]chan tls.ClientSessionCache{}}); err != nil {
 		return err
 	}
 	s.ServeConn(struct {
@@ -69,13 +71,26 @@ type Target struct {
 	Path   string // what the agent shall do
 	Tokens []string
 	Hybrid bool // offer the key exchange with ML-KEM too
+	Resume bool // bring a ticket of the connection before, if there is one
+
+	cache tls.ClientSessionCache
 }
 
 // Open connects a client with each token and returns the TLS parameters that the last of them
 // agreed on. The clients of several Opens add up.
-func (l *Load) Open(t Target, agreed *string) error {
+func (l *Load) Open(t Target, agreed *string) error { return l.open(t, parallel, agreed) }
+
+// Storm connects a client with each token, all at once. It returns how long that took.
+func (l *Load) Storm(t Target, took *time.Duration) error {
+	begin := time.Now()
+	err := l.open(t, len(t.Tokens), new(string))
+	*took = time.Since(begin)
+	return err
+}
+
+func (l *Load) open(t Target, atOnce int, agreed *string) error {
 	peers := make([]*peer, len(t.Tokens))
-	err := all(len(peers), parallel, func(i int) (err error) {
+	err := all(len(peers), atOnce, func(i int) (err error) {
 		peers[i], err = connect(t, t.Tokens[i])
 		return err
 	})
@@ -88,15 +103,35 @@ func (l *Load) Open(t Target, agreed *string) error {
 	return err
 }
 
-// Handshakes connects a client with each token and closes again at once.
-func (l *Load) Handshakes(t Target, _ *None) error {
-	return all(len(t.Tokens), parallel, func(i int) error {
+// Handshakes connects a client with each token and closes again at once. It returns how many of
+// them have resumed a TLS session.
+func (l *Load) Handshakes(t Target, resumed *int) error {
+	caches := l.tickets[t.Addr]
+	if t.Resume && caches == nil {
+		caches = make(chan tls.ClientSessionCache, parallel)
+		for range parallel {
+			caches <- tls.NewLRUClientSessionCache(1)
+		}
+		l.tickets[t.Addr] = caches
+	}
+	var n atomic.Int64
+	err := all(len(t.Tokens), parallel, func(i int) error {
+		t := t
+		if t.Resume {
+			t.cache = <-caches
+			defer func() { caches <- t.cache }()
+		}
 		p, err := connect(t, t.Tokens[i])
 		if err != nil {
 			return err
 		}
+		if c, ok := p.Conn.(*tls.Conn); ok && c.ConnectionState().DidResume {
+			n.Add(1)
+		}
 		return p.leave()
 	})
+	*resumed = int(n.Load())
+	return err
 }
 
 // Close has every open client close its connection properly.
@@ -109,28 +144,99 @@ func (l *Load) Close(None, *None) error {
 // Messages is how many messages each client sends or gets, and the size of one.
 type Messages struct {
 	Number, Size int
-	// Every is the time from one message to the next, at an hour of each client's own; 0: the next
-	// one follows the answer at once.
+	// Every is the time from one message, or question, to the next, at an hour of each client's
+	// own; 0: the next one follows the answer at once.
 	Every time.Duration
+	// Questions are those that each client asks one after the other; Number are the messages of an
+	// answer.
+	Questions int
+}
+
+// Latency is how long answers took, from the moment at which a client wanted to send, even if it
+// was still waiting for the answer before.
+type Latency struct {
+	P50, P99, P999 time.Duration
+	Late           time.Duration // by how much clients at rest were woken too late, 99 of 100; no latency has it
 }
 
 // Echo has each client send text messages, and get each of them back.
-func (l *Load) Echo(m Messages, _ *None) error {
+func (l *Load) Echo(m Messages, took *Latency) error {
 	message := rawws.Make(rawws.Fin|rawws.Text, make([]byte, m.Size), true)
-	return l.each(func(p *peer) error {
-		next := time.Now().Add(rand.N(m.Every + 1))
-		for range m.Number {
-			time.Sleep(time.Until(next))
-			next = next.Add(m.Every)
-			if _, err := p.Write(message); err != nil {
-				return err
-			}
-			if err := p.skip(rawws.Text, m.Size); err != nil {
-				return err
+	return l.timed(m.Number, m.Every, took, func(p *peer) error {
+		if _, err := p.Write(message); err != nil {
+			return err
+		}
+		return p.skip(rawws.Text, m.Size)
+	})
+}
+
+// Quiet is Echo for all clients but the first.
+func (l *Load) Quiet(m Messages, took *Latency) error {
+	return (&Load{peers: l.peers[1:]}).Echo(m, took)
+}
+
+// Flood has the first client send binary messages as fast as they are taken, as long as the others
+// do what Quiet has them do.
+func (l *Load) Flood(m Messages, took *Latency) error {
+	flood := rawws.Make(rawws.Fin|rawws.Binary, make([]byte, streamSize), true)
+	var over atomic.Bool
+	flooded := make(chan error, 1)
+	go func() {
+		l.peers[0].SetDeadline(time.Now().Add(patience))
+		for !over.Load() {
+			if _, err := l.peers[0].Write(flood); err != nil {
+				flooded <- err
+				return
 			}
 		}
+		flooded <- nil
+	}()
+	err := l.Quiet(m, took)
+	over.Store(true)
+	return errors.Join(err, <-flooded)
+}
+
+// timed has clients do something again and again, at the same time as all others, and measures
+// how long each time took.
+func (l *Load) timed(times int, every time.Duration, took *Latency, do func(*peer) error) error {
+	var lasted, late []time.Duration
+	var mu sync.Mutex
+	err := l.each(func(p *peer) error {
+		mine, slept := make([]time.Duration, 0, times), make([]time.Duration, 0, times)
+		next := time.Now().Add(rand.N(every + 1))
+		for range times {
+			begin := next
+			if wait := time.Until(next); wait > 0 {
+				time.Sleep(wait)
+				begin = time.Now()
+				slept = append(slept, begin.Sub(next))
+			}
+			next = next.Add(every)
+			if every == 0 {
+				begin = time.Now()
+			}
+			if err := do(p); err != nil {
+				return err
+			}
+			mine = append(mine, time.Since(begin))
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		lasted, late = append(lasted, mine...), append(late, slept...)
 		return nil
 	})
+	slices.Sort(lasted)
+	slices.Sort(late)
+	*took = Latency{P50: share(lasted, 0.5), P99: share(lasted, 0.99), P999: share(lasted, 0.999), Late: share(late, 0.99)}
+	return err
+}
+
+// share returns the value that is not exceeded by such a share of sorted values; 0 of none.
+func share(sorted []time.Duration, of float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(len(sorted)-1, int(of*float64(len(sorted))))]
 }
 
 // Send has each client send binary messages as fast as they are taken, until the agent says that
@@ -167,10 +273,10 @@ func (l *Load) Receive(m Messages, _ *None) error {
 	})
 }
 
-// Ask has each client send a question, which the agent answers with many small messages.
-func (l *Load) Ask(m Messages, _ *None) error {
+// Ask has each client send questions, each of which the agent answers with many small messages.
+func (l *Load) Ask(m Messages, took *Latency) error {
 	question := rawws.Make(rawws.Fin|rawws.Text, fmt.Appendf(nil, "%d", m.Number), true)
-	return l.each(func(p *peer) error {
+	return l.timed(m.Questions, m.Every, took, func(p *peer) error {
 		if _, err := p.Write(question); err != nil {
 			return err
 		}
@@ -241,7 +347,7 @@ func connect(t Target, token string) (_ *peer, err error) {
 		roots.AddCert(ca)
 		c := &tls.Config{
 			RootCAs: roots, ServerName: "localhost", NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS13,
-			DynamicRecordSizingDisabled: true,
+			DynamicRecordSizingDisabled: true, ClientSessionCache: t.cache,
 		}
 		if !t.Hybrid { // one group for all: OpenSSL knows the hybrid, which Go would choose, since 3.5 only
 			c.CurvePreferences = []tls.CurveID{tls.X25519}

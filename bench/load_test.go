@@ -3,8 +3,13 @@
 package main
 
 import (
+	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 )
 
 // Without a proxy between them, clients and agent must agree on every message; else a proxy
@@ -20,21 +25,22 @@ func TestClientsAndAgentAgree(t *testing.T) {
 		return Target{Addr: l.Addr().String(), Path: path, Tokens: repeat("token", 5)}
 	}
 	load := &Load{}
-	if err := load.Handshakes(target(pathEcho), nil); err != nil {
+	if err := load.Handshakes(target(pathEcho), new(int)); err != nil {
 		t.Error("handshakes:", err)
 	}
 	for _, c := range []struct {
 		path string
-		do   func(Messages, *None) error
+		do   func(Messages) error
 		m    Messages
 	}{
-		{pathEcho, load.Echo, Messages{Number: 10, Size: 0}},
-		{pathEcho, load.Echo, Messages{Number: 10, Size: 125}},
-		{pathEcho, load.Echo, Messages{Number: 10, Size: 128}},
-		{pathEcho, load.Echo, Messages{Number: 3, Size: 1 << 16}},
-		{pathSink, load.Send, Messages{Number: 10, Size: streamSize}},
-		{pathSource, load.Receive, Messages{Number: 10, Size: streamSize}},
-		{pathAnswer, load.Ask, Messages{Number: 10, Size: answerSize}},
+		{pathEcho, timed(load.Echo), Messages{Number: 10, Size: 0}},
+		{pathEcho, timed(load.Echo), Messages{Number: 10, Size: 125}},
+		{pathEcho, timed(load.Echo), Messages{Number: 10, Size: 128, Every: time.Millisecond}},
+		{pathEcho, timed(load.Echo), Messages{Number: 3, Size: 1 << 16}},
+		{pathEcho, timed(load.Quiet), Messages{Number: 10, Size: 128}},
+		{pathSink, func(m Messages) error { return load.Send(m, nil) }, Messages{Number: 10, Size: streamSize}},
+		{pathSource, func(m Messages) error { return load.Receive(m, nil) }, Messages{Number: 10, Size: streamSize}},
+		{pathAnswer, timed(load.Ask), Messages{Number: 10, Size: answerSize, Questions: 2}},
 	} {
 		var agreed string
 		if err := load.Open(target(c.path), &agreed); err != nil {
@@ -43,7 +49,7 @@ func TestClientsAndAgentAgree(t *testing.T) {
 		if agreed != "" {
 			t.Errorf("%s: plain connections have agreed on %s", c.path, agreed)
 		}
-		if err := c.do(c.m, nil); err != nil {
+		if err := c.do(c.m); err != nil {
 			t.Errorf("%s, %d of %d bytes: %v", c.path, c.m.Number, c.m.Size, err)
 		}
 		if err := load.Rest(None{}, nil); err != nil {
@@ -52,6 +58,28 @@ func TestClientsAndAgentAgree(t *testing.T) {
 		if err := load.Close(None{}, nil); err != nil {
 			t.Errorf("%s: close: %v", c.path, err)
 		}
+	}
+}
+
+func TestLatencyIsCountedFromWhenTheMessageWasDue(t *testing.T) {
+	here, there := net.Pipe()
+	load := &Load{peers: []*peer{newPeer(here, here, pathEcho, true)}}
+	defer there.Close()
+	var took Latency
+	// The first answer is late by several messages, whose own answers come at once.
+	first := true
+	err := load.timed(4, 10*time.Millisecond, &took, func(*peer) error {
+		if first {
+			first = false
+			<-time.After(100 * time.Millisecond)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if took.P50 < 60*time.Millisecond || took.P999 < 100*time.Millisecond {
+		t.Errorf("a client that waits for an answer does not count for the messages that it could not send: %+v", took)
 	}
 }
 
@@ -70,9 +98,71 @@ func TestSpread(t *testing.T) {
 	}
 }
 
+// timed is a call of which only the error counts.
+func timed(do func(Messages, *Latency) error) func(Messages) error {
+	return func(m Messages) error { return do(m, &Latency{}) }
+}
+
 func TestRatiosAreOfNeighbours(t *testing.T) {
 	r := result{Rounds: map[string][]float64{"gateway": {2, 9}, "haproxy": {4, 3}}}
-	if got := r.ratios(); got[0] != 0.5 || got[1] != 3 || r.Rounds["gateway"][0] != 2 {
+	if got := r.ratios("haproxy"); got[0] != 0.5 || got[1] != 3 || r.Rounds["gateway"][0] != 2 {
 		t.Errorf("ratios %v, rounds %v", got, r.Rounds)
+	}
+}
+
+func TestWhatIsWantedIsOfTheBestPeer(t *testing.T) {
+	rounds := map[string][]float64{"gateway": {9}, "haproxy": {10}, "nginx": {8}, "against": {1}}
+	for _, c := range []struct {
+		of   string
+		most float64
+		want string
+	}{
+		{"haproxy", 1, "≤ 1 × haproxy: met"},
+		{"best", 1, "≤ 1 × the best: 1.12"},
+		{"gateway", 10, "≤ 10: met"},
+		{"envoy", 1, ""},
+		{"", 0, ""},
+	} {
+		if got := (result{Rounds: rounds, Most: c.most, Of: c.of}).wanted(); got != c.want {
+			t.Errorf("of %q: %q, want %q", c.of, got, c.want)
+		}
+	}
+}
+
+func TestTheTableGoesBetweenItsMarks(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "performance.md")
+	r := report{Machine: machine{Proxies: []string{"gateway", "haproxy"}, Versions: []string{"1", "2"}}, Results: []result{
+		{Name: "echo", Unit: "µs", Rounds: map[string][]float64{"gateway": {1}, "haproxy": {2}}, Load: 0.7, Late: 5000},
+	}}
+	if err := os.WriteFile(file, []byte("a\n"+tableBegin+"\nold\n"+tableEnd+"\nz\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.document(file); err != nil {
+		t.Fatal(err)
+	}
+	text, _ := os.ReadFile(file)
+	for _, want := range []string{
+		"a\n" + tableBegin, "| `echo` | µs | 1.00 (1.00–1.00) | 2.00 (2.00–2.00); × 0.50 |  |",
+		"took 70 %", "woken 5.0 ms too late", tableEnd + "\nz\n",
+	} {
+		if !strings.Contains(string(text), want) || strings.Contains(string(text), "old") {
+			t.Errorf("%q is not in the text, or what was there before is:\n%s", want, text)
+		}
+	}
+	os.WriteFile(file, []byte("no marks"), 0o600)
+	if err := r.document(file); err == nil {
+		t.Error("a file without the marks was written")
+	}
+}
+
+func TestALineGoesThroughTheMemoryOfFewAndManySessions(t *testing.T) {
+	r := report{Machine: machine{Proxies: []string{"gateway"}}}
+	for n, held := range map[int]float64{1000: 20, 5000: 60, 9000: 100} {
+		name := fmt.Sprintf("scale/ws/%d", n)
+		r.Results = append(r.Results, result{Name: name, Unit: memory, Rounds: map[string][]float64{"gateway": {held}}})
+	}
+	want := "ws, gateway: 10.2 KiB for each session and 10.0 MiB for all; with a million that would be 9.78 GiB"
+	if got := r.remarks(); len(got) != 1 || got[0] != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

@@ -1,25 +1,26 @@
 //go:build linux
 
-// Command bench measures the gateway beside HAProxy on this machine, over loopback: the CPU time
-// that the proxy itself takes for a round trip, a stream, a handshake, and the memory that it
-// holds for a quiet session.
+// Command bench measures the gateway beside HAProxy, nginx and Envoy on this machine, over
+// loopback: the CPU time that the proxy itself takes for a round trip, a stream, a handshake, the
+// time for which clients wait, and the memory that it holds for a session.
 //
-// Both run at the same time and take turns, round by round, so that other load on the machine
-// affects both. The report has the median of the rounds with the lowest and the highest, and the
-// median of the ratios of neighbouring rounds. No result depends on elapsed time. A third
-// process, this program again, holds all clients and the agent (load.go); its cost counts for
-// neither proxy.
+// All run at the same time and take turns, round by round, so that other load on the machine
+// affects all. The report has the median of the rounds with the lowest and the highest, and the
+// median of the ratios of neighbouring rounds. One more process, this program again, holds all
+// clients and the agent (load.go); its cost counts for no proxy.
 //
-//	go run ./bench                          everything; some minutes
-//	go run ./bench -run echo -rounds 21     some scenarios only, more often
-//	go run ./bench -json > result.json
-//	go run ./bench -gateway ./other-build   a binary that is there already
+//	go run ./bench                                everything; about half an hour
+//	go run ./bench -run echo -rounds 21           some scenarios only, more often
+//	go run ./bench -against ./before -peers ''    this build beside another one, alone
+//	go run ./bench -scale                         1,000, 5,000 and 9,000 sessions
+//	go run ./bench -docs docs/performance.md      puts the table into that file, too
 //
-// It needs Linux (/proc), haproxy in PATH, and the go tool to build the gateway. Everything that
+// It needs Linux (/proc), the peers in PATH, and the go tool to build the gateway. Everything that
 // it starts ends with it.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -45,11 +46,13 @@ type flags struct {
 	messages int
 	sessions int
 	still    time.Duration
-	settle   time.Duration
 	json     bool
+	docs     string
+	scale    bool
 	hybrid   bool
 	gateway  string
-	haproxy  string
+	against  string
+	peers    string
 }
 
 // loadWord is the argument with which the program is the load process.
@@ -62,18 +65,19 @@ func main() {
 	}
 	var f flags
 	flag.StringVar(&f.run, "run", "", "only scenarios whose name matches this `regexp`")
-	flag.IntVar(&f.rounds, "rounds", 11, "rounds of each scenario and proxy; those of memory are 2 at most")
+	flag.IntVar(&f.rounds, "rounds", 3, "rounds of each scenario and proxy, at most")
 	flag.IntVar(&f.conns, "conns", 32, "connections of the echo scenarios")
 	flag.IntVar(&f.messages, "messages", 1000, "round trips of each of them in a round")
 	flag.IntVar(&f.sessions, "sessions", 3000, "sessions of the idle scenarios")
-	flag.DurationVar(&f.still, "still", 35*time.Second,
-		"for how long memory must not change to count; the default sees the gateway's first Pings")
-	flag.DurationVar(&f.settle, "settle", 3*time.Minute, "how long memory may take for that")
+	flag.DurationVar(&f.still, "still", 5*time.Second, "for how long the memory of quiet sessions must not change to count")
+	flag.BoolVar(&f.scale, "scale", false, "only memory and CPU of 1,000, 5,000 and 9,000 quiet sessions, with a line through them")
 	flag.BoolVar(&f.hybrid, "hybrid", false,
-		"clients offer the key exchange with ML-KEM, as Go's do by default, even if only one proxy knows it")
+		"clients offer the key exchange with ML-KEM, as Go's do by default, even if only some proxies know it")
 	flag.BoolVar(&f.json, "json", false, "print JSON instead of a table")
+	flag.StringVar(&f.docs, "docs", "", "Markdown `file` that gets the table between its two marks, too")
 	flag.StringVar(&f.gateway, "gateway", "", "`file` of the gateway; built from ./cmd/omnia-gateway if not given")
-	flag.StringVar(&f.haproxy, "haproxy", "haproxy", "`file` of HAProxy")
+	flag.StringVar(&f.against, "against", "", "`file` of another build of the gateway, which is measured like a peer")
+	flag.StringVar(&f.peers, "peers", "haproxy,nginx,envoy", "peers, by their names in PATH, separated by commas")
 	flag.Parse()
 
 	// A child process dies with the thread that started it (proxy.go), so that thread must last.
@@ -93,15 +97,18 @@ func exitOn(err error) {
 // bench is what all scenarios share.
 type bench struct {
 	dir     string // for everything that is written
-	kinds   []kind // the gateway and its peer, in the order of their turns
+	kinds   []kind // the gateway and its peers, in the order of their turns
 	load    *rpc.Client
+	loadPID int
+	cores   int
 	agent   string
-	issuer  *issuer
-	known   string // a token
-	maxConn int    // more connections than a scenario has
+	issuers map[string]*issuer // by the algorithm of their tokens
+	maxConn int                // more connections than a scenario has
 	ca      []byte
 	agreed  []string // what TLS clients and proxies have agreed on
 	hybrid  bool     // clients offer the key exchange with ML-KEM
+	share   float64  // of the machine's CPU time, that the load process has taken at most in this scenario
+	late    float64  // by how many µs its clients were woken too late, at most
 }
 
 // measure runs the scenarios that are asked for and reports.
@@ -110,10 +117,10 @@ func measure(ctx context.Context, f flags) error {
 	if err != nil {
 		return fmt.Errorf("-run: %w", err)
 	}
-	if f.rounds < 1 || f.conns < 1 || f.messages < 1 || f.sessions < 1 {
-		return errors.New("-rounds, -conns, -messages and -sessions are at least 1")
+	if f.rounds < 1 || f.conns < 1 || f.messages < 4 || f.sessions < 1 {
+		return errors.New("-rounds, -conns and -sessions are at least 1, -messages at least 4")
 	}
-	b := &bench{hybrid: f.hybrid}
+	b := &bench{hybrid: f.hybrid, cores: runtime.NumCPU()}
 	if b.dir, err = os.MkdirTemp("", "omnia-gateway-bench-"); err != nil {
 		return err
 	}
@@ -123,7 +130,11 @@ func measure(ctx context.Context, f flags) error {
 	}
 	defer b.load.Close()
 	out := report{Machine: describe(ctx, b.kinds)}
-	for _, s := range scenarios(f) {
+	chosen := scenarios(f)
+	if f.scale {
+		chosen = scales()
+	}
+	for _, s := range chosen {
 		if !match.MatchString(s.name) {
 			continue
 		}
@@ -131,26 +142,28 @@ func measure(ctx context.Context, f flags) error {
 		if s.rounds > 0 {
 			rounds = min(rounds, s.rounds)
 		}
-		fmt.Fprintf(os.Stderr, "%s: %d rounds\n", s.name, rounds)
-		r, err := b.compare(ctx, s, rounds)
+		begin := time.Now()
+		results, err := b.compare(ctx, s, rounds)
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		out.Results = append(out.Results, r)
+		fmt.Fprintf(os.Stderr, "%s: %d rounds in %.0f s\n", s.name, rounds, time.Since(begin).Seconds())
+		out.Results = append(out.Results, results...)
 	}
 	out.TLS = strings.Join(b.agreed, "; ")
+	if f.docs != "" {
+		if err := out.document(f.docs); err != nil {
+			return err
+		}
+	}
 	if f.json {
 		return out.json(os.Stdout)
 	}
 	return out.table(os.Stdout)
 }
 
-// prepare finds or builds the programs, and starts issuer and load process.
+// prepare finds or builds the programs, and starts issuers and load process.
 func (b *bench) prepare(ctx context.Context, f flags) error {
-	haproxy, err := exec.LookPath(f.haproxy)
-	if err != nil {
-		return fmt.Errorf("HAProxy is not here (%w); on Debian: apt-get install haproxy", err)
-	}
 	if f.gateway == "" {
 		f.gateway = filepath.Join(b.dir, "omnia-gateway")
 		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", f.gateway,
@@ -160,8 +173,24 @@ func (b *bench) prepare(ctx context.Context, f flags) error {
 			return fmt.Errorf("build the gateway: %w\n%s", err, text)
 		}
 	}
-	b.kinds = []kind{newGateway(f.gateway), newHAProxy(haproxy)}
-	b.maxConn = max(f.sessions, f.conns) + 1000
+	b.kinds = []kind{newGateway("gateway", f.gateway)}
+	if f.against != "" {
+		b.kinds = append(b.kinds, newGateway("against", f.against))
+	}
+	for name := range strings.SplitSeq(f.peers, ",") {
+		if name == "" {
+			continue
+		}
+		k, err := newPeerKind(name)
+		if err != nil {
+			return err
+		}
+		b.kinds = append(b.kinds, k)
+	}
+	b.maxConn = max(f.sessions, f.conns, 2000) + 500
+	if f.scale {
+		b.maxConn = largest + 500
+	}
 
 	// Two descriptors for each session in the proxy, and two in the load process.
 	var files syscall.Rlimit
@@ -175,17 +204,16 @@ func (b *bench) prepare(ctx context.Context, f flags) error {
 	if need := uint64(2*b.maxConn + 500); files.Max < need {
 		return fmt.Errorf("%d open files are allowed, %d are needed; raise ulimit -Hn, or use fewer -sessions", files.Max, need)
 	}
+	var err error
 	if b.ca, err = newCertificate(b.dir); err != nil {
 		return fmt.Errorf("make a certificate: %w", err)
 	}
-	if b.issuer, err = newIssuer(b.dir); err != nil {
-		return fmt.Errorf("start the issuer: %w", err)
+	b.issuers = map[string]*issuer{}
+	for _, alg := range []string{"RS256", "ES256"} {
+		if b.issuers[alg], err = newIssuer(b.dir, alg); err != nil {
+			return fmt.Errorf("start the issuer: %w", err)
+		}
 	}
-	tokens, err := b.issuer.tokens(1)
-	if err != nil {
-		return err
-	}
-	b.known = tokens[0]
 	return b.startLoad(ctx)
 }
 
@@ -209,6 +237,7 @@ func (b *bench) startLoad(ctx context.Context) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the load process: %w", err)
 	}
+	b.loadPID = cmd.Process.Pid
 	b.load = rpc.NewClient(struct {
 		io.Reader
 		io.WriteCloser
@@ -227,9 +256,21 @@ func (b *bench) call(ctx context.Context, method string, args, reply any) error 
 	}
 }
 
-// compare runs one scenario: a round that does not count, then rounds in turns.
-func (b *bench) compare(ctx context.Context, s scenario, rounds int) (result, error) {
-	r := result{Name: s.name, Unit: s.unit, Need: s.need, Of: s.of, Rounds: map[string][]float64{}}
+// loadCPU is the CPU time that the load process has taken so far.
+func (b *bench) loadCPU() time.Duration {
+	used, _ := cpuOf(b.loadPID) // it is there as long as calls get answers
+	return used
+}
+
+// compare runs one scenario: a round that does not count, then rounds in turns. There is a result
+// for each unit.
+func (b *bench) compare(ctx context.Context, s scenario, rounds int) ([]result, error) {
+	results := make([]result, len(s.units))
+	for i, unit := range s.units {
+		results[i] = result{Name: s.name, Unit: unit, Rounds: map[string][]float64{}}
+	}
+	results[0].Most, results[0].Of = s.most, s.of
+	b.share, b.late = 0, 0
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	running := map[string]*proxy{}
@@ -243,26 +284,25 @@ func (b *bench) compare(ctx context.Context, s scenario, rounds int) (result, er
 			continue
 		}
 		for _, k := range b.kinds {
+			if s.Alg != "" && k.noJWT {
+				continue
+			}
 			p := running[k.name]
 			if p == nil {
 				var err error
-				f := filling{
-					setup: s.setup, Agent: b.agent, Issuer: b.issuer.url, Dir: b.dir, Threads: runtime.NumCPU(), MaxConn: b.maxConn,
-				}
-				if p, err = k.start(ctx, f); err != nil {
-					return r, err
+				if p, err = b.begin(ctx, k, s.setup); err != nil {
+					return nil, err
 				}
 				running[k.name] = p
-				if err := b.ready(ctx, p); err != nil {
-					return r, err
-				}
 			}
-			v, err := s.run(ctx, b, p)
+			values, err := s.run(ctx, b, p)
 			if err != nil {
-				return r, err
+				return nil, err
 			}
-			if round > 0 {
-				r.Rounds[k.name] = append(r.Rounds[k.name], v)
+			for i, v := range values {
+				if round > 0 {
+					results[i].Rounds[k.name] = append(results[i].Rounds[k.name], v)
+				}
 			}
 			if s.fresh {
 				p.stop()
@@ -270,7 +310,23 @@ func (b *bench) compare(ctx context.Context, s scenario, rounds int) (result, er
 			}
 		}
 	}
-	return r, nil
+	results[0].Load, results[0].Late = b.share, b.late
+	return results, nil
+}
+
+// begin starts a proxy and waits until connections get through.
+func (b *bench) begin(ctx context.Context, k kind, s setup) (*proxy, error) {
+	i := b.issuers[cmp.Or(s.Alg, "RS256")]
+	p, err := k.start(ctx, filling{setup: s, Agent: b.agent, Issuer: i.url, Dir: b.dir, Threads: b.cores, MaxConn: b.maxConn})
+	if err != nil {
+		return nil, err
+	}
+	p.issuer = i
+	if err := b.ready(ctx, p); err != nil {
+		p.stop()
+		return nil, err
+	}
+	return p, nil
 }
 
 // ready waits until a connection gets through: the gateway has to fetch the issuer's keys first.
@@ -278,7 +334,7 @@ func (b *bench) ready(ctx context.Context, p *proxy) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for {
-		err := b.call(ctx, "Handshakes", b.target(p, pathEcho, []string{b.known}), &None{})
+		err := b.call(ctx, "Handshakes", b.target(p, pathEcho, []string{p.issuer.known}), new(int))
 		if err == nil {
 			return nil
 		}

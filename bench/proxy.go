@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,14 +23,19 @@ import (
 var (
 	//go:embed haproxy.cfg
 	haproxyText string
+	//go:embed nginx.conf
+	nginxText string
+	//go:embed envoy.yaml
+	envoyText string
 	//go:embed gateway.yaml
 	gatewayText string
 )
 
 // setup is what a scenario asks of the proxies.
 type setup struct {
-	TLS bool
-	JWT bool // HAProxy checks tokens too; the gateway always does
+	TLS   bool
+	Alg   string        // all check tokens, which are signed with this; the gateway always does
+	Pings time.Duration // of the gateway, as no other sends any; 0: its default
 }
 
 // filling is what goes into the configuration of a proxy.
@@ -39,8 +45,22 @@ type filling struct {
 	Agent         string // where the agent listens
 	Issuer        string // URL of the issuer
 	Dir           string // where certificates and keys are
-	Threads       int    // one for each core, which is the default of both
-	MaxConn       int    // HAProxy wants to know
+	Threads       int    // one for each core, which is the default of all
+	MaxConn       int    // sessions at most, for those that want to know
+}
+
+// The parts of the addresses, for a configuration that has them apart.
+func (f filling) Host() string      { return part(f.Listen, 0) }
+func (f filling) Port() string      { return part(f.Listen, 1) }
+func (f filling) AgentHost() string { return part(f.Agent, 0) }
+func (f filling) AgentPort() string { return part(f.Agent, 1) }
+
+// Sockets is how many sockets there are at most.
+func (f filling) Sockets() int { return 2*f.MaxConn + 100 }
+
+func part(addr string, i int) string {
+	host, port, _ := net.SplitHostPort(addr)
+	return [...]string{host, port}[i]
 }
 
 // kind is a program that is measured.
@@ -51,26 +71,45 @@ type kind struct {
 	args    func(file string) []string
 	binary  string
 	version string // the argument that asks for it
+	noJWT   bool   // it cannot check tokens
 }
 
-func newGateway(binary string) kind {
+func newGateway(name, binary string) kind {
 	args := func(file string) []string { return []string{"serve", "--config", file} }
-	return kind{"gateway", "gateway.yaml", template.Must(template.New("").Parse(gatewayText)), args, binary, "version"}
+	return kind{name, name + ".yaml", template.Must(template.New("").Parse(gatewayText)), args, binary, "version", false}
 }
 
-func newHAProxy(binary string) kind {
-	args := func(file string) []string { return []string{"-db", "-f", file} } // -db: one process, in the foreground
-	return kind{"haproxy", "haproxy.cfg", template.Must(template.New("").Parse(haproxyText)), args, binary, "-v"}
+// newPeerKind returns one of the programs that the gateway is compared with.
+func newPeerKind(name string) (kind, error) {
+	binary, err := exec.LookPath(name)
+	if err != nil {
+		return kind{}, fmt.Errorf("%s is not here (%w); tools/install %[1]s, or leave it out of -peers", name, err)
+	}
+	switch name {
+	case "haproxy":
+		args := func(file string) []string { return []string{"-db", "-f", file} } // -db: one process, in the foreground
+		return kind{name, "haproxy.cfg", template.Must(template.New("").Parse(haproxyText)), args, binary, "-v", false}, nil
+	case "nginx":
+		args := func(file string) []string { return []string{"-c", file} }
+		return kind{name, "nginx.conf", template.Must(template.New("").Parse(nginxText)), args, binary, "-v", true}, nil
+	case "envoy":
+		args := func(file string) []string {
+			return []string{"-c", file, "--concurrency", strconv.Itoa(runtime.NumCPU()), "--disable-hot-restart", "--log-level", "error"}
+		}
+		return kind{name, "envoy.yaml", template.Must(template.New("").Parse(envoyText)), args, binary, "--version", false}, nil
+	}
+	return kind{}, fmt.Errorf("%q is no peer: haproxy, nginx and envoy are", name)
 }
 
 // proxy is a kind that runs.
 type proxy struct {
-	name  string
-	addr  string
-	tls   bool
-	log   string // file of its output
-	cmd   *exec.Cmd
-	ended chan struct{}
+	name   string
+	addr   string
+	tls    bool
+	issuer *issuer // whose tokens it takes
+	log    string  // file of its output
+	cmd    *exec.Cmd
+	ended  chan struct{}
 }
 
 // start runs a proxy and returns when it accepts connections. It dies with ctx, and with this
@@ -100,7 +139,8 @@ func (k kind) start(ctx context.Context, f filling) (*proxy, error) {
 	p.cmd = exec.CommandContext(ctx, k.binary, k.args(file)...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	p.cmd.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(f.Threads))
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	// nginx has processes of its own, which it ends when it is asked to end.
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", k.name, err)
 	}
@@ -157,7 +197,7 @@ func (p *proxy) failed(err error) error {
 }
 
 func (p *proxy) stop() {
-	p.cmd.Process.Kill()
+	syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL) // all of its processes
 	<-p.ended
 }
 
@@ -181,9 +221,33 @@ func (p *proxy) cpu() (time.Duration, error) {
 }
 
 func (p *proxy) threads() (sum time.Duration, err error) {
-	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", p.cmd.Process.Pid))
+	for _, pid := range p.processes() {
+		used, err := cpuOf(pid)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", p.name, err)
+		}
+		sum += used
+	}
+	return sum, nil
+}
+
+// processes are the proxy's own and its children.
+func (p *proxy) processes() []int {
+	all := []int{p.cmd.Process.Pid}
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", p.cmd.Process.Pid))
+	for _, field := range strings.Fields(string(text)) {
+		if pid, err := strconv.Atoi(field); err == nil {
+			all = append(all, pid)
+		}
+	}
+	return all
+}
+
+// cpuOf returns the CPU time of all threads of a process.
+func cpuOf(pid int) (sum time.Duration, err error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
 	if err != nil || len(files) == 0 {
-		return 0, fmt.Errorf("%s: no thread to be found", p.name)
+		return 0, fmt.Errorf("process %d has no thread", pid)
 	}
 	for _, file := range files {
 		text, err := os.ReadFile(file)
@@ -201,8 +265,19 @@ func (p *proxy) threads() (sum time.Duration, err error) {
 }
 
 // rss is the memory that the proxy holds, in bytes.
-func (p *proxy) rss() (int, error) {
-	file := fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid)
+func (p *proxy) rss() (sum int, err error) {
+	for _, pid := range p.processes() {
+		n, err := rssOf(pid)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", p.name, err)
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
+func rssOf(pid int) (int, error) {
+	file := fmt.Sprintf("/proc/%d/status", pid)
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return 0, err
