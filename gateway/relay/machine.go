@@ -38,7 +38,7 @@ const (
 //	source            sink          what happens on the way            it ends by
 //	speaking          listening     frames pass, the sink is pinged    Close, violation, EOF, end
 //	speaking          dead          frames are read and dropped        the other way, end
-//	closed            told or dead  nothing is parsed                  answer to the Close, end
+//	closed            told or dead  read slowly, nothing is parsed     answer to the Close, end
 //	closed then gone  told or dead  the other way decides              answer to the Close, end
 //	broken            any           end was called with the violation
 //
@@ -137,7 +137,7 @@ func (m *machine) init(rules Rules, rsv byte, p port, now time.Duration) {
 // came takes what the source has sent. b begins with the bytes of w.carry.
 func (m *machine) came(w *way, b []byte, now time.Duration) {
 	m.now, w.heard = now, now
-	if m.ending != nil && (w.dst != listening || w.src != speaking) {
+	if w.src != speaking || m.ending != nil && w.dst != listening {
 		w.slow(len(b) - len(w.carry))
 	}
 	for {
@@ -313,7 +313,8 @@ func (m *machine) reads(w *way, now time.Duration) bool {
 	return w.src != gone && !w.full && now >= w.rest && !m.over
 }
 
-// slow keeps a side that sends on after the end from keeping the gateway busy.
+// slow keeps a side that sends what goes nowhere, after its Close or the end, from keeping the
+// gateway busy.
 func (w *way) slow(n int) {
 	const perSecond = 1 << 20
 	w.rest = w.m.now + time.Duration(n)*(time.Second/perSecond)

@@ -190,6 +190,11 @@ func (f *fake) comes(most int) {
 	}
 }
 
+// sends delivers bytes at once.
+func (f *fake) sends(b []byte) {
+	f.w.m.came(f.from, append(slices.Clone(f.from.carry), b...), f.w.now)
+}
+
 // takes lets a side's system take bytes that have waited.
 func (f *fake) takes(most int) {
 	if f.reset || f.w.m.over {
@@ -458,6 +463,50 @@ func TestMachineKeepsItsPromisesOnEverySchedule(t *testing.T) {
 		if err := newSchedule(seed).safely(); err != nil {
 			small := newSchedule(seed).shrink()
 			t.Fatalf("seed %d: %v\nthe shortest schedule that fails: %v\nbecause: %v", seed, err, []byte(small), small.safely())
+		}
+	}
+}
+
+// A side that floods when nothing of it goes on is read slowly: after its Close, also before the
+// answer, and after the end.
+func TestFloodThatGoesNowhereIsReadSlowly(t *testing.T) {
+	const lasts = time.Second // less than linger: after that, nothing is read
+	for _, tt := range []struct {
+		name string
+		end  func(f, other *fake)
+	}{
+		{"after a Close without answer", func(f, _ *fake) { f.sends(rawws.MakeClose(1000, "", f.masked)) }},
+		{"after an answered Close", func(f, other *fake) {
+			f.sends(rawws.MakeClose(1000, "", f.masked))
+			other.sends(rawws.MakeClose(1000, "", other.masked))
+		}},
+		{"after a violation", func(f, _ *fake) { f.sends(rawws.Make(rawws.Fin|7, nil, f.masked)) }},
+		{"after the end", func(f, _ *fake) { f.w.m.end(outcome.End(outcome.Drain, ""), 0) }},
+	} {
+		for n, side := range []string{"client", "agent"} {
+			t.Run(tt.name+", of the "+side, func(t *testing.T) {
+				w := &world{}
+				w.m.init(Rules{MaxMessage: 1 << 40, StallTimeout: stall,
+					closeGrace: closeGrace, replyWait: replyWait, linger: linger}, 0, w, 0)
+				w.sides = [2]*fake{
+					{w: w, from: &w.m.up, to: &w.m.down, masked: true, room: 1 << 30},
+					{w: w, from: &w.m.down, to: &w.m.up, room: 1 << 30},
+				}
+				f, other := w.sides[n], w.sides[1-n]
+				tt.end(f, other)
+				flood := rawws.Make(rawws.Fin|rawws.Binary, make([]byte, bufSize), f.masked)
+				read := 0
+				for w.now < lasts {
+					for w.m.reads(f.from, w.now) && read < 1<<30 {
+						f.sends(flood)
+						read += len(flood)
+					}
+					w.passes(time.Millisecond)
+				}
+				if read == 0 || read > 2<<20 {
+					t.Errorf("%d bytes were read in %s", read, lasts)
+				}
+			})
 		}
 	}
 }
