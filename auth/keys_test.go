@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -485,47 +486,73 @@ func TestTokenThatCannotBeOursCausesNoFetch(t *testing.T) {
 	})
 }
 
+// A stranger who knows a user's name comes from another address. One at the user's own address
+// uses up no fetch but that of the name.
 func TestStrangersCannotUseUpTheFetchAfterARotation(t *testing.T) {
+	home, away := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
 	i := &idp{status: 200, body: set("rsa1")}
 	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
-		if got := reason(a, good("rsa1", nil)); got != "" {
-			t.Fatal(got)
+		from := func(addr netip.Addr, token string) outcome.Reason {
+			_, err := a.Verify(t.Context(), Credential{Token: token, Client: addr}, nil)
+			return reasonOf(err)
 		}
-		stranger := func() {
-			reason(a, mint("unknown", object{"alg": "RS256", "kid": "made-up"}, claims(object{"sub": "nobody"})))
+		forged := func(addr netip.Addr, sub string) {
+			from(addr, mint("unknown", object{"alg": "RS256", "kid": "made-up"}, claims(object{"sub": sub})))
 		}
-		stranger()
+		for _, sub := range []string{"alice", "bob"} {
+			if got := from(home, good("rsa1", object{"sub": sub})); got != "" {
+				t.Fatal(got)
+			}
+		}
+		forged(away, "nobody")
 		i.answer(200, set("rsa1", "rsa2"))
-		stranger()
+		for range 100 {
+			forged(away, "nobody")
+			forged(away, "alice")
+			forged(home, "nobody")
+		}
 		if n := i.count(); n != 2 {
 			t.Fatalf("%d fetches", n)
 		}
-		if got := reason(a, good("rsa2", object{"sub": "another"})); got != outcome.UnknownKey {
-			t.Errorf("a subject that is not known: %q", got)
+		if got := from(away, good("rsa2", object{"sub": "alice"})); got != outcome.UnknownKey {
+			t.Errorf("a caller from an address that is not known: %q", got)
 		}
-		if got := reason(a, good("rsa2", nil)); got != "" || i.count() != 3 {
-			t.Errorf("a subject that is known: %q after %d fetches", got, i.count())
+		if got := from(home, good("rsa2", object{"sub": "alice"})); got != "" || i.count() != 3 {
+			t.Errorf("a caller that is known: %q after %d fetches", got, i.count())
 		}
 		for range 100 {
-			reason(a, mint("unknown", object{"alg": "RS256", "kid": "made-up"}, claims(nil)))
+			forged(home, "alice")
 		}
 		if n := i.count(); n != 3 {
 			t.Errorf("%d fetches", n)
 		}
+		i.answer(200, set("rsa2", "ec256"))
+		time.Sleep(refetchPause)
+		if got := from(home, good("ec256", object{"sub": "bob"})); got != "" || i.count() != 4 {
+			t.Errorf("another caller that is known: %q after %d fetches", got, i.count())
+		}
 	})
 }
 
-func TestSubjectsAreBounded(t *testing.T) {
-	var s subjects
-	if s.knows("") {
-		t.Error("knows one it has never seen")
+func TestVisitorsAreBounded(t *testing.T) {
+	var c visitors
+	now := time.Now()
+	if c.ask(visitor{}, now) {
+		t.Error("asks for one that it has never seen")
 	}
-	for n := range maxSubjects + 10 {
-		s.saw(fmt.Sprint(n))
-		s.saw(fmt.Sprint(n))
+	who := func(n int) visitor { return visitor{subject: fmt.Sprint(n)} }
+	for n := range maxVisitors + 10 {
+		c.saw(who(n))
+		c.saw(who(n))
 	}
-	if len(s.is) != maxSubjects || len(s.ring) != maxSubjects || s.knows("9") || !s.knows("10") || !s.knows(fmt.Sprint(maxSubjects+9)) {
-		t.Errorf("%d subjects", len(s.is))
+	if len(c.asked) != maxVisitors || len(c.ring) != maxVisitors {
+		t.Errorf("%d callers", len(c.asked))
+	}
+	if c.ask(who(9), now) || !c.ask(who(10), now) || !c.ask(who(maxVisitors+9), now) {
+		t.Error("it is not the last ones that are known")
+	}
+	if c.saw(who(10)); c.ask(who(10), now.Add(refetchEvery-1)) || !c.ask(who(10), now.Add(refetchEvery)) {
+		t.Error("once in refetchEvery does not hold")
 	}
 }
 

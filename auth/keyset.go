@@ -23,7 +23,8 @@ import (
 const (
 	firstRetry   = 250 * time.Millisecond // after a fetch that failed; doubled for each further one
 	lastRetry    = 15 * time.Second
-	refetchEvery = 30 * time.Second   // at most, for a token that no key verifies
+	refetchEvery = 30 * time.Second   // at most, for a token that no key verifies, of a stranger or of one caller
+	refetchPause = time.Second        // between fetches for callers
 	refetchWait  = 3 * time.Second    // that a request with such a token waits
 	keepFor      = 7 * 24 * time.Hour // that keys are used through an outage
 	maxKeys      = 100                // in one set; further ones are skipped
@@ -153,21 +154,22 @@ type keySet struct {
 	once chan struct{}        // closed when the first fetch has ended
 
 	// Guarded by mu.
-	mu        sync.Mutex
-	running   bool
-	waiting   chan struct{} // closed when the fetch that requests wait for has ended; nil when none waits
-	refetched [2]time.Time  // when wake was last used for a stranger, and for a subject that is known
-	url       string        // where the keys were last asked for, fit for a log
-	started   uint64        // fetches
-	stored    uint64        // the fetch whose set is in use
-	ended     uint64        // fetches, and how many of them failed
-	late      bool          // Await has given up on the first one
-	failures  uint64
-	fetched   time.Time // when set was last confirmed
-	lastErr   error
-	warning   string // what is odd about the discovery document
+	mu           sync.Mutex
+	running      bool
+	waiting      chan struct{} // closed when the fetch that requests wait for has ended; nil when none waits
+	forStrangers time.Time     // when wake was last used for a stranger
+	forVisitors  time.Time     // and for a caller that is known
+	url          string        // where the keys were last asked for, fit for a log
+	started      uint64        // fetches
+	stored       uint64        // the fetch whose set is in use
+	ended        uint64        // fetches, and how many of them failed
+	late         bool          // Await has given up on the first one
+	failures     uint64
+	fetched      time.Time // when set was last confirmed
+	lastErr      error
+	warning      string // what is odd about the discovery document
 
-	subjects subjects
+	visitors visitors
 }
 
 // newKeySet returns the set of a source; first is what was read of it already, or nil.
@@ -276,22 +278,26 @@ func (s *keySet) release() {
 // set that is there then. All requests that ask share one fetch, which belongs to run and not to
 // any of them: a client that goes away cannot spoil it. If the last such fetch is less than
 // refetchEvery ago refetch returns at once, so that made-up tokens cost the issuer nothing.
-// Strangers cannot use up the fetch that users need after a rotation: a token whose subject was
-// verified before, which known reports, has a second one.
-func (s *keySet) refetch(ctx context.Context, known func() bool) *jwks {
+// Strangers cannot use up the fetch that users need after a rotation: a caller that is known has
+// one of its own. who returns the caller that the token names, of which nothing is verified.
+func (s *keySet) refetch(ctx context.Context, who func() visitor) *jwks {
 	s.mu.Lock()
 	if s.waiting == nil {
 		now := time.Now()
-		free := func(n int) bool { return s.refetched[n].IsZero() || now.Sub(s.refetched[n]) >= refetchEvery }
-		slot := 0
-		if !free(0) {
-			slot = 1
-		}
-		if !s.running || !free(slot) || slot == 1 && !known() {
+		passed := func(since time.Time, wait time.Duration) bool { return since.IsZero() || now.Sub(since) >= wait }
+		switch {
+		case !s.running:
+			s.mu.Unlock()
+			return s.current()
+		case passed(s.forStrangers, refetchEvery):
+			s.forStrangers = now
+		case passed(s.forVisitors, refetchPause) && s.visitors.ask(who(), now):
+			s.forVisitors = now
+		default:
 			s.mu.Unlock()
 			return s.current()
 		}
-		s.refetched[slot], s.waiting = now, make(chan struct{})
+		s.waiting = make(chan struct{})
 		select {
 		case s.wake <- struct{}{}:
 		default:

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/base64"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -32,6 +33,8 @@ type Credential struct {
 	// Subprotocol is what to answer if the client offered nothing else: the entry before the
 	// token, or "" for the form of Kubernetes, which offers nothing that could be chosen.
 	Subprotocol string
+	// Client is the address that the request came from. The zero value is an address like others.
+	Client netip.Addr
 }
 
 // places are where tokens may sit: the union over all issuers. The zero value is no place at all.

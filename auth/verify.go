@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -142,7 +143,7 @@ func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity
 	}
 	t.trace("issuer", "%s", i.Issuer)
 
-	keys, err := i.check(ctx, tok, t)
+	keys, err := i.check(ctx, tok, c.Client, t)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -155,7 +156,7 @@ func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity
 	}
 	id, err := i.judge(content, v.now(), t)
 	if err == nil {
-		i.keys.subjects.saw(content.subject)
+		i.keys.visitors.saw(visitor{c.Client, content.subject})
 	}
 	return id, keys, err
 }
@@ -271,7 +272,7 @@ func (i *issuer) takes(c Credential) error {
 }
 
 // check verifies the signature with the issuer's keys and returns the set that it has used.
-func (i *issuer) check(ctx context.Context, tok *token, t Trace) (*jwks, error) {
+func (i *issuer) check(ctx context.Context, tok *token, client netip.Addr, t Trace) (*jwks, error) {
 	set := i.keys.current()
 	if set == nil {
 		if _, err := tok.content(); err != nil { // no keys are needed to know this
@@ -282,7 +283,7 @@ func (i *issuer) check(ctx context.Context, tok *token, t Trace) (*jwks, error) 
 	tried, refusal := set.verify(tok)
 	if refusal != nil {
 		// After a rotation the issuer has keys that we have not, perhaps under a kid that we know.
-		newer := i.keys.refetch(ctx, func() bool { return i.keys.subjects.knows(tok.subject()) })
+		newer := i.keys.refetch(ctx, func() visitor { return visitor{client, tok.subject()} })
 		if newer == nil {
 			return nil, i.unavailable()
 		}

@@ -166,6 +166,7 @@ func (p *Policy) authorize(ctx context.Context, pass *Pass, r *route, credential
 	}
 	if credential.Token != "" {
 		t.ok("token", "found in %v", credential.Places)
+		credential.Client = pass.Client
 		if pass.Identity, err = p.verifier.Verify(ctx, credential, t.auth()); err != nil {
 			return err
 		}

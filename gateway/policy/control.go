@@ -41,6 +41,7 @@ func (p *Policy) admitRenewal(ctx context.Context, pass *Pass, r *http.Request, 
 		return outcome.Refuse(outcome.NoToken, "no bearer token in the header Authorization, where alone a renewal has it")
 	}
 	t.ok("token", "found in the header Authorization")
+	credential.Client = pass.Client
 	if pass.Identity, err = p.verifier.Verify(ctx, credential, t.auth()); err != nil {
 		return err
 	}
