@@ -43,8 +43,9 @@ type Identity struct {
 	Claims Claims
 	// ForwardToken reports whether the agent is given the token.
 	ForwardToken bool
-	// ClientKey reports whether the credential is a client key, which no agent is given.
-	ClientKey bool
+	// ClientKey is the keyHash of the client key that the credential is, which no agent is given;
+	// "" for a token.
+	ClientKey string
 }
 
 // HasPrincipal reports whether the subject can be a principal: not empty, in one line, and without
@@ -215,6 +216,23 @@ func (v *Verifier) Issuers() []IssuerState {
 		states[n] = i.keys.state()
 	}
 	return states
+}
+
+// ClientKeysState is what is known of the file of client keys.
+type ClientKeysState struct {
+	// Keys counts those in use, expired ones too.
+	Keys int
+	// Reads counts how often the file was read again, Failures how often that failed.
+	Reads, Failures uint64
+}
+
+// ClientKeys returns the state of the client keys, and false if there are none.
+func (v *Verifier) ClientKeys() (state ClientKeysState, ok bool) {
+	if v.clients == nil {
+		return state, false
+	}
+	f := v.clients.file
+	return ClientKeysState{len(f.current().identities), f.reads.Load(), f.failures.Load()}, true
 }
 
 // Remembered returns how many verified tokens are remembered, and about how many bytes of memory

@@ -7,7 +7,7 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"fmt"
-	"log/slog"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -66,17 +66,21 @@ func (k *clientKeys) verify(key string, now time.Time, t Trace) (*Identity, erro
 	return id, nil
 }
 
-// again returns the identity that the keys have now for claims that one of them has had.
-func (k *clientKeys) again(claims string, now time.Time) (*Identity, error) {
-	var err error = outcome.Refuse(outcome.UnknownClientKey, "no client key has these claims any more")
-	for _, id := range k.file.current().identities {
-		if id.Claims.JSON() == claims {
-			if err = k.live(id, now, nil); err == nil {
-				return id, nil
-			}
-		}
+// again returns the identity that the key of a live session stands for now. The session ends with
+// its key, and also if the entry says something else now, or ends it earlier: its client comes back
+// as what it is now.
+func (k *clientKeys) again(id *Identity) (*Identity, error) {
+	set := k.file.current()
+	n := slices.IndexFunc(set.identities, func(now *Identity) bool { return now.ClientKey == id.ClientKey })
+	if n < 0 {
+		return nil, outcome.Refuse(outcome.UnknownClientKey, "its client key is no longer in the file")
 	}
-	return nil, err
+	now := set.identities[n]
+	sooner := !now.Expiry.IsZero() && (id.Expiry.IsZero() || now.Expiry.Before(id.Expiry))
+	if sooner || now.Claims.JSON() != id.Claims.JSON() {
+		return nil, outcome.Refuse(outcome.UnknownClientKey, "the entry of its client key has changed")
+	}
+	return now, nil
 }
 
 // live returns a refusal when the key has expired.
@@ -134,7 +138,7 @@ func newClientIdentity(k config.ClientKey) (*Identity, error) {
 		return nil, fmt.Errorf("claims: %w", err)
 	}
 	id := &Identity{Issuer: clientKeyIssuer, Subject: c.subject, Claims: c.Claims, Expiry: k.Expires, Deadline: k.Expires,
-		ClientKey: true}
+		ClientKey: strings.ToLower(k.KeyHash)}
 	if !id.HasPrincipal() {
 		return nil, fmt.Errorf("the subject %s is empty, has several lines, or white space at an end", outcome.Brief(id.Subject))
 	}
@@ -156,9 +160,11 @@ func (s *clientKeySet) find(hash digest) *Identity {
 
 // clientKeyFile is a file of client keys, read again by run. Keys hold it over reloads.
 type clientKeyFile struct {
-	name string
-	log  *slog.Logger
-	set  atomic.Pointer[clientKeySet] // the last good one, never nil
+	name    string
+	options Options
+	set     atomic.Pointer[clientKeySet] // the last good one, never nil
+
+	reads, failures atomic.Uint64
 }
 
 // readClientKeys reads the file of that name.
@@ -172,8 +178,8 @@ func readClientKeys(name string) (*clientKeySet, error) {
 
 func (f *clientKeyFile) current() *clientKeySet { return f.set.Load() }
 
-// run reads the file regularly until ctx ends. A file that is missing or bad leaves the keys as
-// they are; that is logged once, until the error is another.
+// run reads the file regularly until ctx ends, and tells of a change. A file that is missing or bad
+// leaves the keys as they are; that is logged once, until the error is another.
 func (f *clientKeyFile) run(ctx context.Context) {
 	fault := ""
 	for {
@@ -182,21 +188,31 @@ func (f *clientKeyFile) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		switch changed, err := f.reread(); {
+		changed, err := f.reread()
+		switch {
 		case err != nil:
 			if err.Error() != fault {
-				f.log.Warn("client keys cannot be read; the last good ones stay", "err", err)
+				f.options.Log.Warn("client keys cannot be read; the last good ones stay", "err", err)
 			}
 			fault = err.Error()
 		case changed || fault != "":
-			f.log.Info("client keys read", "keys", len(f.current().identities))
+			f.options.Log.Info("client keys read", "keys", len(f.current().identities))
 			fault = ""
+		}
+		if changed {
+			f.options.ClientKeysChanged()
 		}
 	}
 }
 
 // reread reads the file once, and reports whether it says something else than before.
 func (f *clientKeyFile) reread() (changed bool, err error) {
+	f.reads.Add(1)
+	defer func() {
+		if err != nil {
+			f.failures.Add(1)
+		}
+	}()
 	text, err := readBounded(f.name)
 	if err != nil {
 		return false, err

@@ -171,25 +171,9 @@ func TestClientKeysFollowTheirFile(t *testing.T) {
 			t.Errorf("%q: changed %v, %v", text, changed, err)
 		}
 	}
-	before, err := v.Verify(t.Context(), Credential{Token: "one"}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if id, err := v.Judge(before.Issuer, before.Claims.JSON()); err != nil || id.Subject != "a" {
-		t.Errorf("judged again: %+v, %v", id, err)
-	}
-	if id, err := v.Admits(before); err != nil || id.Subject != "a" {
-		t.Errorf("a live session: %+v, %v", id, err)
-	}
 	become("keys: [{id: c, keyHash: '"+config.KeyHash("three")+"'}]", true)
 	if accepts("one") || !accepts("three") {
 		t.Error("the file was not read again")
-	}
-	if _, err := v.Judge(before.Issuer, before.Claims.JSON()); reasonOf(err) != outcome.UnknownClientKey {
-		t.Errorf("a key that is gone, judged again: %v", err)
-	}
-	if _, err := v.Admits(before); reasonOf(err) != outcome.UnknownClientKey {
-		t.Errorf("a session of a key that is gone: %v", err)
 	}
 	if changed, err := file.reread(); changed || err != nil {
 		t.Errorf("the same file: %v, %v", changed, err)
@@ -202,10 +186,79 @@ func TestClientKeysFollowTheirFile(t *testing.T) {
 	if accepts("three") {
 		t.Error("an empty list is not believed")
 	}
+	if state, ok := v.ClientKeys(); !ok || state != (ClientKeysState{Keys: 0, Reads: 4, Failures: 1}) {
+		t.Errorf("state %+v, %v", state, ok)
+	}
 	if keys.Keep(v); len(keys.runners()) != 1 {
 		t.Error("the file in use is given up")
 	}
 	if keys.Keep(); len(keys.runners()) != 0 {
 		t.Error("a file that no verifier refers to is kept")
 	}
+}
+
+// A session of a key ends with its key: the hash counts, also where another key has the same
+// claims.
+func TestSessionOfAClientKeyIsJudgedAgain(t *testing.T) {
+	hash, other, soon := config.KeyHash("one"), config.KeyHash("two"), time.Now().Add(time.Hour).UTC()
+	entry := func(id, hash, more string) string {
+		return "  - { id: " + id + ", keyHash: \"" + hash + "\"" + more + " }\n"
+	}
+	at := func(after time.Duration) string { return ", expires: " + soon.Add(after).Format(time.RFC3339) }
+	first := entry("a", hash, ", claims: { sub: bot, roles: [user] }"+at(0))
+	for name, tt := range map[string]struct {
+		text string
+		stay bool
+	}{
+		"the same":                     {first, true},
+		"among others":                 {entry("b", other, "") + first, true},
+		"in capitals":                  {strings.Replace(first, hash[7:], strings.ToUpper(hash[7:]), 1), true},
+		"another name, same claims":    {strings.Replace(first, "id: a", "id: z", 1), true},
+		"ends later":                   {entry("a", hash, ", claims: { sub: bot, roles: [user] }"+at(time.Hour)), true},
+		"never ends":                   {entry("a", hash, ", claims: { sub: bot, roles: [user] }"), true},
+		"ends sooner":                  {entry("a", hash, ", claims: { sub: bot, roles: [user] }"+at(-time.Minute)), false},
+		"has ended":                    {entry("a", hash, ", claims: { sub: bot, roles: [user] }"+at(-2*time.Hour)), false},
+		"another role":                 {entry("a", hash, ", claims: { sub: bot, roles: [admin] }"+at(0)), false},
+		"gone":                         {"", false},
+		"another key, the same claims": {strings.Replace(first, hash, other, 1), false},
+	} {
+		v, _ := keyed(t, "keys:\n"+first)
+		before, err := v.Verify(t.Context(), Credential{Token: "one"}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := "keys:\n" + tt.text
+		if tt.text == "" {
+			text = "keys: []"
+		}
+		if err := os.WriteFile(v.clients.file.name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := v.clients.file.reread(); err != nil {
+			t.Fatal(err)
+		}
+		id, err := v.Admits(before)
+		if tt.stay && (err != nil || id.Subject != "bot") || !tt.stay && reasonOf(err) != outcome.UnknownClientKey {
+			t.Errorf("%s: %+v, %v", name, id, err)
+		}
+	}
+}
+
+func FuzzClientKeys(f *testing.F) {
+	f.Add("keys: [{id: a, keyHash: \"" + config.KeyHash("k") + "\", claims: {roles: [user], n: 3.0}, expires: 2027-01-31T00:00:00Z}]")
+	f.Add("keys: [{id: a, keyHash: 'sha256:', claims: {exp: 1, a: *x}}]")
+	f.Fuzz(func(t *testing.T, text string) {
+		set, err := parseClientKeys("fuzz.yaml", []byte(text))
+		if err != nil {
+			return
+		}
+		for n, id := range set.identities {
+			if !id.HasPrincipal() || id.ClientKey == "" || set.find(set.hashes[n]) != id {
+				t.Errorf("%q: %+v", text, id)
+			}
+			if _, err := readContent(id.Claims.JSON()); err != nil {
+				t.Errorf("%q: claims that no token has: %v", text, err)
+			}
+		}
+	})
 }

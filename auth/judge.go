@@ -1,20 +1,19 @@
 package auth
 
 import (
-	"time"
-
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// Admits returns the identity of a live session's caller as these rules see it. It is Judge without
-// the clock: whether the token is valid still was settled when the session got its expiry, and no
-// session ends because a clock setting was changed. The error is an *outcome.Refusal.
+// Admits returns the identity of a live session's caller as these rules see it, without its token.
+// It does not ask the clock: whether the token is valid still was settled when the session got its
+// expiry, and no session ends because a clock setting was changed. The error is an
+// *outcome.Refusal.
 func (v *Verifier) Admits(id *Identity) (*Identity, error) {
 	if err := v.Unrevoked(id); err != nil {
 		return nil, err
 	}
-	if id.ClientKey && v.clients != nil {
-		return v.clients.again(id.Claims.JSON(), time.Time{}) // at which no key has expired
+	if id.ClientKey != "" && v.clients != nil {
+		return v.clients.again(id)
 	}
 	i := v.byName[id.Issuer]
 	if i == nil {

@@ -25,22 +25,17 @@ func TestIdentityIsJudgedByOtherRules(t *testing.T) {
 		"the same rules":   {nil, 0, ""},
 		"another audience": {func(c *config.Authentication) { c.JWT.Audiences = []string{"others"} }, 0, outcome.WrongAudience},
 		"issuer gone":      {func(c *config.Authentication) { c.JWT.Issuer = "https://new.example.com" }, 0, outcome.WrongIssuer},
-		"time":             {nil, time.Hour, outcome.Expired},
-		"a shorter skew":   {func(c *config.Authentication) { c.JWT.ClockSkew = 0 }, 330 * time.Second, outcome.Expired},
+		"time":             {nil, time.Hour, ""}, // the session has its own clock
+		"a shorter skew":   {func(c *config.Authentication) { c.JWT.ClockSkew = 0 }, 330 * time.Second, ""},
 	} {
 		v, err := New(settings(c.change), maxToken, a.Keys, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		v.now = func() time.Time { return now.Add(c.later) }
-		after, err := v.Judge(before.Issuer, before.Claims.JSON())
+		after, err := v.Admits(before)
 		if reasonOf(err) != c.want || err == nil && (after.Subject != before.Subject || !after.Deadline.Equal(before.Deadline)) {
 			t.Errorf("%s: %+v, %v", name, after, err)
-		}
-	}
-	for _, claims := range []string{"", "{", "[]", `{"iss":"https://else"}`, `{"sub":"u"}`} {
-		if _, err := a.Judge(issuerName, claims); err == nil {
-			t.Errorf("%q was judged", claims)
 		}
 	}
 }

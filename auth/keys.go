@@ -16,6 +16,9 @@ type Options struct {
 	Log *slog.Logger
 	// Transport carries the requests for keys. Nil: one that follows the configuration's fetch.
 	Transport http.RoundTripper
+	// ClientKeysChanged is called after the file of client keys has become another, so that the
+	// sessions of callers with keys are judged again. Nil: nothing is called.
+	ClientKeysChanged func()
 }
 
 // Keys are the key sets of the issuers, each with a loop that keeps it fresh. They outlive the
@@ -37,6 +40,9 @@ type Keys struct {
 func NewKeys(o Options) *Keys {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.ClientKeysChanged == nil {
+		o.ClientKeysChanged = func() {}
 	}
 	return &Keys{options: o, changed: make(chan struct{}, 1)}
 }
@@ -120,7 +126,7 @@ func (k *Keys) clientKeys(name string, read *clientKeySet) *clientKeyFile {
 		k.files[n].set.Store(read)
 		return k.files[n]
 	}
-	f := &clientKeyFile{name: name, log: k.options.Log}
+	f := &clientKeyFile{name: name, options: k.options}
 	f.set.Store(read)
 	k.files = append(k.files, f)
 	k.notify()

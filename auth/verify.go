@@ -161,33 +161,6 @@ func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity
 	return id, keys, err
 }
 
-// Judge returns the identity of claims that Verify has accepted before: id.Issuer and
-// id.Claims.JSON. It asks again what rules and time can have changed: whether the issuer is known,
-// times, audience, revocations. The error is an *outcome.Refusal. So a session can be judged by the
-// rules of a new configuration, without its token.
-func (v *Verifier) Judge(issuer, claims string) (*Identity, error) {
-	return v.unrevoked(v.rejudge(issuer, claims))
-}
-
-// rejudge is Judge without the revocations.
-func (v *Verifier) rejudge(issuer, claims string) (*Identity, error) {
-	if issuer == clientKeyIssuer && v.clients != nil {
-		return v.clients.again(claims, v.now())
-	}
-	i := v.byName[issuer]
-	if i == nil {
-		return nil, v.strange(issuer)
-	}
-	c, err := readContent(claims)
-	if err == nil && c.issuer != issuer {
-		err = errors.New("iss is not the issuer")
-	}
-	if err != nil {
-		return nil, outcome.Refuse(outcome.Malformed, "claims: "+err.Error())
-	}
-	return i.judge(c, v.now(), nil)
-}
-
 // strange refuses a token of an issuer that is not configured, and tells which one may be meant.
 func (v *Verifier) strange(name string) error {
 	given := "the token's issuer is " + outcome.Quote(name)

@@ -139,3 +139,28 @@ func TestClientKeysAreReadAgainWhenTheirFileChanges(t *testing.T) {
 		t.Error("a key is in the log")
 	}
 }
+
+func TestClientKeyThatIsTakenAwayClosesWith3000(t *testing.T) {
+	a := newAgent(t, nil)
+	gone, stays := newClientKey(t, "--id", "gone", "--claim", "sub=bot"), newClientKey(t, "--id", "stays", "--claim", "sub=bot")
+	file := newKeysFile(t, gone, stays)
+	g := start(t, plain(newIssuer(t), a.URL).with("authentication.clientKeys.file", string(file)))
+	leaked, other := g.connect(t, "/my-agent/ws", gone.bearer()), g.connect(t, "/my-agent/ws", stays.bearer())
+
+	file.says(t, "keys: [") // a mistake takes no key away
+	g.awaitLine("msg", "client keys cannot be read; the last good ones stay")
+	leaked.echoes("still here")
+	if n := g.metric(`omnia_gateway_client_keys_reads_total{result="error"}`); n < 1 {
+		t.Errorf("%v failures counted", n)
+	}
+
+	file.holds(t, stays)
+	if word := leaked.closed(3000); word != "unknown-client-key" {
+		t.Errorf("closed with %q", word)
+	}
+	g.awaitLine("msg", "sessions end with their client keys", "ending", 1)
+	other.echoes("not its key")
+	if n := g.metric("omnia_gateway_client_keys"); n != 1 {
+		t.Errorf("%v keys", n)
+	}
+}

@@ -84,7 +84,6 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 	g := &Gateway{
 		config:    c,
 		log:       log,
-		keys:      auth.NewKeys(auth.Options{Log: log}),
 		stall:     stall,
 		fleet:     newFleet(stall, log),
 		via:       "omnia-gateway-" + session.NewID()[:16],
@@ -93,6 +92,7 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 		sessions:  session.New(),
 		reloads:   reloads{seen: contents(c.Sources.Files()), loaded: time.Now()},
 	}
+	g.keys = auth.NewKeys(auth.Options{Log: log, ClientKeysChanged: g.judgeClientKeys})
 	var err error
 	if g.revoked, err = auth.ReadRevocations(c.Revocations.File, c.Revocations.Max); err != nil {
 		return nil, fmt.Errorf("revocations.file: %w", err)

@@ -117,6 +117,9 @@ var (
 	descKeys      = prometheus.NewDesc("omnia_gateway_jwks_keys", "Usable keys of the issuer.", []string{"issuer"}, nil)
 	descRefreshes = prometheus.NewDesc("omnia_gateway_jwks_refreshes_total", "Fetches of the issuer's keys.",
 		[]string{"issuer", "result"}, nil)
+	descClientKeys = prometheus.NewDesc("omnia_gateway_client_keys", "Client keys in use.", nil, nil)
+	descClientFile = prometheus.NewDesc("omnia_gateway_client_keys_reads_total", "Times the file of client keys was read again.",
+		[]string{"result"}, nil)
 	descRemembered = prometheus.NewDesc("omnia_gateway_remembered_tokens", "Verified tokens that are remembered.", nil, nil)
 	descTokenBytes = prometheus.NewDesc("omnia_gateway_remembered_tokens_bytes",
 		"Memory of the verified tokens that are remembered, about.", nil, nil)
@@ -140,7 +143,8 @@ var (
 // Describe is for the registry.
 func (live) Describe(c chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descConnections, descRequests, descBytes, descMessages, descKeysAge, descKeys, descRefreshes, descRemembered, descTokenBytes,
+		descConnections, descRequests, descBytes, descMessages, descKeysAge, descKeys, descRefreshes, descClientKeys,
+		descClientFile, descRemembered, descTokenBytes,
 		descReady, descConfig, descCertificate, descCluster, descReplicas, descChanges, descPending, descNotShared, descBuild,
 	} {
 		c <- d
@@ -169,6 +173,11 @@ func (l live) Collect(c chan<- prometheus.Metric) {
 		gauge(descKeys, float64(i.Keys), i.Issuer)
 		counter(descRefreshes, i.Refreshes-i.Failures, i.Issuer, "ok")
 		counter(descRefreshes, i.Failures, i.Issuer, "error")
+	}
+	if keys, ok := l.g.policy.Load().Verifier().ClientKeys(); ok {
+		gauge(descClientKeys, float64(keys.Keys))
+		counter(descClientFile, keys.Reads-keys.Failures, "ok")
+		counter(descClientFile, keys.Failures, "error")
 	}
 	tokens, bytes := l.g.policy.Load().Remembered()
 	gauge(descRemembered, float64(tokens))

@@ -273,11 +273,20 @@ func under(key string, keys []string) bool {
 // judge asks the present policy about a session.
 func (g *Gateway) judge(c policy.Case) *outcome.Refusal { return refusalOf(g.policy.Load().Judge(c)) }
 
+// judgeClientKeys ends the sessions of client keys that are gone from their file, or have changed
+// there, at once: a key that has leaked is taken away so.
+func (g *Gateway) judgeClientKeys() {
+	reasons := g.sessions.Judge(g.judge, 0)
+	if ending := sumOf(reasons); ending > 0 {
+		g.log.Info("sessions end with their client keys", "ending", ending, "reasons", reasons)
+	}
+}
+
 // still returns what is asked about a request, under the registry's lock, after p has admitted it:
 // whether it still would be, and whether its caller was revoked meanwhile.
 func (g *Gateway) still(p *policy.Policy) session.Judge {
 	return func(c policy.Case) *outcome.Refusal {
-		if g.policy.Load() != p {
+		if g.policy.Load() != p || c.Identity != nil && c.Identity.ClientKey != "" { // whose file changes on its own
 			return g.judge(c)
 		}
 		return refusalOf(p.Verifier().Unrevoked(c.Identity))

@@ -154,7 +154,7 @@ var table = [...]row{
 	{reason: WrongIssuer, status: 401, code: unauthorized, challenge: invalidToken, check: "issuer"},
 	{reason: JWKSUnavailable, status: 503, retryAfter: 5, check: "key"},
 	{reason: UnknownKey, status: 401, challenge: invalidToken, check: "key"},
-	{reason: UnknownClientKey, status: 401, challenge: invalidToken, check: "key"},
+	{reason: UnknownClientKey, status: 401, code: unauthorized, challenge: invalidToken, check: "key"},
 	{reason: WeakKey, status: 401, challenge: invalidToken, check: "key"},
 	{reason: AlgKeyMismatch, status: 401, challenge: invalidToken, check: "key"},
 	{reason: BadSignature, status: 401, challenge: invalidToken, check: "signature"},

@@ -223,7 +223,7 @@ func (p *Policy) tell(pass *Pass, r *route, token string, open bool, t *trace) e
 	if r.forward != nil {
 		forward = *r.forward
 	}
-	if forward && !pass.Identity.ClientKey {
+	if forward && pass.Identity.ClientKey == "" {
 		pass.Header["Authorization"] = []string{"Bearer " + token}
 	}
 	return nil
