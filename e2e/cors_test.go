@@ -23,7 +23,7 @@ func TestPageOfAListedOriginReadsEveryAnswer(t *testing.T) {
 		t.Helper()
 		got := h["Access-Control-Allow-Origin"]
 		if len(got) != 1 || got[0] != "https://pr-7.preview.example.com" || h.Get("Vary") != "Origin" ||
-			h.Get("Access-Control-Expose-Headers") != "WWW-Authenticate, Retry-After, X-Gateway-Session" {
+			h.Get("Access-Control-Expose-Headers") != "WWW-Authenticate, Retry-After, X-Gateway-Session, Mcp-Session-Id" {
 			t.Errorf("a page cannot read an answer with %v", h)
 		}
 	}

@@ -158,8 +158,10 @@ func (g *Gateway) admit(p *policy.Policy, r *http.Request) (*policy.Pass, error)
 		return p.Admit(r.Context(), r)
 	}
 	client := p.Client(r)
-	if wait := g.refused.waits(client); wait > 0 && !p.Probes(r) {
-		return &policy.Pass{Client: client}, &outcome.Refusal{Reason: outcome.TooManyRefused, Wait: wait, Detail: "limits.refusedPerIP"}
+	if wait := g.refused.waits(client); wait > 0 {
+		if pass, ok := p.Tokenless(r); !ok {
+			return pass, &outcome.Refusal{Reason: outcome.TooManyRefused, Wait: wait, Detail: "limits.refusedPerIP"}
+		}
 	}
 	pass, err := p.Admit(r.Context(), r)
 	if err != nil {

@@ -1,9 +1,13 @@
 package gateway
 
 import (
+	"net/http"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/altairalabs/omnia-gateway/internal/wstest"
 )
 
 func TestRefusedTokensCostAGrowingWait(t *testing.T) {
@@ -49,5 +53,30 @@ func TestRefusedTokensCostAGrowingWait(t *testing.T) {
 	}
 	if off.waits(one) != 0 || off.by.Len() != 0 {
 		t.Error("an address is remembered although the limit is off")
+	}
+}
+
+// A page must be able to read why it has to wait, and its preflights bring no token.
+func TestPageWhoseTokensWereRefusedReadsThatItHasToWait(t *testing.T) {
+	i := wstest.NewIssuer(t)
+	c := i.Config("agent.invalid")
+	c.Limits.RefusedPerIP = 1
+	c.Routes[0].AllowedOrigins, c.Routes[0].CORS = []string{"https://app.example.com"}, true
+	r := run(t, c)
+	ask := func(method string, lines ...string) *http.Response {
+		e := r.dial()
+		e.Say([]byte(method + " /my-agent/x HTTP/1.1\r\nHost: gateway.test\r\nOrigin: https://app.example.com\r\n" +
+			strings.Join(lines, "\r\n") + "\r\n\r\n"))
+		return e.Answer()
+	}
+	const bad = "Authorization: Bearer none"
+	wstest.Eventually(t, "429", func() bool { return ask("GET", bad).StatusCode == http.StatusTooManyRequests })
+	resp := ask("GET", bad)
+	if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Access-Control-Allow-Origin") != "https://app.example.com" ||
+		!strings.Contains(resp.Header.Get("Access-Control-Expose-Headers"), "Retry-After") {
+		t.Errorf("%s with %v", resp.Status, resp.Header)
+	}
+	if resp := ask("OPTIONS", "Access-Control-Request-Method: GET"); resp.StatusCode != http.StatusNoContent {
+		t.Errorf("a preflight: %s", resp.Status)
 	}
 }

@@ -23,45 +23,13 @@ func (p *Policy) Admit(ctx context.Context, r *http.Request) (*Pass, error) {
 
 func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, error) {
 	pass := &Pass{}
-	var fromProxy bool
-	pass.Client, fromProxy = p.headers.client(r.RemoteAddr, r.Header)
-	path, query, err := target(r)
-	if err != nil {
+	route, rest, query, err := p.locate(pass, r, t)
+	switch {
+	case err != nil:
 		return pass, err
-	}
-	pass.Host, pass.Path, pass.Origins = hostOf(r.Host), path, r.Header["Origin"]
-	if pass.Host == "" && r.ProtoAtLeast(1, 1) { // RFC 9112 §3.2; a probe in HTTP/1.0 may leave it out
-		return pass, outcome.Refuse(outcome.BadHost, "an empty Host")
-	}
-	if path == Renew && p.authenticated {
-		t.ok("path", "%s", path)
+	case pass.Own == Renew:
 		return pass, p.admitRenewal(ctx, pass, r, t)
-	}
-	if !allowedMethod(r.Method) {
-		return pass, outcome.Refuse(outcome.BadMethod, "method "+outcome.Clip(r.Method))
-	}
-	t.ok("path", "%s", path)
-	if p.describe(pass, r) {
-		return pass, nil
-	}
-
-	route, rest, err := p.find(pass, r.Method)
-	if err != nil || pass.Probe != "" {
-		return pass, err
-	}
-	if len(pass.Names) > 0 {
-		t.ok("route", "%s with %s", route.name, pass.Names)
-	} else {
-		t.ok("route", "%s", route.name)
-	}
-	pass.Hint = p.hint(r, route, pass.Names)
-	if !route.origins.allow(pass.Origins) {
-		return pass, refuseOrigin(pass.Origins)
-	}
-	pass.CORS = p.corsOf(route, pass.Origins)
-	if route.cors && isPreflight(r) {
-		pass.Reason = outcome.Preflight
-		t.ok("preflight", "answered by the gateway for %s", outcome.Clip(pass.Origins[0]))
+	case route == nil:
 		return pass, nil
 	}
 
@@ -76,7 +44,7 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 		}
 	}
 	pass.Protocols.Token, pass.Protocols.Fallback = credential.FromSubprotocol, credential.Subprotocol
-	pass.Header, pass.Removed = p.headers.outgoing(in, fromProxy)
+	pass.Header, pass.Removed = p.headers.outgoing(in, pass.proxied)
 	forward(pass.Header, r)
 	if err := p.authorize(ctx, pass, route, credential, rest, t); err != nil {
 		return pass, err
@@ -100,12 +68,13 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	case route.origin == "drop":
 		delete(pass.Header, "Origin")
 	default: // what an agent expects that compares Origin with Host
-		pass.Header["Origin"] = []string{pass.Header["X-Forwarded-Proto"][0] + "://" + pass.AgentHost}
+		scheme, _ := p.headers.authority(r)
+		pass.Header["Origin"] = []string{scheme + "://" + pass.AgentHost}
 	}
-	if prefix := route.prefix(path); prefix != "" {
+	if prefix := route.prefix(pass.Path); prefix != "" {
 		pass.Header["X-Forwarded-Prefix"] = []string{strings.Join(append(pass.Header["X-Forwarded-Prefix"], prefix), ", ")}
 	}
-	pass.Target = route.path(path, rest)
+	pass.Target = route.path(pass.Path, rest)
 	query, removed := route.query(query, pass.Names)
 	if query != "" {
 		pass.Target += "?" + query
@@ -118,6 +87,54 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	}
 	t.ok("upstream", "%s://%s%s", pass.Scheme, pass.Addr, pass.Target)
 	return pass, nil
+}
+
+// locate enters the rooms before that of the token: path, route, origin. It returns the route, the
+// path that is left after its prefix, and the query. Without a route, and without an error, the
+// gateway answers by itself.
+func (p *Policy) locate(pass *Pass, r *http.Request, t *trace) (route *route, rest, query string, err error) {
+	pass.Client, pass.proxied = p.headers.client(r.RemoteAddr, r.Header)
+	path, query, err := target(r)
+	if err != nil {
+		return nil, "", "", err
+	}
+	pass.Host, pass.Path, pass.Origins = hostOf(r.Host), path, r.Header["Origin"]
+	if pass.Host == "" && r.ProtoAtLeast(1, 1) { // RFC 9112 §3.2; a probe in HTTP/1.0 may leave it out
+		return nil, "", "", outcome.Refuse(outcome.BadHost, "an empty Host")
+	}
+	if path == Renew && p.authenticated {
+		pass.Own = Renew
+		t.ok("path", "%s", path)
+		return nil, "", "", nil
+	}
+	if !allowedMethod(r.Method) {
+		return nil, "", "", outcome.Refuse(outcome.BadMethod, "method "+outcome.Clip(r.Method))
+	}
+	t.ok("path", "%s", path)
+	if p.describe(pass, r) {
+		return nil, "", "", nil
+	}
+
+	route, rest, err = p.find(pass, r.Method)
+	if err != nil || pass.Probe != "" {
+		return nil, "", "", err
+	}
+	if len(pass.Names) > 0 {
+		t.ok("route", "%s with %s", route.name, pass.Names)
+	} else {
+		t.ok("route", "%s", route.name)
+	}
+	pass.Hint = p.hint(r, route, pass.Names)
+	if !route.origins.allow(pass.Origins) {
+		return nil, "", "", refuseOrigin(pass.Origins)
+	}
+	pass.CORS = p.corsOf(route, pass.Origins)
+	if route.cors && isPreflight(r) {
+		pass.Reason = outcome.Preflight
+		t.ok("preflight", "answered by the gateway for %s", outcome.Clip(pass.Origins[0]))
+		return nil, "", "", nil
+	}
+	return route, rest, query, nil
 }
 
 // refuseOrigin is the refusal of a page that a route does not list.

@@ -16,11 +16,10 @@ const Renew = "/.gateway/renew"
 // admitRenewal decides about a request for Renew: origin, method, token, in this order. Which
 // sessions it is about, and what their rules say, is for the registry.
 func (p *Policy) admitRenewal(ctx context.Context, pass *Pass, r *http.Request, t *trace) error {
-	pass.Own = Renew
 	switch {
 	case len(pass.Origins) == 0:
 	case slices.ContainsFunc(p.routes, func(route *route) bool { return len(route.origins) > 0 && route.origins.allow(pass.Origins) }):
-		pass.CORS = CORS{origin: pass.Origins[0], credentials: p.cookies}
+		pass.CORS = CORS{varies: true, origin: pass.Origins[0], credentials: p.cookies}
 		if isPreflight(r) {
 			pass.Reason = outcome.Preflight
 			t.ok("preflight", "answered by the gateway for %s", outcome.Clip(pass.Origins[0]))

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/altairalabs/omnia-gateway/config"
+	"github.com/altairalabs/omnia-gateway/internal/headers"
 )
 
 // origins are the origins from which a browser may use a route (RFC 6454). None: any.
@@ -38,25 +39,41 @@ func matchesOrigin(pattern, origin string) bool {
 // send a request that is not simple (the Fetch standard, "CORS protocol"). The zero value adds
 // nothing.
 type CORS struct {
+	varies      bool   // the answer depends on the page, even if none has sent the request
 	origin      string // of the page, which the route lists; "" when there is nothing to tell
 	credentials bool   // the token may be a cookie
 }
 
 // corsOf returns what the page that sent a request must be told. The origin was found allowed.
 func (p *Policy) corsOf(r *route, lines []string) CORS {
-	if !r.cors || len(lines) == 0 {
+	switch {
+	case !r.cors:
 		return CORS{}
+	case len(lines) == 0:
+		return CORS{varies: true}
 	}
-	return CORS{origin: lines[0], credentials: p.cookies}
+	return CORS{varies: true, origin: lines[0], credentials: p.cookies}
 }
 
-// exposed are the headers of an answer that a page may read beside the simple ones.
-const exposed = "WWW-Authenticate, Retry-After, X-Gateway-Session"
+// exposed are the headers of an answer that a page may read beside the simple ones and those that
+// the agent exposes. An MCP client must read the last one.
+var exposed = [...]string{"WWW-Authenticate", "Retry-After", "X-Gateway-Session", "Mcp-Session-Id"}
 
 // Tell puts the gateway's words into the headers of an answer, in place of the agent's own.
 func (c CORS) Tell(h http.Header) {
+	if c.varies && !slices.ContainsFunc(headers.List(h["Vary"]), func(name string) bool {
+		return name == "*" || strings.EqualFold(name, "Origin")
+	}) {
+		h.Add("Vary", "Origin")
+	}
 	if c.origin == "" {
 		return
+	}
+	expose := exposed[:]
+	for _, name := range headers.List(h["Access-Control-Expose-Headers"]) {
+		if !slices.ContainsFunc(expose, func(known string) bool { return strings.EqualFold(known, name) }) {
+			expose = append(slices.Clip(expose), name)
+		}
 	}
 	for name := range h {
 		if strings.HasPrefix(config.FoldHeader(name), "access-control-") {
@@ -64,12 +81,9 @@ func (c CORS) Tell(h http.Header) {
 		}
 	}
 	h.Set("Access-Control-Allow-Origin", c.origin)
-	h.Set("Access-Control-Expose-Headers", exposed)
+	h.Set("Access-Control-Expose-Headers", strings.Join(expose, ", "))
 	if c.credentials {
 		h.Set("Access-Control-Allow-Credentials", "true")
-	}
-	if !slices.ContainsFunc(h["Vary"], func(v string) bool { return strings.Contains(strings.ToLower(v), "origin") }) {
-		h.Add("Vary", "Origin")
 	}
 }
 
@@ -85,6 +99,9 @@ func (c CORS) Preflight(h, asked http.Header) {
 	h.Set("Access-Control-Allow-Methods", asked.Get("Access-Control-Request-Method"))
 	if names := asked.Get("Access-Control-Request-Headers"); names != "" {
 		h.Set("Access-Control-Allow-Headers", names)
+	}
+	if asked.Get("Access-Control-Request-Private-Network") == "true" { // from a public page to a gateway in a private network
+		h.Set("Access-Control-Allow-Private-Network", "true")
 	}
 	h.Set("Access-Control-Max-Age", preflightAge)
 	h["Vary"] = []string{"Origin, Access-Control-Request-Method, Access-Control-Request-Headers"}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"net/http"
+	"net/netip"
 	"testing"
 
 	"github.com/altairalabs/omnia-gateway/config"
@@ -36,6 +37,7 @@ func TestPreflights(t *testing.T) {
 	})
 	asks := []string{
 		"Origin: https://app.example.com", "Access-Control-Request-Method: PUT", "Access-Control-Request-Headers: authorization,x-a",
+		"Access-Control-Request-Private-Network: true",
 	}
 	for _, tt := range []struct {
 		name, method, target string
@@ -69,8 +71,8 @@ func TestPreflights(t *testing.T) {
 		for name, want := range map[string]string{
 			"Access-Control-Allow-Origin": "https://app.example.com", "Access-Control-Allow-Methods": "PUT",
 			"Access-Control-Allow-Headers": "authorization,x-a", "Access-Control-Max-Age": "7200",
-			"Access-Control-Allow-Credentials": "true",
-			"Vary":                             "Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
+			"Access-Control-Allow-Credentials": "true", "Access-Control-Allow-Private-Network": "true",
+			"Vary": "Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
 		} {
 			if h.Get(name) != want {
 				t.Errorf("%s: %q", name, h.Get(name))
@@ -82,16 +84,32 @@ func TestPreflights(t *testing.T) {
 func TestAgentsOwnCORSIsReplaced(t *testing.T) {
 	h := http.Header{
 		"Access-Control-Allow-Origin": {"*"}, "Access-Control-Allow-Credentials": {"true"}, "Vary": {"Accept"}, "Content-Type": {"a/b"},
+		"Access-Control-Expose-Headers": {"X-Total, retry-after", "Mcp-Session-Id"},
 	}
 	CORS{}.Tell(h)
-	if h.Get("Access-Control-Allow-Origin") != "*" || len(h) != 4 {
+	if h.Get("Access-Control-Allow-Origin") != "*" || len(h) != 5 || len(h["Vary"]) != 1 {
 		t.Errorf("a route without CORS changes the answer: %v", h)
 	}
-	CORS{origin: "https://app.example.com"}.Tell(h)
+	CORS{varies: true, origin: "https://app.example.com"}.Tell(h)
 	got := h["Access-Control-Allow-Origin"]
 	if len(got) != 1 || got[0] != "https://app.example.com" || h["Access-Control-Allow-Credentials"] != nil ||
-		len(h["Vary"]) != 2 || h["Vary"][1] != "Origin" || h.Get("Access-Control-Expose-Headers") != exposed {
+		len(h["Vary"]) != 2 || h["Vary"][1] != "Origin" ||
+		h.Get("Access-Control-Expose-Headers") != "WWW-Authenticate, Retry-After, X-Gateway-Session, Mcp-Session-Id, X-Total" {
 		t.Errorf("%v", h)
+	}
+}
+
+// What a cache keeps of an answer to a request without an Origin must not be given to a page.
+func TestAnswersOfARouteThatSpeaksCORSVary(t *testing.T) {
+	for vary, want := range map[string]int{"": 1, "Accept": 2, "accept, origin": 1, "*": 1, "X-Original-URL": 2, "Origin": 1} {
+		h := http.Header{}
+		if vary != "" {
+			h.Set("Vary", vary)
+		}
+		CORS{varies: true}.Tell(h)
+		if len(h) != 1 || len(h["Vary"]) != want {
+			t.Errorf("%q: %v", vary, h)
+		}
 	}
 }
 
@@ -104,7 +122,18 @@ func TestOriginForTheAgent(t *testing.T) {
 			t.Errorf("%s: the agent sees %q, %v", mode, pass.Header.Get("Origin"), err)
 		}
 	}
-	p := admission(t, i, func(c *config.Config) { c.Routes[0].Origin, c.Routes[0].HostHeader = "own", "upstream" })
+	p := admission(t, i, func(c *config.Config) {
+		c.Routes[0].Origin = "own"
+		c.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")}
+	})
+	for proto, want := range map[string]string{"https": "https", "wss": "https", "https, http": "https", "WS": "http", "gopher": "http"} {
+		pass, err := p.Admit(t.Context(), asking("/my-agent/x", "Origin: https://app.example.com", "X-Forwarded-Proto: "+proto,
+			"Authorization: Bearer "+i.Token()))
+		if got := pass.Header.Get("Origin"); err != nil || got != want+"://gateway.test" {
+			t.Errorf("X-Forwarded-Proto %s: the agent sees %q, %v", proto, got, err)
+		}
+	}
+	p = admission(t, i, func(c *config.Config) { c.Routes[0].Origin, c.Routes[0].HostHeader = "own", "upstream" })
 	pass, err := p.Admit(t.Context(), asking("/my-agent/x", "Origin: https://app.example.com", "Authorization: Bearer "+i.Token()))
 	if err != nil || pass.Header.Get("Origin") != "http://agent:8080" || pass.AgentHost != "agent:8080" {
 		t.Errorf("own, with the upstream's Host: %q, %v", pass.Header.Get("Origin"), err)

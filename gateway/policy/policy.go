@@ -107,7 +107,8 @@ type Pass struct {
 	// CORS is what the answer must tell a page of another origin.
 	CORS CORS
 	// Client is the client's address, as limits see it.
-	Client netip.Addr
+	Client  netip.Addr
+	proxied bool // a trusted proxy has sent the request
 	// Deadline is when the caller's right to a connection ends; zero: never.
 	Deadline time.Time
 
@@ -169,15 +170,12 @@ func (p *Policy) Client(r *http.Request) netip.Addr {
 	return addr
 }
 
-// Probes reports whether the gateway itself answers a request, because it is a probe.
-func (p *Policy) Probes(r *http.Request) bool {
-	path, _, err := target(r)
-	if err != nil {
-		return false
-	}
-	pass := &Pass{Case: Case{Host: hostOf(r.Host), Path: path}}
-	_, _, err = p.find(pass, r.Method)
-	return err == nil && pass.Probe != ""
+// Tokenless returns what can be said of a request without its token, and reports whether the
+// gateway answers it without one: probes, preflights, metadata.
+func (p *Policy) Tokenless(r *http.Request) (*Pass, bool) {
+	pass := &Pass{}
+	route, _, _, err := p.locate(pass, r, nil)
+	return pass, err == nil && route == nil && pass.Own == ""
 }
 
 // Upstream is an agent whose address is fixed.

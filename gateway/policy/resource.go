@@ -129,8 +129,11 @@ func (h headerRules) authority(r *http.Request) (scheme, host string) {
 		value, _, _ := strings.Cut(r.Header.Get(name), ",")
 		return strings.TrimSpace(value)
 	}
-	if s := strings.ToLower(first("X-Forwarded-Proto")); s == "http" || s == "https" {
-		scheme = s
+	switch strings.ToLower(first("X-Forwarded-Proto")) {
+	case "http", "ws": // Traefik names the scheme of a WebSocket
+		scheme = "http"
+	case "https", "wss":
+		scheme = "https"
 	}
 	// The value goes into a quoted string and into a document that clients follow, so it must be
 	// an authority.
