@@ -35,9 +35,9 @@ vuln: ## known vulnerabilities in what the gateway calls; needs the network
 	@tools/install go
 	$(with_tools) tools/vuln
 
-soak: ## 200 sessions of 50 MB each way, every byte compared; relays ended in every way for a minute; slow readers for three; POSTs for one
+soak: ## 200 sessions of 50 MB each way, every byte compared; relays ended in every way for a minute; slow readers for three; POSTs for one; 2,000 expiries and a token that is renewed for half a minute
 	OMNIA_SOAK_MB=50 go test -run TestEveryByteOfTwoHundredSessionsArrives -v -timeout 20m ./e2e
-	OMNIA_SOAK_SECONDS=60 go test -run TestNoPostIsLost -v ./e2e
+	OMNIA_SOAK_SECONDS=60 go test -run 'TestNoPostIsLost|TestRenewedSessionsLoseNoByte|TestEachSessionEndsAtItsOwnExpiry' -v ./e2e
 	OMNIA_SOAK_MB=50 go test -race -run 'TestChaos|TestSlowButSteadyReaderLives' -v -timeout 10m ./gateway/relay
 
 fuzz: ## every fuzz target for FUZZTIME each, executions or time: make fuzz FUZZTIME=10m

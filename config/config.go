@@ -390,6 +390,9 @@ type Session struct {
 	// MaxDuration ends a connection after so long, with close code 1001, and cuts a stream of
 	// events. A renewal does not extend it. 0: never.
 	MaxDuration time.Duration `yaml:"maxDuration" env:"MAX_DURATION"`
+	// ExpiryNotice is what the client of a WebSocket is told before its connection ends with its
+	// token, once for each expiry.
+	ExpiryNotice ExpiryNotice `yaml:"expiryNotice" envPrefix:"EXPIRY_NOTICE_"`
 	// PingInterval is how long a side may be silent before it gets a Ping, up to a tenth longer,
 	// so that not all are asked at once; silent for as long again, it is given up. 0: no Ping.
 	// Default 25s: agents that ping by themselves cut after 60 s, and the gateway is first.
@@ -402,6 +405,14 @@ type Session struct {
 	// ReloadSpread is over how long the connections are ended that a reloaded configuration no
 	// longer admits, so that their clients do not come back all at once. Default 10s.
 	ReloadSpread time.Duration `yaml:"reloadSpread" env:"RELOAD_SPREAD"`
+}
+
+// ExpiryNotice is a text message of the gateway's own to a client.
+type ExpiryNotice struct {
+	// Before is how long before the expiry it is sent: at once if less is left. Default 0s: never.
+	Before time.Duration `yaml:"before" env:"BEFORE"`
+	// Text is the message, of 4096 bytes at most, such as {"type":"token_expiring"}.
+	Text string `yaml:"text" env:"TEXT"`
 }
 
 // Limits bound what clients may use. 0 is no limit, where the default is 0.

@@ -300,6 +300,10 @@ func TestNotes(t *testing.T) {
 		{name: "no audiences", want: []string{"authentication.jwt.audiences is empty"}},
 		{name: "disabled", text: "authentication: { enabled: false }", want: []string{"everybody is let in"}},
 		{
+			name: "no expiry", text: "session: { closeOnTokenExpiry: false, expiryNotice: { before: 60s, text: secret } }",
+			want: []string{"session.expiryNotice is never sent"},
+		},
+		{
 			name: "words for booleans", text: "authentication: { authorization: { requiredClaims: [{ claim: a, values: [\"no\", On] }] } }",
 			want: []string{"1:80: authentication.authorization.requiredClaims[0].values[1]: On is a text here and a boolean for other"},
 		},
@@ -323,6 +327,19 @@ func TestNotes(t *testing.T) {
 	quiet := mustLoad(t, "tls: { certFile: c, keyFile: k }\nauthentication: { jwt: { audiences: [a] } }")
 	if len(quiet.Notes) > 0 {
 		t.Errorf("notes about nothing: %q", quiet.Notes)
+	}
+}
+
+func TestNoticeIsShortUTF8(t *testing.T) {
+	for text, want := range map[string]string{
+		strings.Repeat("é", maxNotice/2): "", strings.Repeat("é", maxNotice/2) + "!": "4097 bytes; at most 4096", "\xff": "not UTF-8",
+	} {
+		c := Default()
+		c.Session.ExpiryNotice = ExpiryNotice{time.Minute, text}
+		problems := c.Validate().Error()
+		if got := strings.Contains(problems, "session.expiryNotice.text: "+want); got != (want != "") {
+			t.Errorf("%.10q: %s", text, problems)
+		}
 	}
 }
 

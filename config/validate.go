@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // AnyOrigin in allowedOrigins allows every origin.
@@ -796,6 +797,7 @@ func (k *checker) session(s Session) {
 	if s.StallTimeout <= 0 {
 		k.add("session.stallTimeout", "0 or less", "a side that takes nothing must be given up; the default is 30s")
 	}
+	k.notice(s.ExpiryNotice)
 	k.notNegative("session.idleTimeout", s.IdleTimeout)
 	k.notNegative("session.reloadSpread", s.ReloadSpread)
 }
@@ -803,6 +805,23 @@ func (k *checker) session(s Session) {
 func (k *checker) revocations(r Revocations) {
 	if r.Max <= 0 {
 		k.add("revocations.max", "0 or less", "without room nothing can be revoked; the default is 100000")
+	}
+}
+
+// maxNotice is how long the text of a notice may be, in bytes: clients bound their messages.
+const maxNotice = 4096
+
+func (k *checker) notice(n ExpiryNotice) {
+	const before, text = "session.expiryNotice.before", "session.expiryNotice.text"
+	switch k.notNegative(before, n.Before); {
+	case n.Before > 0 && n.Text == "":
+		k.add(text, "missing", `write what clients are told, such as '{"type":"token_expiring"}'`)
+	case n.Before == 0 && n.Text != "":
+		k.add(before, "missing", "write how long before the expiry clients are told, such as 60s")
+	case len(n.Text) > maxNotice:
+		k.add(text, fmt.Sprintf("%d bytes", len(n.Text)), fmt.Sprintf("at most %d", maxNotice))
+	case !utf8.ValidString(n.Text):
+		k.add(text, "not UTF-8", "a text message of WebSocket is UTF-8")
 	}
 }
 
@@ -866,6 +885,10 @@ func (c *Config) remarks() (notes []string) {
 	case len(e.StripFamilies) == 0:
 		notes = append(notes, "authentication.edgeTrust.stripFamilies is empty: clients can send headers that Omnia's agents believe, "+
 			"such as x-user-groups")
+	}
+	if !c.Session.CloseOnTokenExpiry && c.Session.ExpiryNotice.Text != "" {
+		notes = append(notes, "session.expiryNotice is never sent while session.closeOnTokenExpiry is false: "+
+			"no connection ends with its token")
 	}
 	if !a.Enabled {
 		return append(notes, "authentication.enabled is false: everybody is let in")

@@ -253,6 +253,7 @@ func (g *Gateway) register(x *exchange, kind session.Kind, stop func()) (*sessio
 		ID: session.NewID(), Kind: kind, Case: x.pass.Case,
 		Remote: x.r.RemoteAddr, Client: x.pass.Client, Start: x.start, Expires: x.pass.Deadline, Stop: stop,
 		MaxDuration: x.policy.Config().Session.MaxDuration,
+		Notice:      x.policy.Config().Session.ExpiryNotice,
 	}
 	if refusal := g.add(x.r.Context(), s, x.policy); refusal != nil {
 		return nil, refusal

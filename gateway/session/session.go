@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/altairalabs/omnia-gateway/config"
 	"github.com/altairalabs/omnia-gateway/gateway/policy"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
@@ -29,6 +30,13 @@ type Conn interface {
 	Cut()
 	// Traffic returns what has moved so far.
 	Traffic() outcome.Traffic
+}
+
+// notifier is a Conn whose client can be told something: a relay. A plain HTTP exchange has no
+// place for it.
+type notifier interface {
+	// Notify sends the client a text message. It does not wait.
+	Notify(text string)
 }
 
 // Kind is the kind of a session's connection. Each kind has limits of its own.
@@ -71,17 +79,20 @@ type Session struct {
 	Stop func()
 	// MaxDuration is how long after Start it ends in any case; 0: never.
 	MaxDuration time.Duration
+	// Notice is what a WebSocket's client is told before each deadline.
+	Notice config.ExpiryNotice
 
 	mu       sync.Mutex
 	conn     Conn            // nil until the agent has answered
 	ending   *outcome.Ending // the first reason that the gateway had to end it
 	judged   policy.Case     // Case, with the caller's latest claims
 	deadline time.Time       // Expires, or what renewals have made of it
-	expiry   *time.Timer
-	limit    *time.Timer // of MaxDuration
-	expiries int         // timers set for it so far
-	doom     *time.Timer // will judge it once more, and end it
-	over     bool        // it was removed: no timer is set any more
+	expiry   *time.Timer     // of the next notice, or of the deadline
+	limit    *time.Timer     // of MaxDuration
+	expiries int             // timers set for it so far
+	noticed  time.Time       // the deadline of which the client was told last
+	doom     *time.Timer     // will judge it once more, and end it
+	over     bool            // it was removed: no timer is set any more
 
 	holds bool // a place under the limits; guarded by the registry's lock
 }
@@ -146,6 +157,9 @@ func (s *Session) Begin(c Conn) *outcome.Ending {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.conn = c
+	if s.owesNotice() {
+		s.setExpiry()
+	}
 	return s.ending
 }
 
@@ -205,23 +219,42 @@ func (s *Session) recheck() {
 	s.setExpiry()
 }
 
-// setExpiry sets the timer of the deadline, by the wall clock as it is now. s.mu is held.
+// setExpiry sets the timer of what comes next, by the wall clock as it is now: the notice, if one
+// is owed, then the deadline. s.mu is held.
 func (s *Session) setExpiry() {
 	if s.expiry != nil {
 		s.expiry.Stop()
 	}
-	if !s.over && !s.deadline.IsZero() {
-		s.expiries++
-		number := s.expiries
-		s.expiry = time.AfterFunc(time.Until(s.deadline), func() { s.expire(number) })
+	if s.over || s.deadline.IsZero() {
+		return
 	}
+	due := s.deadline
+	if s.owesNotice() {
+		due = due.Add(-s.Notice.Before)
+	}
+	s.expiries++
+	number := s.expiries
+	s.expiry = time.AfterFunc(time.Until(due), func() { s.expire(number) })
 }
 
-// expire ends the session when a timer has fired, unless it is not the last one: the session was
-// renewed at the last moment.
+// owesNotice reports whether the client is to be told of the deadline and was not yet. s.mu is
+// held.
+func (s *Session) owesNotice() bool {
+	_, able := s.conn.(notifier)
+	return able && s.Notice.Text != "" && !s.noticed.Equal(s.deadline)
+}
+
+// expire gives the notice or ends the session when a timer has fired, unless it is not the last
+// one: the session was renewed at the last moment.
 func (s *Session) expire(number int) {
 	s.endFor(func() *outcome.Ending {
 		if s.expiries != number {
+			return nil
+		}
+		if s.owesNotice() {
+			s.noticed = s.deadline
+			s.conn.(notifier).Notify(s.Notice.Text)
+			s.setExpiry()
 			return nil
 		}
 		return outcome.End(outcome.Expired, "")
