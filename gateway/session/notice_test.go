@@ -11,22 +11,22 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// told is a connection whose client can be told something.
-type told struct {
+// listener is a connection whose client can be told something.
+type listener struct {
 	conn
 
 	mu    sync.Mutex
 	texts []string
 }
 
-func (c *told) Notify(text string) {
+func (c *listener) Notify(text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.texts = append(c.texts, text)
 }
 
 // hears fails the test unless the client has heard so many notices by now.
-func (c *told) hears(t *testing.T, when string, want int) {
+func (c *listener) hears(t *testing.T, when string, want int) {
 	t.Helper()
 	synctest.Wait()
 	c.mu.Lock()
@@ -49,7 +49,7 @@ func noticing(l *Registry, life time.Duration) *Session {
 
 func TestNoticeComesOnceBeforeEachExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, c := New(), &told{}
+		l, c := New(), &listener{}
 		s := noticing(l, 5*time.Minute)
 		s.Begin(c)
 		time.Sleep(4*time.Minute - time.Nanosecond)
@@ -82,7 +82,7 @@ func TestNoticeComesOnceBeforeEachExpiry(t *testing.T) {
 
 func TestNoticeComesAtOnceWhenLittleTimeIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, c := New(), &told{}
+		l, c := New(), &listener{}
 		s := noticing(l, 30*time.Second)
 		time.Sleep(10 * time.Second) // the agent is asked meanwhile
 		s.Begin(c)
@@ -99,7 +99,7 @@ func TestNoticeComesAtOnceWhenLittleTimeIsLeft(t *testing.T) {
 
 func TestNoticeComesToNoClientThatItIsNotFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l, never, gone, silent := New(), &told{}, &told{}, &told{}
+		l, never, gone, silent := New(), &listener{}, &listener{}, &listener{}
 		noticing(l, 0).Begin(never) // without an expiry
 
 		left := noticing(l, time.Hour)
@@ -116,7 +116,7 @@ func TestNoticeComesToNoClientThatItIsNotFor(t *testing.T) {
 		c := &conn{}
 		stream.Begin(c)
 		time.Sleep(2 * time.Hour)
-		for _, c := range []*told{never, gone, silent} {
+		for _, c := range []*listener{never, gone, silent} {
 			c.hears(t, "after all", 0)
 		}
 		if !slices.Equal(c.reasons(), []outcome.Reason{outcome.Expired}) || !slices.Equal(silent.reasons(), c.reasons()) {
