@@ -14,13 +14,13 @@ import (
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
 )
 
-// snippet is the program below a heading of docs/clients.md.
-func snippet(t *testing.T, heading string) string {
+// snippet is the program below a heading of a page.
+func snippet(t *testing.T, page, heading string) string {
 	t.Helper()
-	_, section, ok := strings.Cut(read(t, clientsPage), "\n### "+heading+"\n")
+	_, section, ok := strings.Cut(read(t, page), "\n### "+heading+"\n")
 	block := fence.FindStringSubmatch(section)
 	if !ok || block == nil {
-		t.Fatalf("docs/clients.md has no program below %q", heading)
+		t.Fatalf("%s has no program below %q", page, heading)
 	}
 	return block[2]
 }
@@ -98,7 +98,7 @@ func TestReconnectingProgramsComeBack(t *testing.T) {
 				}
 			}))
 			t.Cleanup(tokens.Close)
-			said := tt.run(t, snippet(t, tt.heading)+fmt.Sprintf(tt.more, "ws://"+g.public+"/my-agent/ws", tokens.URL))
+			said := tt.run(t, snippet(t, clientsPage, tt.heading)+fmt.Sprintf(tt.more, "ws://"+g.public+"/my-agent/ws", tokens.URL))
 			for _, want := range []string{"heard 1", "heard 2", "heard 3", "end 1009"} {
 				line := said.next()
 				for !strings.HasPrefix(line, "heard ") && !strings.HasPrefix(line, "end ") { // Chromium's own remarks
@@ -131,7 +131,7 @@ func TestReconnectingProgramsStopWhenTheyAreRefused(t *testing.T) {
 				settings{"requiredClaims": []any{settings{"claim": "scope", "values": []string{"agents:access"}}}}))
 			tokens := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, i.token(t)) }))
 			t.Cleanup(tokens.Close)
-			program := snippet(t, tt.heading) + fmt.Sprintf(tt.more, "ws://"+g.public+"/my-agent/ws", tokens.URL)
+			program := snippet(t, clientsPage, tt.heading) + fmt.Sprintf(tt.more, "ws://"+g.public+"/my-agent/ws", tokens.URL)
 			if line := inFile(tt.command, tt.file)(t, program).next(); line != "end 403" {
 				t.Errorf("the program says %q, want \"end 403\"", line)
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"strings"
 	"sync"
@@ -336,5 +337,96 @@ func TestClientWithLittleTimeIsToldAtOnce(t *testing.T) {
 	s.echoes("and nothing more")
 	if n := g.metric(`omnia_gateway_messages_total{direction="out"}`); n > 1 {
 		t.Errorf("%v messages to clients are counted, with the notice", n)
+	}
+}
+
+// What the test adds to the programs of docs/sessions.md, which stand beside those of
+// docs/clients.md.
+const (
+	renewJS = `
+async function fetchToken() {
+  const answer = await fetch(%[2]q);
+  if (!answer.ok) throw new Error(answer.status);
+  return answer.text();
+}
+stayRenewed(%[1]q, fetchToken, message => console.log('heard ' + message), code => console.log('end ' + code));
+`
+	renewPython = `
+
+async def fetch():
+    return (await asyncio.to_thread(urllib.request.urlopen, %[2]q)).read().decode()
+
+
+async def hear(message, ws):
+    if message == EXPIRING:
+        hear.renewing = asyncio.create_task(renew(%[1]q.replace("ws", "http", 1).split("/my-agent")[0], fetch))
+    else:
+        print("heard", message, flush=True)
+
+
+print("end", asyncio.run(stay_connected(%[1]q, fetch, hear)), flush=True)
+`
+)
+
+// TestRenewingProgramsKeepTheirConnection runs the programs of docs/sessions.md with tokens of 3 s:
+// the first connection lives through three renewals, one of them after a token that could not be
+// fetched. Then no token comes in time, and with the next one a second connection is made.
+func TestRenewingProgramsKeepTheirConnection(t *testing.T) {
+	const sessionsPage = "../docs/sessions.md"
+	for name, tt := range map[string]struct {
+		needs                  []string
+		run                    func(t *testing.T, program string) *speaker
+		connect, renew, append string
+	}{
+		"browser": {tab, inTab, "In a browser", "In JavaScript", renewJS},
+		"Node":    {node, inFile("node", "program.js"), "In Node", "In JavaScript", renewJS},
+		"Python":  {[]string{"websockets"}, inFile("python3", "program.py"), "In Python", "In Python", renewPython},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			needs(t, tt.needs...)
+			i := newIssuer(t)
+			var arrivals atomic.Int64
+			a := newAgent(t, func(v *visit) {
+				n := arrivals.Add(1)
+				v.accept()
+				v.Write(rawws.Make(rawws.Fin|rawws.Text, fmt.Appendf(nil, "%d", n), false))
+				if n > 1 {
+					v.Write(rawws.MakeClose(1009, "", false))
+				}
+				v.echoFrames()
+			})
+			g := start(t, plain(i, a.URL).with("authentication.jwt.clockSkew", "0s").with("session.expiryNotice",
+				settings{"before": "2s", "text": `{"type":"token_expiring"}`}).
+				with("routes", []any{settings{"path": "/my-agent", "upstream": a.URL, "allowedOrigins": []string{"*"}}}))
+			var asked atomic.Int64
+			tokens := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Access-Control-Allow-Origin", "*")
+				switch n := asked.Add(1); {
+				case n == 2, n > 5 && arrivals.Load() == 1 && len(g.log.with("msg", "ended")) == 0:
+					http.Error(w, "not now", http.StatusServiceUnavailable)
+				default:
+					io.WriteString(w, i.token(t, "exp", inSeconds(3)))
+				}
+			}))
+			t.Cleanup(tokens.Close)
+			program := snippet(t, clientsPage, tt.connect) + snippet(t, sessionsPage, tt.renew)
+			said := tt.run(t, program+fmt.Sprintf(tt.append, "ws://"+g.public+"/my-agent/ws", tokens.URL))
+			for _, want := range []string{"heard 1", "heard 2", "end 1009"} {
+				line := said.next()
+				for !strings.HasPrefix(line, "heard ") && !strings.HasPrefix(line, "end ") { // Chromium's own remarks
+					line = said.next()
+				}
+				if line != want {
+					t.Fatalf("the program says %q, want %q", line, want)
+				}
+			}
+			if n := len(g.log.with("reason", "renewal", "status", 200)); n < 3 {
+				t.Errorf("%d renewals, want 3", n)
+			}
+			if line := g.awaitLine("msg", "ended", "reason", "expired"); line["duration"].(float64) < 5 {
+				t.Errorf("the first connection lived for %v s, with tokens of 3 s", line["duration"])
+			}
+		})
 	}
 }
