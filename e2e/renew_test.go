@@ -216,8 +216,8 @@ func TestEachSessionEndsAtItsOwnExpiry(t *testing.T) {
 }
 
 // A client or an agent that takes no bytes, while the other side sends as fast as it can, cannot
-// hold its session beyond an expiry, nor the gateway beyond its drain; nor does what it does not
-// take pile up.
+// hold its session beyond an expiry or a revocation, nor the gateway beyond its drain; nor does
+// what it does not take pile up.
 func TestStuckPeerDelaysNoEnding(t *testing.T) {
 	const farewell = 4 * time.Second // of the relay: 3 s for the Close, 1 s until the sockets are closed
 	flood := rawws.Make(rawws.Fin|rawws.Binary, make([]byte, 64<<10), false)
@@ -231,6 +231,7 @@ func TestStuckPeerDelaysNoEnding(t *testing.T) {
 	}
 	for _, stuck := range []string{"client", "agent"} {
 		t.Run(stuck, func(t *testing.T) {
+			t.Parallel()
 			i, ended := newIssuer(t), make(chan struct{})
 			a := newAgent(t, func(v *visit) {
 				v.accept()
@@ -241,42 +242,59 @@ func TestStuckPeerDelaysNoEnding(t *testing.T) {
 			})
 			defer close(ended)
 			g := start(t, plain(i, a.URL).with("authentication.jwt.clockSkew", "0s").with("session.drainTimeout", "5s"))
-			open := func(exp float64) {
-				s := g.connect(t, "/my-agent/ws", i.bearer(t, "exp", exp))
-				s.SetDeadline(time.Time{})
-				if stuck == "agent" {
-					go pour(s, masked)
+			const sessions = 20
+			live := func(n float64) func() bool {
+				return func() bool { return g.metric("omnia_gateway_connections") == n }
+			}
+			open := func(subject string, exp float64) {
+				t.Helper()
+				for range sessions {
+					s := g.connect(t, "/my-agent/ws", i.bearer(t, "sub", subject, "exp", exp))
+					s.SetDeadline(time.Time{})
+					if stuck == "agent" {
+						go pour(s, masked)
+					}
+				}
+				eventually(t, "there", live(sessions))
+			}
+			gone := func(reason string, began float64) {
+				t.Helper()
+				eventually(t, "gone", live(0))
+				if took := inSeconds(0) - began; took > farewell.Seconds()+1 {
+					t.Errorf("the last one was there %.1f s after it was %s", took, reason)
+				}
+				if n := len(g.log.with("msg", "ended", "reason", reason)); n != sessions {
+					t.Errorf("%d of %d ended as %s", n, sessions, reason)
 				}
 			}
 			memory := g.metric("process_resident_memory_bytes")
-			const sessions = 20
 			exp := inSeconds(3)
-			for range sessions {
-				open(exp)
-			}
+			open("alice", exp)
 			eventually(t, "expired", func() bool { return inSeconds(0) > exp })
 			if grown := (g.metric("process_resident_memory_bytes") - memory) / (1 << 20); grown > 100 {
 				t.Errorf("%d stuck sessions take %.0f MB", sessions, grown)
 			}
-			eventually(t, "gone", func() bool { return g.metric("omnia_gateway_connections") == 0 })
-			if took := inSeconds(0) - exp; took > farewell.Seconds()+1 {
-				t.Errorf("the last one was there %.1f s after its expiry", took)
+			gone("expired", exp)
+
+			open("bob", inSeconds(3600))
+			began := inSeconds(0)
+			body := fmt.Sprintf(`{"issuer": %q, "subject": "bob"}`, i.URL)
+			resp, err := http.Post("http://"+g.admin+"/revocations", "application/json", strings.NewReader(body))
+			if err != nil || resp.StatusCode != http.StatusCreated {
+				t.Fatal(resp, err)
 			}
-			if n := len(g.log.with("msg", "ended", "reason", "expired")); n != sessions {
-				t.Errorf("%d of %d ended as expired", n, sessions)
-			}
-			for range sessions {
-				open(inSeconds(3600))
-			}
-			eventually(t, "there", func() bool { return g.metric("omnia_gateway_connections") == sessions })
-			began := time.Now()
+			resp.Body.Close()
+			gone("revoked", began)
+
+			open("carol", inSeconds(3600))
+			began = inSeconds(0)
 			g.cmd.Process.Signal(syscall.SIGTERM)
 			<-g.ended
-			if took := time.Since(began); took > 6*time.Second {
-				t.Errorf("the drain took %v, more than its 5 s", took)
+			if took := inSeconds(0) - began; took > 6 {
+				t.Errorf("the drain took %.1f s, more than its 5 s", took)
 			}
-			if lines := g.log.with("msg", "ended", "reason", "drain"); len(lines) != sessions {
-				t.Errorf("%d of %d ended by the drain", len(lines), sessions)
+			if n := len(g.log.with("msg", "ended", "reason", "drain")); n != sessions {
+				t.Errorf("%d of %d ended by the drain", n, sessions)
 			}
 		})
 	}
@@ -368,9 +386,9 @@ print("end", asyncio.run(stay_connected(%[1]q, fetch, hear)), flush=True)
 `
 )
 
-// TestRenewingProgramsKeepTheirConnection runs the programs of docs/sessions.md with tokens of 3 s:
-// the first connection lives through three renewals, one of them after a token that could not be
-// fetched. Then no token comes in time, and with the next one a second connection is made.
+// TestRenewingProgramsKeepTheirConnection runs the programs of docs/sessions.md with tokens of 3
+// s: the first connection lives through three renewals, one of them after a token that could not
+// be fetched. Then no token comes in time, and with the next one a second connection is made.
 func TestRenewingProgramsKeepTheirConnection(t *testing.T) {
 	const sessionsPage = "../docs/sessions.md"
 	for name, tt := range map[string]struct {
