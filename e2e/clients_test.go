@@ -308,3 +308,31 @@ func TestJDKClientOffersHTTP2AndIsServed(t *testing.T) {
 		}
 	}
 }
+
+// A client that does not know how long a body is sends it in chunks, and needs no new connection
+// for each request.
+func TestNodeKeepsItsConnectionAfterAChunkedBody(t *testing.T) {
+	needs(t, "node")
+	i := newIssuer(t)
+	agent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%v %s", r.TransferEncoding, body)
+	}))
+	defer agent.Close()
+	for scheme, secure := range map[string]bool{"http": false, "https": true} {
+		g := startSecure(t, plain(i, agent.URL), secure)
+		cmd := client(t, "node", "--no-warnings", "clients/chunked.js", scheme+"://"+g.public+"/my-agent/x", i.token(t))
+		cmd.Env = append(cmd.Env, "NODE_TLS_REJECT_UNAUTHORIZED=0")
+		out, err := run(t, cmd)
+		if n := strings.Count(out, "200 [chunked] hello "); err != nil || n != 6 {
+			t.Errorf("it ended with %v and\n%s", err, out)
+		}
+		remotes := map[any]bool{}
+		for _, line := range g.log.with("msg", "answered") {
+			remotes[line["remote"]] = true
+		}
+		if len(remotes) > 2 { // it opens a second one when the first is not free at once
+			t.Errorf("%d connections for 6 requests (TLS %v)", len(remotes), secure)
+		}
+	}
+}

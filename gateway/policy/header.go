@@ -157,7 +157,7 @@ func (h headerRules) client(remote string, in http.Header) (addr netip.Addr, fro
 	if !h.trusts(addr) {
 		return addr, false
 	}
-	hops := strings.Split(strings.Join(in["X-Forwarded-For"], ","), ",")
+	hops := headers.List(in["X-Forwarded-For"])
 	for i := len(hops) - 1; i >= 0; i-- {
 		hop, ok := parseHop(hops[i])
 		if !ok {
