@@ -241,6 +241,10 @@ func (k *checker) routePath(key, path string) {
 		k.add(key, "not in its one spelling, which is "+clean, "use letters, digits and - . _ ~ only")
 		return
 	}
+	if path == "/.gateway" || strings.HasPrefix(path, "/.gateway/") {
+		k.add(key, "the gateway's own: no request gets from there to a route", hint)
+		return
+	}
 	for segment := range strings.SplitSeq(path, "/") {
 		_, isName := NameIn(segment)
 		switch names := namesIn(segment); {

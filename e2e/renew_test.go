@@ -407,7 +407,10 @@ func TestRenewingProgramsKeepTheirConnection(t *testing.T) {
 			var arrivals atomic.Int64
 			a := newAgent(t, func(v *visit) {
 				n := arrivals.Add(1)
-				v.accept()
+				if v.r.Header.Get("Sec-WebSocket-Extensions") == "" {
+					t.Error("the client offers no compression, beside which the notice is to be read")
+				}
+				v.accept("Sec-WebSocket-Extensions: permessage-deflate")
 				v.Write(rawws.Make(rawws.Fin|rawws.Text, fmt.Appendf(nil, "%d", n), false))
 				if n > 1 {
 					v.Write(rawws.MakeClose(1009, "", false))
