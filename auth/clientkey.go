@@ -83,6 +83,16 @@ func (k *clientKeys) again(id *Identity) (*Identity, error) {
 	return now, nil
 }
 
+// vouched returns the identity of the key with this hash, unless it has expired.
+func (k *clientKeys) vouched(hash string, now time.Time) (*Identity, error) {
+	for _, id := range k.file.current().identities {
+		if id.ClientKey == hash {
+			return id, k.live(id, now, nil)
+		}
+	}
+	return nil, outcome.Refuse(outcome.UnknownClientKey, "its client key is not in the file")
+}
+
 // live returns a refusal when the key has expired.
 func (k *clientKeys) live(id *Identity, now time.Time, t Trace) error {
 	if err := k.issuer.current(id, now); err != nil {

@@ -33,3 +33,25 @@ func (v *Verifier) Admits(id *Identity) (*Identity, error) {
 	now.Subject, now.ForwardToken = i.principal(c), i.ForwardOriginalToken
 	return &now, nil
 }
+
+// Vouched returns the identity of a caller whom another replica has verified. The signature is not
+// there any more and is not asked for; everything else is judged as Verify does. For a client key
+// clientKey is its hash, and the claims are those of the file. The error is an *outcome.Refusal.
+func (v *Verifier) Vouched(issuer, claims, clientKey string) (*Identity, error) {
+	return v.unrevoked(v.vouched(issuer, claims, clientKey))
+}
+
+func (v *Verifier) vouched(issuer, claims, clientKey string) (*Identity, error) {
+	if clientKey != "" && v.clients != nil {
+		return v.clients.vouched(clientKey, v.now())
+	}
+	i := v.byName[issuer]
+	if i == nil {
+		return nil, v.strange(issuer)
+	}
+	c, err := readContent(claims)
+	if err != nil {
+		return nil, outcome.Refuse(outcome.Malformed, err.Error())
+	}
+	return i.judge(c, v.now(), nil)
+}

@@ -109,3 +109,40 @@ func TestRefusalsEndTheSearch(t *testing.T) {
 		}
 	}
 }
+
+// Of a caller whom another replica has verified nothing is believed but the signature.
+func TestVouchedCallerIsJudgedAsItsTokenWouldBe(t *testing.T) {
+	first := ready(t, allKeys(), nil)
+	before, err := first.Verify(t.Context(), Credential{Token: good("rsa1", nil)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims, revoked := before.Claims.JSON(), NewRevocations(10)
+	if _, err := revoked.Add(Revocation{Issuer: before.Issuer, Subject: before.Subject, Until: time.Now().Add(time.Hour)}); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		change      func(*config.Authentication)
+		claims      string
+		later       time.Duration
+		revocations *Revocations
+		want        outcome.Reason
+	}{
+		"the same rules":    {nil, claims, 0, nil, ""},
+		"expired":           {nil, claims, time.Hour, nil, outcome.Expired},
+		"another audience":  {func(c *config.Authentication) { c.JWT.Audiences = []string{"x"} }, claims, 0, nil, outcome.WrongAudience},
+		"an unknown issuer": {func(c *config.Authentication) { c.JWT.Issuer = "https://x" }, claims, 0, nil, outcome.WrongIssuer},
+		"revoked":           {nil, claims, 0, revoked, outcome.Revoked},
+		"no claims":         {nil, "{", 0, nil, outcome.Malformed},
+	} {
+		v, err := New(settings(c.change), maxToken, first.Keys, c.revocations)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v.now = func() time.Time { return now.Add(c.later) }
+		after, err := v.Vouched(before.Issuer, c.claims, "")
+		if reasonOf(err) != c.want || err == nil && (after.Subject != before.Subject || !after.Deadline.Equal(before.Deadline)) {
+			t.Errorf("%s: %+v, %v", name, after, err)
+		}
+	}
+}

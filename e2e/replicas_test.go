@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -150,5 +152,212 @@ func TestGatewayStartsWithoutItsRedis(t *testing.T) {
 	}
 	if n := len(g.log.with("msg", "redis not reachable; this replica goes on alone")); n != 1 {
 		t.Errorf("logged %d times", n)
+	}
+}
+
+// revoke bars a user's tokens at one replica, and returns the id of the revocation.
+func (g *gateway) revoke(t *testing.T, i *issuer, subject string) (id string) {
+	t.Helper()
+	var made struct{ ID string }
+	body := fmt.Sprintf(`{"issuer": %q, "subject": %q}`, i.URL, subject)
+	if code := g.command("POST", "/revocations", body, &made); code != http.StatusCreated {
+		t.Fatalf("revoke %s: %d", subject, code)
+	}
+	return made.ID
+}
+
+// everywhere connects a user to every replica.
+func everywhere(t *testing.T, all []*gateway, i *issuer, subject string) (open []*socket) {
+	t.Helper()
+	for _, g := range all {
+		open = append(open, g.connect(t, "/my-agent/ws", i.bearer(t, "sub", subject)))
+	}
+	return open
+}
+
+func TestRevocationEndsAUsersSessionsOnEveryReplicaWithinASecond(t *testing.T) {
+	const times = 200
+	i, redis := newIssuer(t), redistest.Start(t)
+	all := startReplicas(t, plain(i, newAgent(t, (*visit).echo).URL), 3, func(int) string { return redis.Addr })
+	stays := everywhere(t, all, i, "stays")
+	var worst time.Duration
+	for n := range times {
+		user := fmt.Sprint("user", n)
+		open := everywhere(t, all, i, user)
+		began := time.Now()
+		all[n%3].revoke(t, i, user)
+		for _, c := range open {
+			c.closed(3000)
+		}
+		if took := time.Since(began); took > worst {
+			worst = took
+		}
+	}
+	t.Logf("%d revocations, each of three sessions on three replicas: the worst took %s", times, worst.Round(10*time.Microsecond))
+	if worst > time.Second {
+		t.Error("longer than a second")
+	}
+	for n, g := range all {
+		g.refused(t, http.StatusUnauthorized, "revoked", "/my-agent/ws", i.bearer(t, "sub", fmt.Sprint("user", n)))
+		stays[n].echoes("hello")
+	}
+	late := start(t, plain(i, newAgent(t, (*visit).echo).URL).sharing(redis.Addr)) // knows all from its first request on
+	late.refused(t, http.StatusUnauthorized, "revoked", "/my-agent/ws", i.bearer(t, "sub", "user199"))
+}
+
+func TestWhatIsRevokedWhileRedisIsAwayIsEnforcedAfterwards(t *testing.T) {
+	i, redis := newIssuer(t), redistest.Start(t)
+	link := redistest.NewLink(t, redis.Addr)
+	all := startReplicas(t, plain(i, newAgent(t, (*visit).echo).URL), 3, func(n int) string {
+		if n == 2 {
+			return link.Addr
+		}
+		return redis.Addr
+	})
+	alice, bob, carol := everywhere(t, all, i, "alice"), everywhere(t, all, i, "bob"), everywhere(t, all, i, "carol")
+	stays := everywhere(t, all, i, "stays")
+	lifted := all[0].revoke(t, i, "dave")
+	eventually(t, "known", func() bool { code, _ := all[2].ask("/revocations/" + lifted); return code == http.StatusOK })
+
+	redis.Kill()
+	down := time.Now()
+	all[0].revoke(t, i, "alice")
+	alice[0].closed(3000)
+	for _, g := range all {
+		eventually(t, "alone", func() bool { return !g.cluster(t).Connected })
+	}
+	for _, c := range []*socket{alice[1], alice[2], bob[0], bob[2], carol[1]} {
+		c.echoes("nothing ends because Redis is away")
+	}
+	link.Cut() // from here on the third replica is alone, although Redis is back
+	time.Sleep(time.Until(down.Add(10 * time.Second)))
+	for n := range all {
+		stays[n].echoes("ten seconds without Redis")
+	}
+	redis.Restart(t) // without its data
+	alice[1].closed(3000)
+	all[1].revoke(t, i, "bob")
+	bob[0].closed(3000)
+	bob[1].closed(3000)
+	if code := all[1].command("DELETE", "/revocations/"+lifted, "", nil); code != http.StatusNoContent {
+		t.Fatalf("lift: %d", code)
+	}
+	all[2].refused(t, http.StatusUnauthorized, "revoked", "/my-agent/ws", i.bearer(t, "sub", "dave")) // it does not know better
+	all[2].revoke(t, i, "carol")
+	carol[2].closed(3000)
+	bob[2].echoes("still here")
+	link.Heal()
+	alice[2].closed(3000)
+	bob[2].closed(3000)
+	carol[0].closed(3000)
+	carol[1].closed(3000)
+	for n, g := range all {
+		eventually(t, "lifted", func() bool { code, _ := g.ask("/revocations/" + lifted); return code == http.StatusNotFound })
+		g.connect(t, "/my-agent/ws", i.bearer(t, "sub", "dave")).echoes("hello")
+		stays[n].echoes("hello")
+	}
+}
+
+// A replica whose process stood still finds out when it goes on.
+func TestStoppedReplicaCatchesUp(t *testing.T) {
+	i, redis := newIssuer(t), redistest.Start(t)
+	all := startReplicas(t, plain(i, newAgent(t, (*visit).echo).URL), 2, func(int) string { return redis.Addr })
+	alice, stays := everywhere(t, all, i, "alice"), everywhere(t, all, i, "stays")
+	all[1].cmd.Process.Signal(syscall.SIGSTOP)
+	all[0].revoke(t, i, "alice")
+	alice[0].closed(3000)
+	all[1].cmd.Process.Signal(syscall.SIGCONT)
+	alice[1].closed(3000)
+	stays[1].echoes("hello")
+}
+
+func TestOperatorEndsSessionsOfAllReplicas(t *testing.T) {
+	i, redis := newIssuer(t), redistest.Start(t)
+	all := startReplicas(t, plain(i, newAgent(t, (*visit).echo).URL), 3, func(int) string { return redis.Addr })
+	alice, bob := everywhere(t, all, i, "alice"), everywhere(t, all, i, "bob")
+	var done struct {
+		Ended   int
+		Missing []string
+	}
+	code := all[0].command("DELETE", "/sessions?subject=alice", "", &done)
+	if code != http.StatusOK || done.Ended != 3 || done.Missing != nil {
+		t.Errorf("%d, %+v", code, done)
+	}
+	for n := range all {
+		alice[n].closed(1000)
+		bob[n].echoes("hello")
+	}
+	again := everywhere(t, all, i, "alice") // they are not barred
+	line := all[2].log.with("msg", "ended", "reason", "ended", "subject", "alice")
+	if len(line) != 1 {
+		t.Errorf("%d lines", len(line))
+	}
+	var sessions []struct{ Session, Subject, Replica string }
+	_, body := all[1].ask("/sessions?cluster=true")
+	if err := json.Unmarshal([]byte(body), &sessions); err != nil {
+		t.Fatal(err)
+	}
+	one := ""
+	for _, s := range sessions {
+		if s.Subject == "bob" && s.Replica == all[2].cluster(t).Replica {
+			one = s.Session
+		}
+	}
+	if code := all[0].command("DELETE", "/sessions/"+one, "", &done); code != http.StatusOK || done.Ended != 1 {
+		t.Errorf("one at another replica: %d, %+v", code, done)
+	}
+	bob[2].closed(1000)
+	if code := all[0].command("DELETE", "/sessions/"+one, "", nil); code != http.StatusNotFound {
+		t.Errorf("one that is gone: %d", code)
+	}
+	for n := range all {
+		again[n].echoes("hello")
+	}
+}
+
+func TestRenewalAtAnyReplicaRenewsTheSessionsOfAll(t *testing.T) {
+	i, redis := newIssuer(t), redistest.Start(t)
+	s := plain(i, newAgent(t, (*visit).echo).URL).with("authentication.jwt.clockSkew", "0s")
+	all := startReplicas(t, s, 3, func(int) string { return redis.Addr })
+	token := func() string { return i.bearer(t, "sub", "alice", "exp", time.Now().Add(5*time.Second).Unix()) }
+	var open []*socket
+	for _, g := range all {
+		open = append(open, g.connect(t, "/my-agent/ws", token()))
+	}
+	began := time.Now()
+	for n := 0; time.Since(began) < 12*time.Second; n++ {
+		r, err := http.NewRequest("POST", "http://"+all[n%3].public+"/.gateway/renew", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		name, value, _ := strings.Cut(strings.TrimSpace(token()), ": ")
+		r.Header.Set(name, value)
+		answer, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var done struct {
+			Sessions []struct {
+				Session string
+				Expires time.Time
+			}
+		}
+		err = json.NewDecoder(answer.Body).Decode(&done)
+		answer.Body.Close()
+		if err != nil || answer.StatusCode != http.StatusOK || len(done.Sessions) != 3 {
+			t.Fatalf("%s, %+v, %v", answer.Status, done, err)
+		}
+		for next := time.Now().Add(3 * time.Second); time.Now().Before(next); { // data flows meanwhile
+			for _, c := range open {
+				c.echoes("hello")
+			}
+		}
+	}
+	_, body := all[0].ask("/sessions?cluster=true")
+	if n := strings.Count(body, `"subject": "alice"`); n != 3 {
+		t.Errorf("%d sessions are left: %s", n, body)
+	}
+	for _, c := range open { // and then they end
+		c.closed(3000)
 	}
 }

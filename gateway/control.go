@@ -4,8 +4,10 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
+	"github.com/altairalabs/omnia-gateway/gateway/policy"
 	"github.com/altairalabs/omnia-gateway/gateway/session"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
@@ -13,18 +15,31 @@ import (
 // control.go answers the gateway's own paths on the public listener. The policy has admitted the
 // request. A body is not read.
 
-// renewed is a session that a renewal has extended.
+// renewed is what a renewal has done to one session: it lives until Expires now, or Reason is the
+// word that a new connection would get, and the session is as it was.
 type renewed struct {
-	Session string     `json:"session"`
-	Route   string     `json:"route"`
-	Expires *time.Time `json:"expires"` // null: never
-}
-
-// unrenewed is a session that a renewal has left as it was.
-type unrenewed struct {
 	Session string         `json:"session"`
 	Route   string         `json:"route"`
-	Reason  outcome.Reason `json:"reason"` // the word that a new connection would get
+	Start   time.Time      `json:"start"`
+	Expires *time.Time     `json:"expires"` // null: never
+	Reason  outcome.Reason `json:"reason,omitempty"`
+	Detail  string         `json:"detail,omitempty"` // of Reason, for the log
+}
+
+// told is what the client is told of a renewed session.
+func (r renewed) told() any {
+	if r.Reason != "" {
+		return struct {
+			Session string         `json:"session"`
+			Route   string         `json:"route"`
+			Reason  outcome.Reason `json:"reason"`
+		}{r.Session, r.Route, r.Reason}
+	}
+	return struct {
+		Session string     `json:"session"`
+		Route   string     `json:"route"`
+		Expires *time.Time `json:"expires"`
+	}{r.Session, r.Route, r.Expires}
 }
 
 // answerRenewal renews the caller's live sessions with the fresh token of the request. Which are
@@ -36,13 +51,17 @@ func (g *Gateway) answerRenewal(x *exchange) {
 		g.refuse(x, outcome.Refuse(outcome.NoSession, "the query names no one session"))
 		return
 	}
-	all := g.sessions.Renew(x.pass.Case, x.pass.Deadline, func(s *session.Session) bool {
-		return (!one || s.ID == id) && x.policy.Lists(s.Case, x.pass.Origins)
-	}, g.judge)
+	caller := x.pass.Identity
+	r := sharedRenewal{
+		Issuer: caller.Issuer, Claims: caller.Claims.JSON(), ClientKey: caller.ClientKey, Session: id, One: one, Origins: x.pass.Origins,
+	}
+	all := g.renew(r, x.policy, x.pass.Case, x.pass.Deadline, nil)
+	all = append(all, g.renewElsewhere(x.r.Context(), r, caller.Subject, x.pass.Deadline)...)
 	if len(all) == 0 {
 		g.refuse(x, outcome.Refuse(outcome.NoSession, "no such live session of this caller"))
 		return
 	}
+	slices.SortStableFunc(all, func(a, b renewed) int { return a.Start.Compare(b.Start) })
 	if one {
 		x.session = id
 	}
@@ -50,15 +69,13 @@ func (g *Gateway) answerRenewal(x *exchange) {
 	var refusal *outcome.Refusal // of the first that was refused
 	refused := 0
 	for i, r := range all {
-		g.metrics.renewed(r.Refusal)
-		if r.Refusal == nil {
-			sessions[i] = renewed{r.Session.ID, r.Session.Case.Route, stampOf(r.Deadline)}
+		sessions[i] = r.told()
+		if r.Reason == "" {
 			continue
 		}
 		if refused++; refusal == nil {
-			refusal = r.Refusal
+			refusal = outcome.Refuse(r.Reason, r.Detail)
 		}
-		sessions[i] = unrenewed{r.Session.ID, r.Session.Case.Route, r.Refusal.Reason}
 	}
 	counts := []slog.Attr{slog.Int("renewed", len(all)-refused), slog.Int("not_renewed", refused)}
 	if refused == len(all) {
@@ -78,6 +95,26 @@ func (g *Gateway) answerRenewal(x *exchange) {
 		detail = refusal.Error()
 	}
 	g.report(x, outcome.Renewal, http.StatusOK, detail, counts...)
+}
+
+// renew renews the sessions of this gateway that a renewal is about, with the identity of a case
+// and the deadline that comes with it. A session for which skip, unless that is nil, reports true
+// stays as it is.
+func (g *Gateway) renew(
+	r sharedRenewal, p *policy.Policy, fresh policy.Case, deadline time.Time, skip func(*session.Session) bool,
+) []renewed {
+	done := g.sessions.Renew(fresh, deadline, func(s *session.Session) bool {
+		return (!r.One || s.ID == r.Session) && p.Lists(s.Case, r.Origins) && (skip == nil || !skip(s))
+	}, g.judge)
+	all := make([]renewed, len(done))
+	for i, d := range done {
+		g.metrics.renewed(d.Refusal)
+		all[i] = renewed{Session: d.Session.ID, Route: d.Session.Case.Route, Start: d.Session.Start, Expires: stampOf(d.Deadline)}
+		if d.Refusal != nil {
+			all[i].Reason, all[i].Detail = d.Refusal.Reason, d.Refusal.Text()
+		}
+	}
+	return all
 }
 
 // wantedSession returns the id of the one session that the query of a renewal asks for, if it

@@ -5,7 +5,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"slices"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -27,6 +26,7 @@ func (g *Gateway) revoke(v auth.Revocation) (_ auth.Revocation, ended int, err e
 	if err != nil {
 		g.log.Error("revocation not kept: it is in force until this process ends", "revocation", v.ID, "err", err.Error())
 	}
+	g.shareRevocation(v)
 	return v, g.endRevoked(v), err
 }
 
@@ -91,6 +91,9 @@ func (g *Gateway) answerRevocation(w http.ResponseWriter, r *http.Request) {
 // answerLift answers DELETE /revocations/{id}.
 func (g *Gateway) answerLift(w http.ResponseWriter, r *http.Request) {
 	v, there, err := g.revoked.Lift(chi.URLParam(r, "id"))
+	if there {
+		g.shareRevocation(v)
+	}
 	switch {
 	case !there:
 		writeProblem(w, http.StatusNotFound, "no such revocation is in force")
@@ -104,51 +107,71 @@ func (g *Gateway) answerLift(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
+// wanted are the sessions that all filters name which are not empty.
+type wanted struct {
+	Session string `json:"session,omitempty"`
+	Issuer  string `json:"issuer,omitempty"`
+	Subject string `json:"subject,omitempty"`
+	Agent   string `json:"agent,omitempty"`
+	Route   string `json:"route,omitempty"`
+}
+
+// has reports whether s is one of them.
+func (n wanted) has(s *session.Session) bool {
+	for _, f := range [][2]string{
+		{n.Session, s.ID}, {n.Issuer, s.Issuer()}, {n.Subject, s.Subject()}, {n.Agent, s.Case.Agent}, {n.Route, s.Case.Route},
+	} {
+		if f[0] != "" && f[0] != f[1] {
+			return false
+		}
+	}
+	return n != wanted{}
+}
+
 // answerEnd answers DELETE /sessions: it ends the sessions that all filters of the query name.
 // Without a filter, or with one that is not known, it ends none: a mistake must not end every
 // session.
 func (g *Gateway) answerEnd(w http.ResponseWriter, r *http.Request) {
-	of := map[string]func(*session.Session) string{
-		"issuer":  (*session.Session).Issuer,
-		"subject": (*session.Session).Subject,
-		"agent":   func(s *session.Session) string { return s.Case.Agent },
-		"route":   func(s *session.Session) string { return s.Case.Route },
-	}
+	var n wanted
+	filters := map[string]*string{"issuer": &n.Issuer, "subject": &n.Subject, "agent": &n.Agent, "route": &n.Route}
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	good := err == nil && len(query) > 0
 	for name, values := range query {
-		good = good && of[name] != nil && len(values) == 1 && values[0] != ""
+		good = good && filters[name] != nil && len(values) == 1 && values[0] != ""
+		if good {
+			*filters[name] = values[0]
+		}
 	}
 	if !good {
 		writeProblem(w, http.StatusBadRequest, "name the sessions by issuer, subject, agent or route, each once and not empty")
 		return
 	}
-	g.endSessions(w, func(s *session.Session) bool {
-		for name, values := range query {
-			if of[name](s) != values[0] {
-				return false
-			}
-		}
-		return true
-	})
+	writeJSON(w, http.StatusOK, g.endEverywhere(r.Context(), n))
 }
 
 // answerEndOne answers DELETE /sessions/{id}.
 func (g *Gateway) answerEndOne(w http.ResponseWriter, r *http.Request) {
-	id := chi.URLParam(r, "id")
-	all := g.sessions.List()
-	if !slices.ContainsFunc(all, func(s *session.Session) bool { return s.ID == id }) {
+	done := g.endEverywhere(r.Context(), wanted{Session: chi.URLParam(r, "id")})
+	if done.Ended == 0 && len(done.Missing) == 0 {
 		writeProblem(w, http.StatusNotFound, "there is no such session")
 		return
 	}
-	g.endSessions(w, func(s *session.Session) bool { return s.ID == id })
+	writeJSON(w, http.StatusOK, done)
 }
 
-// endSessions ends the sessions that match and answers how many that were.
-func (g *Gateway) endSessions(w http.ResponseWriter, match func(*session.Session) bool) {
-	ended := g.sessions.End(match, outcome.End(outcome.Ended, "by an operator"))
-	g.log.Info("sessions ended", "sessions", ended)
-	writeJSON(w, http.StatusOK, struct {
-		Ended int `json:"ended"`
-	}{ended})
+// endSummary is the answer to DELETE /sessions.
+type endSummary struct {
+	Ended   int      `json:"ended"`             // live sessions
+	Missing []string `json:"missing,omitempty"` // replicas that did not answer and will hear of it later
+}
+
+// end ends the sessions of this gateway that are named and began before a time, and returns how
+// many that were.
+func (g *Gateway) end(n wanted, before time.Time) int {
+	ended := g.sessions.End(func(s *session.Session) bool { return n.has(s) && s.Start.Before(before) },
+		outcome.End(outcome.Ended, "by an operator"))
+	if ended > 0 {
+		g.log.Info("sessions ended", "sessions", ended)
+	}
+	return ended
 }

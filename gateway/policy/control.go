@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"time"
 
 	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/outcome"
@@ -49,6 +50,20 @@ func (p *Policy) admitRenewal(ctx context.Context, pass *Pass, r *http.Request, 
 	}
 	pass.Reason, pass.Deadline = outcome.Renewal, p.deadline(pass.Identity)
 	return nil
+}
+
+// Renewed returns the case of a renewal whose caller another replica has verified, as
+// auth.Verifier.Vouched says, and the deadline that comes with it. The error is an
+// *outcome.Refusal.
+func (p *Policy) Renewed(issuer, claims, clientKey string) (Case, time.Time, error) {
+	id, err := p.verifier.Vouched(issuer, claims, clientKey)
+	if err != nil {
+		return Case{}, time.Time{}, err
+	}
+	if !id.HasPrincipal() {
+		return Case{}, time.Time{}, refusePrincipal()
+	}
+	return Case{Identity: id}, p.deadline(id), nil
 }
 
 // Lists reports whether a page with these Origin lines may use the route of a session. No lines:
