@@ -2,6 +2,7 @@ package auth
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -68,17 +69,19 @@ func FuzzTokensAreReadAsGolangJWTReadsThem(f *testing.F) {
 
 // What glance finds is what a scan finds, in every text that is strict JSON.
 func FuzzGlance(f *testing.F) {
+	long := strings.Repeat("x", 2*short)
 	for _, text := range []string{
 		`{"iss":"a"}`, ` { "x" : { "iss" : 1 } , "iss" : "b\"c" } `, `{"x":"iss","iss":"a"}`, `{"x":"\"iss\":\"b\"","iss":"a"}`,
 		`{"iss":["iss"],"alg":5}`,
 		`{"a":["iss","alg"],"alg":"x"}`, `{"a":"\\","iss":"\\\""}`, `{"i\u0073s":"a"}`, `{"iss":1,"iss":2}`, `{"iss"`, `{"iss":`, `{"`,
-		`{`, ``, `x`,
+		`{`, ``, `x`, `{"` + long, `{"` + long + `\`, `{"` + long + `":1,"iss":"` + long + `\"` + long + `"}`,
+		`{"a":"` + long + `\\` + long + `\\","iss":"` + long + `\\"}`,
 	} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		names := []string{"iss", "alg"}
-		quick, quickErr := glance(text, names...)
+		quick, quickErr := glance([]byte(text), names...)
 		if scanUnique(text, nil) != nil {
 			return // for such texts it need not be right, only end
 		}

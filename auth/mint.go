@@ -169,10 +169,10 @@ func Inspect(text string) (header, claims map[string]any, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if header, err = decodeObject(t.header); err != nil {
+	if header, err = decodeObject(string(t.header)); err != nil {
 		return nil, nil, fmt.Errorf("header: %w", err)
 	}
-	if claims, err = decodeObject(t.payload); err != nil {
+	if claims, err = decodeObject(string(t.payload)); err != nil {
 		return nil, nil, fmt.Errorf("payload: %w", err)
 	}
 	return header, claims, nil

@@ -19,9 +19,10 @@ import (
 type token struct {
 	signed          string // header "." payload, over which the signature is made
 	signature       []byte
-	header, payload string // JSON objects
+	header, payload []byte // JSON objects
 
 	alg, kid, issuer string
+	sub              string   // the text of the claim, "" if it is missing
 	protected        []string // the values of the members protected, "" for one that is missing
 }
 
@@ -42,8 +43,9 @@ func parse(text string) (*token, error) {
 	if err := t.readHeader(); err != nil {
 		return nil, fmt.Errorf("header: %w", err)
 	}
-	found, err := glance(t.payload, "iss")
+	found, err := glance(t.payload, "iss", "sub")
 	if err == nil {
+		t.sub = found[1]
 		t.issuer, err = shortString("iss", found[0])
 	}
 	if err != nil {
@@ -79,7 +81,7 @@ func decodeJWS(text string) (*token, error) {
 	if err != nil {
 		return nil, fmt.Errorf("signature: %w", err)
 	}
-	return &token{signed: text[:len(head)+1+len(body)], signature: signature, header: string(header), payload: string(payload)}, nil
+	return &token{signed: text[:len(head)+1+len(body)], signature: signature, header: header, payload: payload}, nil
 }
 
 // decodePart decodes unpadded base64url whose unused bits are zero: one text for each value, so
@@ -119,7 +121,7 @@ func (t *token) readHeader() error {
 
 // content reads what parse has left out: the claims, and what may be odd in the header.
 func (t *token) content() (content, error) {
-	err := scanUnique(t.header, func(m member) error {
+	err := scanUnique(string(t.header), func(m member) error {
 		if n := slices.Index(protected, m.name); n >= 0 && t.protected[n] == "" {
 			return fmt.Errorf("%s is written with escapes", m.name)
 		}
@@ -128,7 +130,7 @@ func (t *token) content() (content, error) {
 	if err != nil {
 		return content{}, fmt.Errorf("header: %w", err)
 	}
-	c, err := readContent(t.payload)
+	c, err := readContent(string(t.payload))
 	if err != nil {
 		return content{}, fmt.Errorf("payload: %w", err)
 	}
@@ -137,11 +139,7 @@ func (t *token) content() (content, error) {
 
 // subject returns the claim sub of a token that nothing is verified of, or "".
 func (t *token) subject() string {
-	found, err := glance(t.payload, "sub")
-	if err != nil {
-		return ""
-	}
-	sub, _ := shortString("sub", found[0])
+	sub, _ := shortString("sub", t.sub)
 	return sub
 }
 

@@ -18,7 +18,7 @@ func judgeJWS(keys, text string) outcome.Reason {
 		err = tok.readHeader()
 	}
 	if err == nil {
-		err = scanUnique(tok.header, nil)
+		err = scanUnique(string(tok.header), nil)
 	}
 	if err != nil {
 		return outcome.Malformed
