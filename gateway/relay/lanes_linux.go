@@ -65,7 +65,6 @@ type lane struct {
 	// Immutable.
 	fd    int      // of the epoll set
 	file  *os.File // the same, by which Go's poller wakes the goroutine, so that no thread waits for it
-	bell  int      // an eventfd in the set, which other goroutines ring
 	start time.Time
 
 	// Owned by the lane's goroutine.
@@ -76,11 +75,12 @@ type lane struct {
 	turn   []*ride // those of this round
 	timers rides   // by the time at which they want to be looked at
 	armed  time.Duration
+	woken  bool // by a time that has come, or by another goroutine
 	now    time.Duration
 	buf    [bufSize]byte
 
 	mu     sync.Mutex
-	inbox  []*ride // sessions of which other goroutines want something
+	inbox  []*ride // sessions of which other goroutines want something; if there are any, the lane does not wait
 	closed bool
 }
 
@@ -119,27 +119,14 @@ func newLane() (*lane, error) {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
 	l := &lane{
-		fd: fd, file: os.NewFile(uintptr(fd), "epoll"), bell: -1, start: time.Now(),
+		fd: fd, file: os.NewFile(uintptr(fd), "epoll"), start: time.Now(),
 		events: make([]syscall.EpollEvent, 128), armed: never,
 	}
-	if err := l.open(); err != nil {
+	if err := l.file.SetReadDeadline(time.Time{}); err != nil { // Go's poller has not taken the set
 		l.close()
 		return nil, err
 	}
 	return l, nil
-}
-
-// open makes the bell, and sees that Go's poller has taken the set.
-func (l *lane) open() error {
-	if err := l.file.SetReadDeadline(time.Time{}); err != nil {
-		return err
-	}
-	bell, _, errno := syscall.Syscall(syscall.SYS_EVENTFD2, 0, syscall.O_NONBLOCK|syscall.O_CLOEXEC, 0)
-	if errno != 0 {
-		return os.NewSyscallError("eventfd", errno)
-	}
-	l.bell = int(bell)
-	return l.watch(l.bell, syscall.EPOLLIN|edges)
 }
 
 // edges is EPOLLET: an event tells of a change, not of a state, so that a session that is not read
@@ -152,14 +139,12 @@ func (l *lane) watch(fd int, what uint32) error {
 	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(l.fd, syscall.EPOLL_CTL_ADD, fd, &event))
 }
 
-// close ends run. From then on no bell rings: its descriptor may be another's.
+// close ends run.
 func (l *lane) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.closed = true
 	l.file.Close()
-	if l.closed = true; l.bell >= 0 {
-		syscall.Close(l.bell)
-	}
 }
 
 // run is the lane's goroutine.
@@ -178,8 +163,7 @@ func (l *lane) run() {
 			if !os.IsTimeout(err) {
 				return
 			}
-			l.armed, l.found = never, 0
-			l.file.SetReadDeadline(time.Time{})
+			l.woken, l.found = true, 0
 		}
 		l.round()
 		if len(l.queue) > 0 {
@@ -191,7 +175,12 @@ func (l *lane) run() {
 // arm wakes the lane in time for the first timer. A time that is too early is left: it costs one
 // round, and to move it with each message would cost more.
 func (l *lane) arm() {
-	if len(l.timers) > 0 && l.timers[0].at < l.armed {
+	if len(l.timers) == 0 || l.timers[0].at >= l.armed {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.inbox) == 0 {
 		l.armed = l.timers[0].at
 		l.file.SetReadDeadline(l.start.Add(l.armed))
 	}
@@ -200,6 +189,10 @@ func (l *lane) arm() {
 // round does what there is to do, a bounded piece for each session.
 func (l *lane) round() {
 	l.now = time.Since(l.start)
+	if l.woken {
+		l.woken = false
+		l.answer()
+	}
 	for i := range l.events[:l.found] {
 		l.event(&l.events[i])
 	}
@@ -220,10 +213,6 @@ func (l *lane) round() {
 // event notes what the set has reported.
 func (l *lane) event(e *syscall.EpollEvent) {
 	fd := int(e.Fd)
-	if fd == l.bell {
-		l.answer()
-		return
-	}
 	if fd >= len(l.by) || l.by[fd] == nil {
 		return // closed in this round
 	}
@@ -237,11 +226,12 @@ func (l *lane) event(e *syscall.EpollEvent) {
 	s.ride.enqueue()
 }
 
-// answer looks after the sessions of which other goroutines want something.
+// answer looks after the sessions of which other goroutines want something, and lets the lane wait
+// again.
 func (l *lane) answer() {
-	var count [8]byte
-	readNow(l.bell, count[:])
 	l.mu.Lock()
+	l.armed = never
+	l.file.SetReadDeadline(time.Time{})
 	called := l.inbox
 	l.inbox = nil
 	for _, r := range called {
@@ -263,10 +253,12 @@ func (r *ride) call() {
 	}
 	r.called = true
 	if l.inbox = append(l.inbox, r); len(l.inbox) == 1 {
-		one := [8]byte{1} // in either order of bytes it is not zero
-		writeNow(l.bell, one[:])
+		l.file.SetReadDeadline(long) // Go's poller wakes the lane without a system call
 	}
 }
+
+// long is a time that has passed long ago.
+var long = time.Unix(1, 0)
 
 func (r *ride) enqueue() {
 	if !r.queued {
