@@ -278,10 +278,11 @@ func (g *Gateway) accept(x *exchange, s *session.Session, a *answer) (*relay.Rel
 	io.ReadFull(buffered.Reader, early)
 
 	conn.SetDeadline(time.Now().Add(x.policy.Config().Limits.HandshakeTimeout))
-	if err := writeSwitch(conn, a.Header, x.pass.Protocols, s.ID); err != nil {
+	if err := writeSwitch(buffered.Writer, a.Header, x.pass.Protocols, s.ID); err != nil {
 		conn.Close()
 		return nil, err
 	}
+	a.buffers.keep(buffered.Reader, buffered.Writer)
 	joined, err := relay.New(conn, a.conn, early, a.rest, handshake.ReservedBits(a.Header), g.rules(x.policy.Config()))
 	if err != nil {
 		conn.Close()
@@ -303,7 +304,7 @@ func (g *Gateway) rules(c *config.Config) relay.Rules {
 
 // writeSwitch answers the handshake: the agent's own headers, its choice of subprotocol as the
 // client must see it, and the session's id.
-func writeSwitch(w io.Writer, agent http.Header, p handshake.Protocols, id string) error {
+func writeSwitch(b *bufio.Writer, agent http.Header, p handshake.Protocols, id string) error {
 	h := policy.EndToEnd(agent)
 	h.Set("Connection", "Upgrade")
 	h.Set("Upgrade", "websocket")
@@ -312,7 +313,6 @@ func writeSwitch(w io.Writer, agent http.Header, p handshake.Protocols, id strin
 	if chosen := p.Answer(agent.Get("Sec-WebSocket-Protocol")); chosen != "" {
 		h.Set("Sec-WebSocket-Protocol", chosen)
 	}
-	b := bufio.NewWriterSize(w, 1024)
 	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	handshake.Spelled(h).Write(b)
 	b.WriteString("\r\n")

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	gometrics "runtime/metrics"
 	"time"
 )
 
@@ -35,4 +36,49 @@ func giveBack(ctx context.Context, ticks <-chan time.Time, stir func() (times, l
 		}
 		before = times
 	}
+}
+
+const (
+	// spare is how much garbage there may be before it is collected, even if there is less live
+	// data. Handshakes leave almost nothing but garbage: with Go's own least of 4 MiB, one of
+	// fifty would cause a collection.
+	spare = 16 << 20
+	// normal is the garbage that Go allows, in percent of the live data.
+	normal = 100
+)
+
+// collectLater lets Go's collector wait until there is some garbage, at each tick until ctx ends.
+// live returns how many bytes were live at the last collection; set is debug.SetGCPercent, which
+// stops the process for a moment.
+func collectLater(ctx context.Context, ticks <-chan time.Time, live func() uint64, set func(percent int) int) {
+	now := set(normal)
+	if now != normal { // the operator has set GOGC
+		set(now)
+		return
+	}
+	defer func() { set(normal) }()
+	for {
+		if want := percentFor(live()); want < now*3/4 || want > now*4/3 {
+			set(want)
+			now = want
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticks:
+		}
+	}
+}
+
+// percentFor returns how much garbage there may be, in percent of the live data.
+func percentFor(live uint64) int {
+	const least = 4 << 20 // Go counts less as this
+	return max(normal, int(spare*100/max(live, least)))
+}
+
+// liveBytes returns how many bytes were live at the last collection.
+func liveBytes() uint64 {
+	sample := []gometrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	gometrics.Read(sample)
+	return sample[0].Value.Uint64()
 }

@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"context"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -37,4 +39,61 @@ func TestMemoryIsGivenBackOnceARushIsOver(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestSomeGarbageMayWait(t *testing.T) {
+	const mib = 1 << 20
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		ticks, over := make(chan time.Time), make(chan struct{})
+		live, percent, times := uint64(0), normal, 0
+		set := func(p int) int {
+			old := percent
+			percent, times = p, times+1
+			return old
+		}
+		go func() {
+			collectLater(ctx, ticks, func() uint64 { return live }, set)
+			close(over)
+		}()
+		for _, step := range []struct {
+			live          uint64
+			percent, sets int
+		}{
+			{0, 400, 2}, {4 * mib, 400, 2}, {4*mib + mib/2, 400, 2}, // a little more changes nothing
+			{8 * mib, 200, 3}, {16 * mib, 100, 4}, {1 << 40, 100, 4}, {2 * mib, 400, 5},
+		} {
+			live = step.live
+			select {
+			case ticks <- time.Time{}:
+			case <-over:
+				t.Fatal("it has ended")
+			}
+			synctest.Wait()
+			if percent != step.percent || times != step.sets {
+				t.Errorf("%d MiB live: %d %%, set %d times, want %d %% and %d", step.live/mib, percent, times, step.percent, step.sets)
+			}
+		}
+		cancel()
+		<-over
+		if percent != normal {
+			t.Errorf("%d %% afterwards", percent)
+		}
+	})
+}
+
+func TestGarbageIsAsTheOperatorHasSetIt(t *testing.T) {
+	percent := 50
+	set := func(p int) int { old := percent; percent = p; return old }
+	collectLater(t.Context(), nil, func() uint64 { t.Error("asked"); return 0 }, set)
+	if percent != 50 {
+		t.Errorf("%d %%, not the operator's", percent)
+	}
+}
+
+func TestLiveBytesAreKnown(t *testing.T) {
+	runtime.GC()
+	if n := liveBytes(); n < 1<<10 || n > 1<<40 {
+		t.Errorf("%d bytes live", n)
+	}
 }

@@ -21,7 +21,7 @@ func (g *Gateway) Listen() (err error) {
 		}
 	}()
 	bind := func(name, addr string) (*steady, error) {
-		l, err := net.Listen("tcp", addr)
+		l, err := listenConfig().Listen(context.Background(), "tcp", addr)
 		if err != nil {
 			return nil, fmt.Errorf("%s listener: %w", name, err)
 		}
@@ -88,6 +88,11 @@ func (g *Gateway) Run(ctx context.Context, leave <-chan Departure) error {
 		quiet := time.NewTicker(quietFor)
 		defer quiet.Stop()
 		giveBack(ctx, quiet.C, g.stir, debug.FreeOSMemory)
+	})
+	wg.Go(func() {
+		look := time.NewTicker(quietFor)
+		defer look.Stop()
+		collectLater(ctx, look.C, liveBytes, debug.SetGCPercent)
 	})
 	wg.Go(func() {
 		look := time.NewTicker(clockLook)

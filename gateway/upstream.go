@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -45,6 +46,36 @@ type dialer struct {
 	tls     *tls.Config
 	timeout time.Duration // for connection, TLS and the agent's answer together
 	stall   time.Duration // how long an agent may take no byte of plain HTTP
+	buffers buffers
+}
+
+// buffers are for handshakes with agents. net/http makes new ones for each client's connection and
+// leaves them to the handler that takes the connection over; when that is done they serve the next
+// handshake.
+type buffers struct{ readers, writers sync.Pool }
+
+func (b *buffers) reader(from io.Reader) *bufio.Reader {
+	if r, ok := b.readers.Get().(*bufio.Reader); ok {
+		r.Reset(from)
+		return r
+	}
+	return bufio.NewReader(from)
+}
+
+func (b *buffers) writer(to io.Writer) *bufio.Writer {
+	if w, ok := b.writers.Get().(*bufio.Writer); ok {
+		w.Reset(to)
+		return w
+	}
+	return bufio.NewWriter(to)
+}
+
+// keep takes buffers that are not used any more.
+func (b *buffers) keep(r *bufio.Reader, w *bufio.Writer) {
+	r.Reset(nil)
+	w.Reset(nil)
+	b.readers.Put(r)
+	b.writers.Put(w)
 }
 
 // control is asked about an address before it is dialled, after its name was resolved.
@@ -141,8 +172,9 @@ func refusedTLS(err error) bool {
 // bytes that followed it; any other answer has its body. conn is the caller's to close.
 type answer struct {
 	*http.Response
-	conn net.Conn
-	rest []byte
+	conn    net.Conn
+	rest    []byte
+	buffers *buffers // for what the client's connection leaves
 }
 
 // handshake asks the agent of p for a WebSocket with the client's own key, and checks its 101
@@ -174,11 +206,15 @@ func (d *dialer) handshake(ctx context.Context, p *policy.Pass, r *http.Request)
 		h["User-Agent"] = []string{""} // else net/http would name itself
 	}
 	out.Header = handshake.Spelled(h)
-	if err := out.Write(conn); err != nil {
+	bw := d.buffers.writer(conn)
+	if err = out.Write(bw); err == nil {
+		err = bw.Flush()
+	}
+	if err != nil {
 		return nil, refusedBy(ctx, err, outcome.UpstreamUnreachable)
 	}
 	head := &io.LimitedReader{R: conn, N: maxAnswerHead}
-	br := bufio.NewReader(head)
+	br := d.buffers.reader(head)
 	resp, err := readAnswer(br, &out)
 	switch {
 	case refusedTLS(err):
@@ -200,7 +236,9 @@ func (d *dialer) handshake(ctx context.Context, p *policy.Pass, r *http.Request)
 		return nil, refusedBy(ctx, ctx.Err(), outcome.UpstreamTimeout)
 	}
 	rest, _ := br.Peek(br.Buffered())
-	return &answer{Response: resp, conn: conn, rest: slices.Clone(rest)}, nil
+	a := &answer{Response: resp, conn: conn, rest: slices.Clone(rest), buffers: &d.buffers}
+	d.buffers.keep(br, bw)
+	return a, nil
 }
 
 // readAnswer reads the final answer's head, past a few interim ones.

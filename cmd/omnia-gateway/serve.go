@@ -29,6 +29,7 @@ func newServe() *cobra.Command {
 		RunE: func(c *cobra.Command, _ []string) error {
 			signals, stop := catchSignals()
 			defer stop()
+			limitMemory()
 			config, err := load(from)
 			if err != nil {
 				return err
