@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http/httputil"
 	"slices"
 	"sync"
@@ -81,16 +82,15 @@ func (f *fleet) by(w way) (*agents, error) {
 	if a != nil {
 		return a, nil
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if a := f.all[w]; a != nil {
-		return a, nil
-	}
 	t, sum, err := readUpstreamTLS(w.tls)
 	if err != nil {
 		return nil, err
 	}
-	f.all[w], f.seen[w] = newAgents(w, t, f.dead, f.stall, f.log), sum
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.all[w] == nil {
+		f.all[w], f.seen[w] = newAgents(w, t, f.dead, f.stall, f.log), sum
+	}
 	return f.all[w], nil
 }
 
@@ -138,26 +138,40 @@ func (f *fleet) keep(c *config.Config) {
 }
 
 // refresh reads the files of every way again and reports whether something is new. Bad ones change
-// nothing, and the error is given once.
+// nothing, and the error is given once. One goroutine at a time may call it.
 func (f *fleet) refresh() (changed bool, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.mu.RLock()
+	before := maps.Clone(f.seen)
+	f.mu.RUnlock()
 	var faults []error
-	for w, a := range f.all {
+	for w, seen := range before {
 		t, sum, err := readUpstreamTLS(w.tls)
-		if sum == f.seen[w] {
+		if sum == seen {
 			continue
 		}
-		f.seen[w] = sum
 		if err != nil {
 			faults = append(faults, fmt.Errorf("upstreamTLS: %w", err))
-			continue
 		}
-		f.all[w] = newAgents(w, t, f.dead, f.stall, f.log)
-		a.kept.CloseIdleConnections()
-		changed = true
+		changed = f.replace(w, t, sum) || changed
 	}
 	return changed, errors.Join(faults...)
+}
+
+// replace notes what the files of a way hold, and makes its new connections with t, unless that is
+// nil. It reports whether it did.
+func (f *fleet) replace(w way, t *tls.Config, sum [sha256.Size]byte) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	old := f.all[w]
+	if old == nil { // given up meanwhile
+		return false
+	}
+	if f.seen[w] = sum; t == nil {
+		return false
+	}
+	f.all[w] = newAgents(w, t, f.dead, f.stall, f.log)
+	old.kept.CloseIdleConnections()
+	return true
 }
 
 // files returns the names of the files of all ways.

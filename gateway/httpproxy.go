@@ -17,7 +17,6 @@ import (
 	"net/url"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/gateway/policy"
@@ -199,7 +198,7 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 		case body.broken.Load():
 			err = outcome.Refuse(outcome.ClientLost, "the body of the request broke off")
 		default:
-			err = refusedBy(r.Context(), e, lostOr(e, outcome.UpstreamUnreachable))
+			err = refusedBy(r.Context(), e, faultOf(e))
 		}
 	}
 	interim := 0
@@ -216,16 +215,18 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 	return err
 }
 
-// lostOr returns UpstreamLost if an agent was reached and hung up, else the other word.
-func lostOr(err error, other outcome.Reason) outcome.Reason {
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
-		return other
-	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) ||
-		errors.Is(err, syscall.EPIPE) {
+// faultOf returns the word for an agent that has given no answer to plain HTTP: it was not reached,
+// or it hung up, or what it sent is no HTTP.
+func faultOf(err error) outcome.Reason {
+	var unreached *unreached
+	var network *net.OpError
+	switch {
+	case errors.As(err, &unreached), refusedTLS(err):
+		return outcome.UpstreamUnreachable
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &network):
 		return outcome.UpstreamLost
 	}
-	return other
+	return outcome.UpstreamBadHandshake
 }
 
 // agentBody is the body of an agent's answer. It remembers how it ended, and keeps from the client

@@ -270,3 +270,43 @@ func TestIdleClientConnectionOutlivesABalancers(t *testing.T) {
 		}
 	})
 }
+
+func TestWordForAnAgentThatGivesNoAnswerToPlainHTTP(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	says := func(text string) string {
+		return "http://" + listening(t, asked(func(c net.Conn, _ *http.Request) { io.WriteString(c, text) }))
+	}
+	i := wstest.NewIssuer(t)
+	c := i.Config("")
+	c.Routes = nil
+	want := map[string]outcome.Reason{}
+	for name, tt := range map[string]struct {
+		upstream string
+		want     outcome.Reason
+	}{
+		"nothing-listens": {"http://" + l.Addr().String(), outcome.UpstreamUnreachable},
+		"no-name":         {"http://agent.invalid", outcome.UpstreamUnreachable},
+		"no-tls":          {"https" + strings.TrimPrefix(says("HTTP/1.1 200 OK\r\n\r\n"), "http"), outcome.UpstreamUnreachable},
+		"hangs-up":        {says(""), outcome.UpstreamLost},
+		"half-a-head":     {says("HTTP/1.1 200 OK\r\nContent-"), outcome.UpstreamLost},
+		"reset": {"http://" + listening(t, asked(func(c net.Conn, _ *http.Request) { c.(*net.TCPConn).SetLinger(0) })),
+			outcome.UpstreamLost},
+		"no-http":  {says("SSH-2.0-OpenSSH\r\n\r\n"), outcome.UpstreamBadHandshake},
+		"two-ends": {says("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab"), outcome.UpstreamBadHandshake},
+		"too-long": {says("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2*maxAnswerHead)), outcome.UpstreamBadHandshake},
+		"switches": {says("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"), outcome.UpstreamBadHandshake},
+	} {
+		c.Routes = append(c.Routes, config.Route{Path: "/" + name, Upstream: tt.upstream, Public: true})
+		want["/"+name] = tt.want
+	}
+	r := run(t, c)
+	for path, word := range want {
+		if code, body := get(t, r.Addr(), path); code != http.StatusBadGateway || !strings.Contains(body, string(word)) {
+			t.Errorf("%s: %d %s, want %s", path, code, body, word)
+		}
+	}
+}

@@ -47,7 +47,7 @@ func newKeeper(d *dialer, idle time.Duration, connect func(ctx context.Context, 
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			c, err := connect(ctx, network, address)
 			if err != nil {
-				return nil, err
+				return nil, &unreached{err}
 			}
 			return &keptConn{Conn: c, addr: address, lessons: k.lessons}, nil
 		},
@@ -55,14 +55,14 @@ func newKeeper(d *dialer, idle time.Duration, connect func(ctx context.Context, 
 		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			c, err := connect(ctx, network, address)
 			if err != nil {
-				return nil, err
+				return nil, &unreached{err}
 			}
 			ctx, cancel := context.WithTimeout(ctx, d.timeout)
 			defer cancel()
 			host, _, _ := net.SplitHostPort(address)
 			t, err := d.secure(ctx, c, host)
 			if err != nil {
-				return nil, err
+				return nil, &unreached{err}
 			}
 			return &keptConn{Conn: t, addr: address, lessons: k.lessons}, nil
 		},
@@ -76,6 +76,11 @@ func newKeeper(d *dialer, idle time.Duration, connect func(ctx context.Context, 
 	}
 	return k
 }
+
+// unreached is why there is no connection to an agent.
+type unreached struct{ error }
+
+func (u *unreached) Unwrap() error { return u.error }
 
 // RoundTrip sends a request to its agent, twice at most.
 func (k *keeper) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -119,7 +124,11 @@ func (k *keeper) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		resp, err = k.Transport.RoundTrip(r)
 	}
-	if u := last.Load(); u != nil && err == nil {
+	u := last.Load()
+	if err != nil && u.hungUp() {
+		return nil, fmt.Errorf("the agent hung up: %w (%w)", io.ErrUnexpectedEOF, err) // in the middle of a line, say
+	}
+	if u != nil && err == nil {
 		if after, ok := announced(resp.Header); ok {
 			k.lessons.learn(u.conn.addr, after)
 		}
@@ -197,6 +206,7 @@ type keptConn struct {
 	wrote  bool          // a byte of that request was written
 	silent bool          // no byte has come since then
 	idle   time.Time     // since when it is idle; zero: it is not
+	ended  bool          // the agent has closed it
 }
 
 // use is the time in which one request has a connection.
@@ -227,6 +237,16 @@ func (u *use) wrote() bool {
 	return u.conn.uses != u.n || u.conn.wrote
 }
 
+// hungUp reports whether the agent has closed the connection in the time of this request.
+func (u *use) hungUp() bool {
+	if u == nil {
+		return false
+	}
+	u.conn.mu.Lock()
+	defer u.conn.mu.Unlock()
+	return u.conn.uses == u.n && u.conn.ended
+}
+
 // over makes the connection idle, unless the next request has it already: net/http tells that a
 // connection is idle after it became so.
 func (u *use) over() {
@@ -251,6 +271,7 @@ func (c *keptConn) closedAfter(n int, err error) (time.Duration, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	hungUp := n == 0 && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET))
+	c.ended = c.ended || hungUp
 	switch {
 	case !c.idle.IsZero() && (n > 0 || hungUp):
 		after := time.Since(c.idle)

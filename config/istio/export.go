@@ -412,7 +412,11 @@ func (e *exporter) otherKeys() {
 		for _, p := range config.Changes(&config.Config{Routes: config.Routes{r}}, &config.Config{Routes: config.Routes{usual}}) {
 			element := p.Value.([]any)[0].(config.Mapping)
 			for _, pair := range element {
-				if pair.Key != "path" && pair.Key != "upstream" && pair.Key != "stripPrefix" {
+				switch pair.Key {
+				case "path", "upstream", "stripPrefix":
+				case "upstreamTLS":
+					e.lost(key+"."+pair.Key, "a DestinationRule says it in a mesh, and is not written here")
+				default:
 					e.lost(key+"."+pair.Key, "these resources have no such rule for one route")
 				}
 			}
