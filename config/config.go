@@ -437,8 +437,21 @@ type Limits struct {
 	// MaxMessageBytes is the size of a message, over all its fragments, either way. Default
 	// 16777216.
 	MaxMessageBytes int64 `yaml:"maxMessageBytes" env:"MAX_MESSAGE_BYTES"`
-	// MessagesPerSecond slows a sender down. Not supported yet.
+	// MessagesPerSecond is how many text messages a client may send on a connection. What comes
+	// faster waits; then the client is not read, so that TCP holds it back.
 	MessagesPerSecond float64 `yaml:"messagesPerSecond" env:"MESSAGES_PER_SECOND"`
+	// MessagesBurst is how many of them may come at once. 0: as many as in a second.
+	MessagesBurst int `yaml:"messagesBurst" env:"MESSAGES_BURST"`
+	// CountBinary counts binary messages too, such as audio.
+	CountBinary bool `yaml:"countBinary" env:"COUNT_BINARY"`
+	// BytesPerSecond is how many bytes of messages, text and binary, a client may send on a
+	// connection, with the heads of their frames. A message that is larger than the burst passes
+	// bit by bit.
+	BytesPerSecond int64 `yaml:"bytesPerSecond" env:"BYTES_PER_SECOND"`
+	// BytesBurst is how many of them may come at once. 0: as many as in a second.
+	BytesBurst int64 `yaml:"bytesBurst" env:"BYTES_BURST"`
+	// FromAgent are the same limits for what an agent sends on a connection.
+	FromAgent Pace `yaml:"fromAgent" envPrefix:"FROM_AGENT_"`
 	// UpstreamTimeout bounds the agent's answer to a handshake, connection and TLS included.
 	// Default 30s.
 	UpstreamTimeout time.Duration `yaml:"upstreamTimeout" env:"UPSTREAM_TIMEOUT"`
@@ -449,6 +462,25 @@ type Limits struct {
 	// MaxTokenBytes bounds a token; a longer one is malformed. Default 16384; from 1024 to 61440,
 	// and 2048 less than MaxHeaderBytes, which has to hold the other headers too.
 	MaxTokenBytes int `yaml:"maxTokenBytes" env:"MAX_TOKEN_BYTES"`
+}
+
+// Pace is how fast one side of a connection may send. 0 is no limit.
+type Pace struct {
+	// MessagesPerSecond is how many text messages it may send.
+	MessagesPerSecond float64 `yaml:"messagesPerSecond" env:"MESSAGES_PER_SECOND"`
+	// MessagesBurst is how many of them may come at once. 0: as many as in a second.
+	MessagesBurst int `yaml:"messagesBurst" env:"MESSAGES_BURST"`
+	// CountBinary counts binary messages too.
+	CountBinary bool `yaml:"countBinary" env:"COUNT_BINARY"`
+	// BytesPerSecond is how many bytes of messages it may send.
+	BytesPerSecond int64 `yaml:"bytesPerSecond" env:"BYTES_PER_SECOND"`
+	// BytesBurst is how many of them may come at once. 0: as many as in a second.
+	BytesBurst int64 `yaml:"bytesBurst" env:"BYTES_BURST"`
+}
+
+// FromClient is the pace of clients.
+func (l Limits) FromClient() Pace {
+	return Pace{l.MessagesPerSecond, l.MessagesBurst, l.CountBinary, l.BytesPerSecond, l.BytesBurst}
 }
 
 // Upstream says how agents are reached.

@@ -855,9 +855,10 @@ func (k *checker) limits(l Limits) {
 	if l.MaxMessageBytes <= 0 {
 		k.add("limits.maxMessageBytes", "0 or less", "messages must be bounded; the default is 16777216")
 	}
-	if l.MessagesPerSecond != 0 {
-		k.add("limits.messagesPerSecond", "not supported yet", "leave the key out")
-	}
+	k.pace("limits", l.FromClient())
+	k.unusedPace("limits", l.FromClient())
+	k.pace("limits.fromAgent", l.FromAgent)
+	k.unusedPace("limits.fromAgent", l.FromAgent)
 	if l.HandshakeTimeout <= 0 {
 		k.add("limits.handshakeTimeout", "0 or less", "handshakes must be bounded; the default is 10s")
 	}
@@ -873,6 +874,42 @@ func (k *checker) limits(l Limits) {
 	} else if l.MaxHeaderBytes >= minHeaderBytes && n > l.MaxHeaderBytes-otherHeaders {
 		k.add("limits.maxTokenBytes", "no room for such a token in limits.maxHeaderBytes",
 			fmt.Sprintf("with a token of %d bytes and other headers a request head has %d", n, n+otherHeaders), "limits.maxHeaderBytes")
+	}
+}
+
+// minPace is the least that messagesPerSecond may be: a message in a minute and a half.
+const minPace = 0.01
+
+func (k *checker) pace(key string, p Pace) {
+	const none = "write 0 for no limit"
+	switch {
+	case p.MessagesPerSecond < 0:
+		k.add(key+".messagesPerSecond", "negative", none)
+	case p.MessagesPerSecond != 0 && p.MessagesPerSecond < minPace:
+		k.add(key+".messagesPerSecond", "too little: a message would wait for minutes", fmt.Sprintf("at least %v; 0 for no limit", minPace))
+	}
+	if p.BytesPerSecond < 0 {
+		k.add(key+".bytesPerSecond", "negative", none)
+	}
+	const ofSecond = "write 0 for as many as in a second"
+	if p.MessagesBurst < 0 {
+		k.add(key+".messagesBurst", "negative", ofSecond)
+	}
+	if p.BytesBurst < 0 {
+		k.add(key+".bytesBurst", "negative", ofSecond)
+	}
+}
+
+// unusedPace finds what means nothing without a rate beside it.
+func (k *checker) unusedPace(key string, p Pace) {
+	if p.MessagesPerSecond == 0 && p.MessagesBurst > 0 {
+		k.add(key+".messagesBurst", "means nothing without messagesPerSecond", "set messagesPerSecond as well", key+".messagesPerSecond")
+	}
+	if p.MessagesPerSecond == 0 && p.CountBinary {
+		k.add(key+".countBinary", "means nothing without messagesPerSecond", "set messagesPerSecond as well", key+".messagesPerSecond")
+	}
+	if p.BytesPerSecond == 0 && p.BytesBurst > 0 {
+		k.add(key+".bytesBurst", "means nothing without bytesPerSecond", "set bytesPerSecond as well", key+".bytesPerSecond")
 	}
 }
 

@@ -299,6 +299,7 @@ func (g *Gateway) rules(c *config.Config) relay.Rules {
 	rules := g.relays
 	rules.MaxMessage = c.Limits.MaxMessageBytes
 	rules.PingInterval, rules.StallTimeout, rules.IdleTimeout = c.Session.PingInterval, c.Session.StallTimeout, c.Session.IdleTimeout
+	rules.FromClient, rules.FromAgent = relay.Pace(c.Limits.FromClient()), relay.Pace(c.Limits.FromAgent)
 	return rules
 }
 

@@ -26,10 +26,12 @@ func BenchmarkRelayedFrame(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+	ample := Pace{MessagesPerSecond: 1e9, CountBinary: true, BytesPerSecond: 1e12, BytesBurst: 1 << 40} // limits that hold nothing back
 	for _, kind := range []struct {
 		name    string
 		version uint16
-	}{{"plain", 0}, {"TLS", tls.VersionTLS13}} {
+		pace    Pace
+	}{{"plain", 0, Pace{}}, {"plain with limits", 0, ample}, {"TLS", tls.VersionTLS13, Pace{}}, {"TLS with limits", tls.VersionTLS13, ample}} {
 		b.Run(kind.name, func(b *testing.B) {
 			buf := make([]byte, len(there))
 			inside, outside := connect(b, kind.version, true)
@@ -38,7 +40,7 @@ func BenchmarkRelayedFrame(b *testing.B) {
 			client, outerClient := connect(b, kind.version, true)
 			agent, outerAgent := connect(b, kind.version, false)
 			rules := lasting
-			rules.Lanes = running(b)
+			rules.Lanes, rules.FromClient, rules.FromAgent = running(b), kind.pace, kind.pace
 			r, err := New(client, agent, nil, nil, 0, rules)
 			if err != nil {
 				b.Fatal(err)

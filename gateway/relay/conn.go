@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -28,6 +29,10 @@ func NewConn(c *net.TCPConn, stall time.Duration) *Conn {
 
 // bufSize is how much of a side is read at a time.
 const bufSize = 64 << 10
+
+// backlogs are buffers for what has to wait, for its sink or for its time: a read's worth, and what
+// TLS and the gateway put around it.
+var backlogs = sync.Pool{New: func() any { b := make([]byte, 0, bufSize+4<<10); return &b }}
 
 // wouldBlock is what Read says when nothing is there. crypto/tls keeps its state after a temporary
 // error, and goes on there with the next Read.

@@ -65,6 +65,8 @@ type walker struct {
 	moved  bool // a data frame, or a part of one
 	pinged bool // a Ping
 	ponged bool // a Pong
+
+	pace *pace // how fast data frames may pass; nil: as they come
 }
 
 // control is a control frame at which walk stopped.
@@ -84,14 +86,19 @@ func illegal(detail string) *violation { return &violation{outcome.ProtocolError
 
 // walk looks at the next bytes of the stream: b[:n] may go on. Then either c is a control frame
 // that begins at b[n], or v says why the frame there is illegal, or b[n:] is the beginning of a
-// head or control frame and must be offered again with what follows. With oneFrame it also stops
-// at the first boundary after a byte that may go on.
+// head or control frame and must be offered again with what follows, or has to wait for its pace.
+// With oneFrame it also stops at the first boundary after a byte that may go on.
 func (w *walker) walk(b []byte, oneFrame bool) (n int, c control, v *violation) {
 	for n < len(b) {
 		if w.rest > 0 {
-			k := min(w.rest, uint64(len(b)-n))
-			w.rest, w.moved = w.rest-k, true
-			n += int(k)
+			k := int(min(w.rest, uint64(len(b)-n)))
+			if w.pace != nil {
+				if k = w.pace.payload(k); k == 0 {
+					return n, control{}, nil
+				}
+			}
+			w.rest, w.moved = w.rest-uint64(k), true
+			n += k
 			w.count()
 			continue
 		}
@@ -103,6 +110,9 @@ func (w *walker) walk(b []byte, oneFrame bool) (n int, c control, v *violation) 
 			return n, control{}, v
 		}
 		if f.op < opClose {
+			if w.pace != nil && !w.pace.begins(f) {
+				return n, control{}, nil
+			}
 			w.begin(f)
 			n += f.head
 			w.count()

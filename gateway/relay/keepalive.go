@@ -25,6 +25,10 @@ func (r *Rules) patience() time.Duration {
 func (m *machine) tick(now time.Duration) {
 	m.now = now
 	for _, w := range m.ways() {
+		w.resume()
+		if w.held {
+			m.moved = now // a message waits, so the session is not idle
+		}
 		if m.ending == nil {
 			w.judge()
 		}
@@ -55,7 +59,7 @@ func (w *way) judge() {
 		return
 	}
 	every := m.rules.PingInterval
-	if every == 0 || w.dst != listening || w.wantPing || w.other.full {
+	if every == 0 || w.dst != listening || w.wantPing || w.other.waits() {
 		return
 	}
 	switch silent := m.now - w.other.heard; {
@@ -114,8 +118,8 @@ func (w *way) pingBy() time.Duration {
 // sending first (RFC 6455 §5.5.1), as long as its sink takes it, and it must have got the Close.
 func (w *way) answerBy() time.Duration {
 	m := w.m
-	if w.full || w.other.full {
-		return never // what is full takes bytes, or stalls
+	if w.waits() || w.other.full {
+		return never // what is full takes bytes, or stalls; and what is held goes on when its time comes
 	}
 	since := max(m.closedAt, w.other.took)
 	if w.dst == listening {
@@ -158,7 +162,7 @@ func (m *machine) next() time.Duration {
 					next = min(next, m.now+m.rules.replyWait/10+1)
 				}
 			}
-		case m.rules.PingInterval > 0 && w.dst == listening && !w.wantPing && !w.other.full:
+		case m.rules.PingInterval > 0 && w.dst == listening && !w.wantPing && !w.other.waits():
 			next = min(next, w.pingAgain())
 		}
 		if w.full && m.ending == nil {

@@ -94,7 +94,10 @@ type way struct {
 	src    source
 	dst    sink
 	walk   walker
-	carry  []byte        // bytes that came and did not go on yet: the beginning of a head or a control frame
+	carry  []byte        // bytes that came and did not go on yet
+	begun  []byte        // where they are kept, if they are the beginning of a head or a control frame
+	hold   *[]byte       // where they are kept, if they have to wait for their pace
+	held   bool          // they have to, until rest; the source is not read
 	full   bool          // the sink has not taken all that was written; the source is not read
 	rest   time.Duration // the source is not read before this time
 	bulk   bool          // of what it has not taken, a part is data
@@ -132,6 +135,7 @@ func (m *machine) init(rules Rules, rsv byte, p port, now time.Duration) {
 	}
 	join(&m.up, &m.down, outcome.Client, outcome.Agent)
 	join(&m.down, &m.up, outcome.Agent, outcome.Client)
+	m.up.walk.pace, m.down.walk.pace = newPace(rules.FromClient), newPace(rules.FromAgent)
 }
 
 // came takes what the source has sent. b begins with the bytes of w.carry.
@@ -140,20 +144,24 @@ func (m *machine) came(w *way, b []byte, now time.Duration) {
 	if w.src != speaking || m.ending != nil && w.dst != listening {
 		w.slow(len(b) - len(w.carry))
 	}
-	for {
-		w.atBoundary()
-		if w.src != speaking {
-			b = nil // RFC 6455 §5.5.1: nothing follows a Close
-			break
-		}
+	w.pour(b)
+	m.settle()
+}
+
+// pour passes on what may go on, and keeps the rest.
+func (w *way) pour(b []byte) {
+	if w.walk.pace != nil {
+		w.walk.pace.at(w.m.now)
+	}
+	for w.atBoundary(); w.src == speaking; w.atBoundary() {
 		messages := w.walk.messages
-		n, c, v := w.walk.walk(b, w.waits())
+		n, c, v := w.walk.walk(b, w.inserts())
 		w.pass(b[:n], w.walk.messages-messages)
 		b = b[n:]
 		switch {
 		case v != nil:
 			w.src = broken
-			m.endFor(outcome.Fault(v.reason, w.from, ": "+v.detail))
+			w.m.endFor(outcome.Fault(v.reason, w.from, ": "+v.detail))
 			continue
 		case c.op == opClose:
 			w.closes(b[:c.length], c.code)
@@ -162,16 +170,47 @@ func (m *machine) came(w *way, b []byte, now time.Duration) {
 		case c.op == opPong:
 			w.other.asking = false // the answer to the gateway's own Ping is not the other side's business
 		case n == 0:
-			w.carry = append(w.carry[:0], b...)
+			w.keep(b)
 			w.noted()
-			m.settle()
 			return
 		}
 		b = b[c.length:]
 	}
-	w.carry = w.carry[:0]
+	w.keep(nil) // RFC 6455 §5.5.1: nothing follows a Close
 	w.noted()
-	m.settle()
+}
+
+// keep keeps what does not go on yet: the beginning of a head or a control frame, or all that has
+// to wait for its pace. That is as much as was read at once.
+func (w *way) keep(b []byte) {
+	p := w.walk.pace
+	if w.held = p != nil && p.wait > 0 && len(b) > 0; w.held {
+		w.rest = w.m.now + p.wait
+		if w.hold == nil {
+			w.hold = backlogs.Get().(*[]byte)
+		}
+		w.carry = append((*w.hold)[:0], b...)
+		return
+	}
+	w.begun = append(w.begun[:0], b...)
+	w.carry = w.begun
+	if w.hold != nil {
+		backlogs.Put(w.hold)
+		w.hold = nil
+	}
+}
+
+// resume goes on with what was held, if its time has come.
+func (w *way) resume() {
+	if !w.held || w.full || w.m.now < w.rest {
+		return
+	}
+	// The time in which the source was not read is no silence of its side.
+	w.heard = w.m.now
+	if w.other.owes > 0 {
+		w.other.owes = w.m.now
+	}
+	w.pour(w.carry)
 }
 
 // noted looks at what the walker has seen pass.
@@ -199,7 +238,7 @@ func (w *way) owing() {
 func (m *machine) gone(w *way, detail string, now time.Duration) {
 	m.now = now
 	was := w.src
-	w.src, w.carry = gone, nil
+	w.src, w.carry, w.held = gone, nil, false
 	if m.ending == nil && was == speaking {
 		m.lost(w, detail)
 	}
@@ -215,7 +254,7 @@ func (m *machine) lost(w *way, detail string) {
 	switch {
 	case m.first != nil:
 		m.unanswered(w, reason, " hung up instead of answering the Close")
-	case w.from == outcome.Agent && w.owes > 0 && m.now-w.owes >= m.rules.patience():
+	case w.from == outcome.Agent && w.owes > 0 && !w.other.held && m.now-w.owes >= m.rules.patience():
 		m.endFor(outcome.Fault(outcome.DeadPeer, w.to,
 			fmt.Sprintf(" had left a Ping unanswered for %.0f s when the agent hung up", (m.now-w.owes).Seconds())))
 	default:
@@ -235,6 +274,7 @@ func (m *machine) took(w *way, left bool, now time.Duration) {
 		w.full, w.bulk = false, false
 		w.heard += now - w.fullAt
 		w.other.pinged += now - w.fullAt
+		w.resume()
 	}
 	m.settle()
 }
@@ -243,6 +283,7 @@ func (m *machine) took(w *way, left bool, now time.Duration) {
 // other way hears, and decides.
 func (m *machine) failed(w *way, now time.Duration) {
 	m.now, w.dst, w.full = now, dead, false
+	w.resume()
 	m.settle()
 }
 
@@ -268,6 +309,7 @@ func (m *machine) endFor(e *outcome.Ending) {
 		return
 	}
 	m.ending, m.cutoff = e, m.now+m.rules.closeGrace
+	m.up.walk.pace, m.down.walk.pace = nil, nil // the frames under way may finish
 	m.up.atBoundary()
 	m.down.atBoundary()
 }
@@ -278,6 +320,9 @@ func (m *machine) settle() {
 		return
 	}
 	for _, w := range m.ways() {
+		if w.held {
+			w.pour(w.carry)
+		}
 		if w.src == gone && w.dst == listening && w.walk.rest > 0 {
 			w.dst = dead // a Close never stands inside a frame, and this one will not end
 		}
@@ -310,8 +355,12 @@ func (m *machine) ways() [2]*way { return [2]*way{&m.up, &m.down} }
 
 // reads reports whether the driver may read the source of a way.
 func (m *machine) reads(w *way, now time.Duration) bool {
-	return w.src != gone && !w.full && now >= w.rest && !m.over
+	return w.src != gone && !w.waits() && now >= w.rest && !m.over
 }
+
+// waits reports whether the source is not read, for a reason that is not its own: silence means
+// nothing then.
+func (w *way) waits() bool { return w.full || w.held }
 
 // slow keeps a side that sends what goes nowhere, after its Close or the end, from keeping the
 // gateway busy.
@@ -320,14 +369,14 @@ func (w *way) slow(n int) {
 	w.rest = w.m.now + time.Duration(n)*(time.Second/perSecond)
 }
 
-// waits reports whether something is to be put in at the next boundary.
-func (w *way) waits() bool {
+// inserts reports whether something is to be put in at the next boundary.
+func (w *way) inserts() bool {
 	return w.dst == listening && (w.m.ending != nil || w.wantPing || w.notice != nil)
 }
 
 // atBoundary puts in what has waited for the end of the frame under way.
 func (w *way) atBoundary() {
-	if !w.waits() || w.walk.rest > 0 {
+	if !w.inserts() || w.walk.rest > 0 {
 		return
 	}
 	if e := w.m.ending; e != nil {

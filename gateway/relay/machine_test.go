@@ -55,6 +55,14 @@ type fake struct {
 	hung      bool     // it closes its socket after its script
 	shut      bool     // it was told that nothing more comes
 	countable int      // bytes written to it before the end
+	written   []piled  // when they were
+	pace      Pace     // how fast the other side may send
+}
+
+// piled is that a side has been written all its bytes up to an offset by a time.
+type piled struct {
+	offset int
+	at     time.Duration
 }
 
 func (w *world) choose(n int) int {
@@ -92,6 +100,7 @@ func (w *world) write(x *way, b []byte) (bool, error) {
 	}
 	if w.m.ending == nil {
 		f.countable += len(b)
+		f.written = append(f.written, piled{f.countable, w.now})
 	}
 	k := 0
 	if len(f.queue) == 0 {
@@ -185,7 +194,7 @@ func (f *fake) comes(most int) {
 	b := append(slices.Clone(f.from.carry), f.script[:k]...)
 	f.script = f.script[k:]
 	m.came(f.from, b, f.w.now)
-	if n := len(f.from.carry); n > maxHead+maxControl {
+	if n := len(f.from.carry); n > maxHead+maxControl && !f.from.held {
 		f.w.broken("%d bytes are carried", n)
 	}
 }
@@ -228,6 +237,24 @@ func (w *world) passes(d time.Duration) {
 	}
 }
 
+// pace chooses how fast a side may send.
+func (w *world) pace() (p Pace) {
+	switch w.choose(6) {
+	case 0:
+		p = Pace{MessagesPerSecond: 20, MessagesBurst: 1 + w.choose(3), CountBinary: w.choose(2) == 0}
+	case 1:
+		p = Pace{BytesPerSecond: 100_000, BytesBurst: int64(50 + w.choose(100)*w.choose(100))}
+	case 2:
+		p = Pace{MessagesPerSecond: 30, BytesPerSecond: 200_000}
+	}
+	return p
+}
+
+// pending reports whether something waits for its pace, or to be read.
+func (w *world) pending() bool {
+	return slices.ContainsFunc(w.sides[:], func(f *fake) bool { return f.from.held || len(f.script) > 0 && f.from.src == speaking })
+}
+
 // play runs a schedule, and returns the first promise that the machine has broken.
 func (s schedule) play() error {
 	w := &world{choices: s}
@@ -241,11 +268,13 @@ func (s schedule) play() error {
 	if w.choose(4) == 0 {
 		rules.PingInterval = 0
 	}
+	paces := [2]Pace{w.pace(), w.pace()}
+	rules.FromClient, rules.FromAgent = paces[0], paces[1]
 	w.m.init(rules, 0, w, 0)
 	w.m.up.jitter, w.m.down.jitter = 0, 0
 	w.sides = [2]*fake{
-		{w: w, from: &w.m.up, to: &w.m.down, masked: true, room: 1 << 20},
-		{w: w, from: &w.m.down, to: &w.m.up, room: 1 << 20},
+		{w: w, from: &w.m.up, to: &w.m.down, masked: true, room: 1 << 20, pace: paces[1]},
+		{w: w, from: &w.m.down, to: &w.m.up, room: 1 << 20, pace: paces[0]},
 	}
 	for len(w.choices) > 0 && w.fault == nil && !w.m.over {
 		f := w.sides[w.choose(2)]
@@ -287,8 +316,8 @@ func (s schedule) play() error {
 			w.passes(time.Duration(w.choose(16)) * time.Second)
 		}
 	}
-	// All that was said arrives, and all that was written is taken; then both hang up.
-	for range 3 {
+	// All that was said arrives in its time, and all that was written is taken; then both hang up.
+	for n := 0; n < 3 || n < 1000 && w.m.ending == nil && w.pending(); n++ {
 		for _, f := range w.sides {
 			w.sides[0].takes(1 << 20)
 			w.sides[1].takes(1 << 20)
@@ -335,6 +364,7 @@ func (f *fake) check(from *fake, before *outcome.Ending) {
 	data := bytes.NewReader(stream)
 	r := bufio.NewReaderSize(data, 16)
 	unread := func() int { return data.Len() + r.Buffered() }
+	bill := newBill(f)
 	counted, closed, open := 0, false, false
 	messages := uint64(0)
 	for unread() > 0 {
@@ -349,6 +379,9 @@ func (f *fake) check(from *fake, before *outcome.Ending) {
 				f.w.broken("%d bytes at the end that were not sent", len(rest))
 			}
 			counted += max(0, min(len(stream), f.countable)-begun)
+			if len(rest) > 1 && rest[0]&0x0f < opClose {
+				bill.pay(rest[0], begun, len(stream))
+			}
 			break
 		}
 		end := len(stream) - unread()
@@ -381,6 +414,7 @@ func (f *fake) check(from *fake, before *outcome.Ending) {
 		closed = got.Op() == rawws.Close
 		if got.Op() < rawws.Close {
 			open = !got.Fin()
+			bill.pay(frame[0], begun, end)
 		}
 		counted += max(0, min(end, f.countable)-begun)
 		if got.Op() < rawws.Close && got.Fin() && end <= f.countable {
@@ -403,6 +437,50 @@ func (f *fake) check(from *fake, before *outcome.Ending) {
 				f.w.broken("%d frames are missing", len(sent))
 				return
 			}
+		}
+	}
+}
+
+// bill checks that what a side was written kept the pace of the other: a token bucket each, filled
+// by the time between two pieces.
+type bill struct {
+	f               *fake
+	messages, bytes float64 // what is left in the buckets
+	at              time.Duration
+}
+
+func newBill(f *fake) *bill {
+	p := &f.pace
+	if p.MessagesBurst == 0 {
+		p.MessagesBurst = int(p.MessagesPerSecond)
+	}
+	if p.BytesBurst == 0 {
+		p.BytesBurst = p.BytesPerSecond
+	}
+	return &bill{f: f, messages: float64(p.MessagesBurst), bytes: float64(p.BytesBurst)}
+}
+
+// pay takes a data frame that lies at [begun, end) of what was written out of the buckets.
+func (b *bill) pay(first byte, begun, end int) {
+	p, op := b.f.pace, first&0x0f
+	message := op == opText || op == opBinary && p.CountBinary
+	from := begun
+	for _, w := range b.f.written {
+		if w.offset <= from || from >= end {
+			continue
+		}
+		passed := (w.at - b.at).Seconds()
+		b.messages = min(b.messages+passed*p.MessagesPerSecond, float64(p.MessagesBurst))
+		b.bytes = min(b.bytes+passed*float64(p.BytesPerSecond), float64(p.BytesBurst))
+		b.at = w.at
+		if message && from == begun {
+			b.messages--
+		}
+		b.bytes -= float64(min(w.offset, end) - from)
+		from = w.offset
+		if p.MessagesPerSecond > 0 && b.messages < -1e-3 || p.BytesPerSecond > 0 && b.bytes < -maxHead {
+			b.f.w.broken("at %v the pace %+v is exceeded by %f messages and %f bytes", w.at, p, -b.messages, -b.bytes)
+			return
 		}
 	}
 }

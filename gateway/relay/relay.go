@@ -41,6 +41,8 @@ type Rules struct {
 	StallTimeout time.Duration
 	// IdleTimeout is how long a session may go without a data frame, either way. 0: for ever.
 	IdleTimeout time.Duration
+	// FromClient and FromAgent are how fast the sides may send.
+	FromClient, FromAgent Pace
 	// Lanes move the session; nil: it has goroutines of its own.
 	Lanes *Lanes
 

@@ -3,7 +3,6 @@ package relay
 import (
 	"net"
 	"os"
-	"sync"
 	"syscall"
 )
 
@@ -22,10 +21,6 @@ type socket struct {
 	fin   bool    // the peer is to be told that nothing more comes, once out is empty
 	fault error   // why nothing more can be written
 }
-
-// backlogs are buffers for what sides have not taken yet: a read's worth, and what TLS and the
-// gateway put around it.
-var backlogs = sync.Pool{New: func() any { b := make([]byte, 0, bufSize+4<<10); return &b }}
 
 // take takes the socket of c away from Go's poller, which would be woken for everything that the
 // lane is woken for. For that it needs a second descriptor for a moment; when there is none, the

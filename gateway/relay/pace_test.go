@@ -1,0 +1,275 @@
+package relay
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/altairalabs/omnia-gateway/internal/rawws"
+	"github.com/altairalabs/omnia-gateway/internal/wstest"
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// many returns so many frames in one piece.
+func many(frame []byte, n int) []byte { return bytes.Repeat(frame, n) }
+
+// counts returns how many of the frames a side has heard since the last call.
+func (f *fake) counts(frame []byte) int { return strings.Count(f.hears(), string(frame)) }
+
+func TestMessagesAboveTheBurstWait(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{FromClient: Pace{MessagesPerSecond: 10, MessagesBurst: 5}})
+	hello, ping := client.text("hello"), rawws.Make(rawws.Fin|rawws.Ping, []byte("ping"), true)
+	client.say(ping, many(hello, 5), ping, many(hello, 15))
+	if got, want := agent.hears(), string(ping)+string(many(hello, 5))+string(ping); got != want {
+		t.Fatalf("at once %q, want a burst and the Pings", got)
+	}
+	if w.m.reads(&w.m.up, w.now) {
+		t.Error("a client above its pace is read")
+	}
+	for n := range 15 {
+		w.passes(100*time.Millisecond - time.Millisecond)
+		if got := agent.counts(hello); got != 0 {
+			t.Fatalf("message %d is too early", n)
+		}
+		if w.passes(time.Millisecond + 10); agent.counts(hello) != 1 {
+			t.Fatalf("message %d is not there", n)
+		}
+	}
+	if !w.m.reads(&w.m.up, w.now) {
+		t.Error("nothing waits, and the client is not read")
+	}
+	w.passes(time.Hour) // and a burst is no more than that
+	client.say(many(hello, 9))
+	if got := agent.counts(hello); got != 5 {
+		t.Errorf("after a rest %d at once", got)
+	}
+}
+
+func TestBurstIsOneSecondByDefault(t *testing.T) {
+	for _, tt := range []struct {
+		pace Pace
+		want int
+	}{
+		{Pace{MessagesPerSecond: 3}, 3}, {Pace{MessagesPerSecond: 2.5}, 3}, {Pace{MessagesPerSecond: 0.1}, 1}, {Pace{BytesPerSecond: 110}, 10}, {Pace{BytesPerSecond: 55}, 5},
+		{Pace{BytesPerSecond: 1}, 0}, {Pace{}, 20}, {Pace{MessagesBurst: 1, CountBinary: true, BytesBurst: 1}, 20}, {Pace{MessagesPerSecond: 4, BytesPerSecond: 33}, 3},
+	} {
+		_, client, agent := newWorld(t, Rules{FromClient: tt.pace})
+		hello := client.text("hello") // 11 bytes
+		client.say(many(hello, 20))
+		if got := agent.counts(hello); got != tt.want {
+			t.Errorf("%+v: %d at once, want %d", tt.pace, got, tt.want)
+		}
+	}
+}
+
+func TestBinaryMessagesCountWhereTheyAreToldTo(t *testing.T) {
+	for _, counts := range []bool{false, true} {
+		_, client, agent := newWorld(t, Rules{FromClient: Pace{MessagesPerSecond: 5, CountBinary: counts}})
+		audio, text := rawws.Make(rawws.Fin|rawws.Binary, []byte("audio"), true), client.text("hello")
+		client.say(many(text, 3), many(audio, 10), many(text, 3))
+		heard := agent.hears()
+		n, m := strings.Count(heard, string(audio)), strings.Count(heard, string(text))
+		if want := [2]int{10, 5}; !counts && [2]int{n, m} != want {
+			t.Errorf("%d binary and %d text messages at once, want %v", n, m, want)
+		}
+		if want := [2]int{2, 3}; counts && [2]int{n, m} != want {
+			t.Errorf("%d binary and %d text messages at once, want %v", n, m, want)
+		}
+	}
+}
+
+func TestFragmentsAreOneMessage(t *testing.T) {
+	_, client, agent := newWorld(t, Rules{FromClient: Pace{MessagesPerSecond: 2}})
+	first, rest := rawws.Make(rawws.Text, []byte("a"), true), rawws.Make(rawws.Continuation, []byte("b"), true)
+	last := rawws.Make(rawws.Fin|rawws.Continuation, []byte("c"), true)
+	message := string(first) + string(many(rest, 30)) + string(last)
+	client.say([]byte(message + message + message))
+	if got := agent.hears(); got != message+message {
+		t.Errorf("%d bytes at once, want two messages of %d", len(got), len(message))
+	}
+}
+
+// A message that is larger than the burst passes piece by piece; a burst that is smaller than a
+// frame's head, or a rate of less than a byte a moment, holds nothing for ever.
+func TestLargeMessageWaitsButNotForEver(t *testing.T) {
+	for _, pace := range []Pace{{BytesPerSecond: 1000}, {BytesPerSecond: 10_000, BytesBurst: 100}, {BytesPerSecond: 10_000, BytesBurst: 20}, {BytesPerSecond: 1 << 20, BytesBurst: 2}} {
+		w, client, agent := newWorld(t, Rules{FromClient: pace, PingInterval: time.Second, IdleTimeout: time.Second})
+		message := client.text(strings.Repeat("x", 50_000))
+		client.say(message)
+		begun := w.now
+		for len(agent.got) < len(message) && w.now < 3*time.Minute {
+			w.passes(100 * time.Millisecond)
+		}
+		if w.m.ending != nil || !bytes.HasSuffix(agent.got, message) && !bytes.Contains(agent.got, message[:1000]) {
+			t.Fatalf("%+v: %d bytes of %d after %s, ended %+v", pace, len(agent.got), len(message), w.now, w.m.ending)
+		}
+		if took := w.now - begun; pace.BytesPerSecond == 1000 && (took < 48*time.Second || took > 51*time.Second) {
+			t.Errorf("%+v: it took %s", pace, took)
+		}
+	}
+}
+
+func TestPaceOfTheAgentIsItsOwn(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{FromAgent: Pace{MessagesPerSecond: 1}})
+	client.say(many(client.text("in"), 50))
+	agent.say(many(agent.text("out"), 3))
+	if in, out := agent.counts(client.text("in")), client.counts(agent.text("out")); in != 50 || out != 1 {
+		t.Errorf("%d in and %d out at once", in, out)
+	}
+	if w.passes(2100 * time.Millisecond); client.counts(agent.text("out")) != 2 {
+		t.Error("two more do not come within two seconds")
+	}
+}
+
+// What the client says is in the way of its Pongs, so nothing is known of it: it is not dead, the
+// session is not idle, and the agent that hangs up is not told to blame the client.
+func TestPacedSideIsNotSilent(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{
+		FromClient: Pace{MessagesPerSecond: 0.01}, PingInterval: time.Second, IdleTimeout: 5 * time.Second,
+	})
+	client.say(many(client.text("hello"), 4))
+	agent.say(rawws.Make(rawws.Fin|rawws.Ping, []byte("the agent's own"), false))
+	for n := range 250 {
+		w.passes(time.Second)
+		agent.say(rawws.Make(rawws.Fin|rawws.Pong, []byte(ownPing), false))
+		if w.m.ending != nil {
+			t.Fatalf("ended as %+v after %d s", w.m.ending, n+1)
+		}
+	}
+	if got := agent.counts(client.text("hello")); got != 3 {
+		t.Errorf("%d messages in 250 s", got)
+	}
+	agent.hung = true
+	agent.comes(1)
+	w.ended(t, outcome.UpstreamLost, outcome.Neither, 1001, "")
+}
+
+func TestSilenceAfterThePaceCounts(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{FromClient: Pace{MessagesPerSecond: 1}, PingInterval: 10 * time.Second})
+	client.say(many(client.text("hello"), 31))
+	for range 60 {
+		w.passes(time.Second)
+		agent.say(rawws.Make(rawws.Fin|rawws.Pong, []byte(ownPing), false))
+	}
+	w.ended(t, outcome.DeadPeer, outcome.Client, 3008, "answers no Ping")
+}
+
+// The Close keeps its place after the messages, and costs nothing.
+func TestCloseOfAPacedSideComesAfterItsMessages(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{FromClient: Pace{MessagesPerSecond: 1, BytesPerSecond: 1 << 20}})
+	client.say(many(client.text("hello"), 3), rawws.MakeClose(1000, "bye", true))
+	w.passes(2100 * time.Millisecond)
+	if want := string(many(client.text("hello"), 3)) + string(rawws.MakeClose(1000, "bye", true)); agent.hears() != want {
+		t.Error("not all of it has come after two seconds")
+	}
+	agent.say(rawws.MakeClose(1000, "", false))
+	w.ended(t, outcome.Closed, outcome.Neither, 1000, "")
+}
+
+// The agent's Close is not answered, because the answer stands after messages that wait: that is no
+// fault.
+func TestAnswerToACloseMayWaitForItsPace(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{FromClient: Pace{MessagesPerSecond: 0.1}})
+	client.say(many(client.text("hello"), 4))
+	agent.say(rawws.MakeClose(1001, "restart", false))
+	client.say(rawws.MakeClose(1001, "", true))
+	for w.now < time.Minute && w.m.ending == nil {
+		w.passes(time.Second)
+		client.say()
+	}
+	w.ended(t, outcome.Closed, outcome.Neither, 1001, "")
+	if got := agent.counts(client.text("hello")); got != 4 {
+		t.Errorf("%d messages of 4", got)
+	}
+}
+
+// When the session ends, the frame under way may finish, and no other begins.
+func TestEndLiftsThePace(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{FromClient: Pace{BytesPerSecond: 1000}})
+	message := client.text(strings.Repeat("x", 30_000))
+	client.say(message, client.text("next"))
+	w.m.end(outcome.End(outcome.Drain, ""), w.now)
+	heard := agent.hears()
+	if !strings.HasPrefix(heard, string(message)) || len(heard) > len(message)+20 {
+		t.Errorf("the agent got %d bytes of a frame of %d", len(heard), len(message))
+	}
+	client.say(rawws.MakeClose(1001, "", true))
+	agent.say(rawws.MakeClose(1001, "", false))
+	if w.passes(closeGrace); !w.m.over {
+		t.Error("it is not over")
+	}
+}
+
+func TestPaceHoldsOverSockets(t *testing.T) {
+	bothWays(t, func(t *testing.T, rules Rules) {
+		rules.FromClient = Pace{MessagesPerSecond: 50, MessagesBurst: 5}
+		rules.FromAgent = Pace{BytesPerSecond: 400_000, BytesBurst: 40_000}
+		j := join(t, rules, 0, nil, nil)
+		hello := j.client.Frame(rawws.Fin|rawws.Text, "hello")
+		large := j.agent.Frame(rawws.Fin|rawws.Binary, strings.Repeat("x", 200_000))
+		begun := time.Now()
+		j.client.Say(many(hello, 25))
+		go j.agent.Write(large)
+		got := make(chan time.Duration, 2)
+		for _, side := range []struct {
+			peer *wstest.Peer
+			want []byte
+		}{{j.agent, many(hello, 25)}, {j.client, large}} {
+			go func() {
+				b := make([]byte, len(side.want))
+				if _, err := io.ReadFull(side.peer.Reader, b); err != nil || !bytes.Equal(b, side.want) {
+					t.Errorf("not what was sent: %v", err)
+				}
+				got <- time.Since(begun)
+			}()
+		}
+		for range 2 { // each needs 400 ms
+			if took := <-got; took < 390*time.Millisecond {
+				t.Errorf("all came within %s", took)
+			}
+		}
+		j.client.Say(j.client.CloseFrame(1000, ""))
+		j.agent.HearsClose(1000, "")
+		j.agent.Say(j.agent.CloseFrame(1000, ""))
+		j.client.HearsClose(1000, "")
+		j.over(outcome.Closed, 1000, "")
+	})
+}
+
+// BenchmarkPacedWay is what limits cost a session that keeps them: the machine's work for a
+// message each way, without and with all of them. It fails when a frame allocates.
+func BenchmarkPacedWay(b *testing.B) {
+	ample := Pace{MessagesPerSecond: 1e9, CountBinary: true, BytesPerSecond: 1e15, BytesBurst: 1 << 40}
+	for _, kind := range []struct {
+		name string
+		pace Pace
+	}{{"without", Pace{}}, {"with", ample}} {
+		b.Run(kind.name, func(b *testing.B) {
+			var m machine
+			m.init(Rules{MaxMessage: 1 << 20, FromClient: kind.pace, FromAgent: kind.pace}, 0, hole{}, 0)
+			there := rawws.Make(rawws.Fin|rawws.Text, make([]byte, 128), true)
+			back := rawws.Make(rawws.Fin|rawws.Text, make([]byte, 128), false)
+			now := time.Duration(0)
+			trip := func() {
+				now += 20 * time.Microsecond
+				m.came(&m.up, there, now)
+				m.came(&m.down, back, now)
+			}
+			if n := mallocs(1000, trip); n > 0.01 {
+				b.Errorf("%.3f allocations for a message each way", n)
+			}
+			for b.Loop() {
+				trip()
+			}
+		})
+	}
+}
+
+// hole is a port that takes everything.
+type hole struct{}
+
+func (hole) write(*way, []byte) (bool, error) { return false, nil }
+func (hole) shut(*way)                        {}
+func (hole) unsent(*way) (acked, left int64)  { return 0, 0 }
