@@ -85,7 +85,6 @@ type Verifier struct {
 type issuer struct {
 	config.JWT
 	algorithms map[string]bool
-	audiences  []string        // as bareAudience makes them
 	places     map[string]bool // in which its tokens may sit
 	required   []rule          // the claims that it asks for beside the global ones
 	from       source
@@ -152,9 +151,6 @@ func (v *Verifier) add(j config.JWT) error {
 			return fmt.Errorf("algorithm %q is not supported", alg)
 		}
 		i.algorithms[alg], v.algorithms[alg] = true, true
-	}
-	for _, aud := range j.Audiences {
-		i.audiences = append(i.audiences, bareAudience(aud))
 	}
 	for _, p := range v.places.add(j) {
 		i.places[p] = true

@@ -26,7 +26,7 @@ func (v *Verifier) Admits(id *Identity) (*Identity, error) {
 	if c.expires.IsZero() && i.RequireExpiration {
 		return nil, outcome.Refuse(outcome.NoExpiry, "no exp")
 	}
-	if err := i.intended(c.audience, nil); err != nil {
+	if err := intended(c.audience, i.Audiences, nil); err != nil {
 		return nil, err
 	}
 	now := *id

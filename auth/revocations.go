@@ -109,13 +109,15 @@ func (v Revocation) fault(now time.Time) error {
 
 // Bars reports whether the revocation, once in force, is about a token with this identity.
 func (v Revocation) Bars(id *Identity) bool {
-	return id != nil && v.Issuer == id.Issuer && slices.Contains(targetsOf(id), v.target()) && v.covers(id.issued())
+	return id != nil && v.Issuer == id.Issuer && slices.Contains(targetsOf(id), v.target()) && v.covers(id)
 }
 
-// covers reports whether the revocation is about tokens of that iat; one without iat has the zero
-// time.
-func (v Revocation) covers(issued time.Time) bool {
-	return v.IssuedBefore.IsZero() || issued.Before(v.IssuedBefore)
+// covers reports whether the revocation is about a token of those that are found at its target: by
+// iat, for which a token without one has the zero time, and if it is a logout by sub itself,
+// because the issuer knows nothing of principalClaim.
+func (v Revocation) covers(id *Identity) bool {
+	return (v.IssuedBefore.IsZero() || id.issued().Before(v.IssuedBefore)) &&
+		(!v.Logout || v.Subject == "" || v.Subject == id.text("sub"))
 }
 
 // inForce reports whether the revocation bars anything at a time.
@@ -276,12 +278,12 @@ func (r *Revocations) Barring(id *Identity) string {
 	if r == nil || id == nil || r.live.Load() == 0 {
 		return ""
 	}
-	now, issued := r.now(), id.issued()
+	now := r.now()
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for _, t := range targetsOf(id) {
 		for _, v := range r.lookup[t] {
-			if v.inForce(now) && v.covers(issued) {
+			if v.inForce(now) && v.covers(id) {
 				return v.ID
 			}
 		}

@@ -131,6 +131,9 @@ func (t *token) content() (content, error) {
 		return content{}, fmt.Errorf("header: %w", err)
 	}
 	c, err := readContent(string(t.payload))
+	if err == nil && c.issuer != t.issuer {
+		err = errors.New("iss is there twice") // cannot be: readContent has looked
+	}
 	if err != nil {
 		return content{}, fmt.Errorf("payload: %w", err)
 	}
@@ -262,11 +265,19 @@ func dateOf(name, value string) (time.Time, error) {
 // notAccess returns the type of a token that is for another purpose than access, "" for any other
 // (RFC 8725 §3.12). A logout token is signed by the same keys as an access token.
 func (t *token) notAccess() string {
-	typ, _ := shortString("typ", t.protected[3])
-	typ = strings.ToLower(typ)
-	switch strings.TrimPrefix(typ, "application/") {
+	switch typ := t.mediaType(); typ {
 	case "logout+jwt", "secevent+jwt":
 		return typ
 	}
 	return ""
+}
+
+// mediaType returns the type that the header names, in lower case and without application/: "" if
+// it names none, and what it has there if that is no name.
+func (t *token) mediaType() string {
+	typ, err := shortString("typ", t.protected[3])
+	if err != nil || typ == "" {
+		return t.protected[3]
+	}
+	return strings.TrimPrefix(strings.ToLower(typ), "application/")
 }

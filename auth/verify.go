@@ -6,7 +6,6 @@ import (
 	"crypto"
 	"crypto/rsa"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -107,35 +106,16 @@ func (v *Verifier) identify(ctx context.Context, c Credential, t Trace) (*Identi
 // verify judges without remembering. A stranger's token must not cost more than its signature, so
 // its claims are read only once that is good.
 func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity, *jwks, error) {
-	if n := len(c.Token); n > v.maxToken {
-		return nil, nil, outcome.Refuse(outcome.Malformed, fmt.Sprintf("%d bytes, more than %d (limits.maxTokenBytes)", n, v.maxToken))
-	}
-	tok, err := parse(c.Token)
+	tok, err := v.read(c.Token, t)
 	if err != nil {
-		return nil, nil, outcome.Refuse(outcome.Malformed, err.Error())
-	}
-	t.trace("form", "a signed JWT of %d bytes, alg %s, kid %s", len(c.Token), outcome.Brief(tok.alg), outcome.Brief(tok.kid))
-
-	if len(v.issuers) == 0 { // client keys alone
-		return nil, nil, v.strange(tok.issuer)
-	}
-	if !v.algorithms[tok.alg] {
-		return nil, nil, &outcome.Refusal{Reason: outcome.AlgNotAllowed, Detail: "algorithm " + outcome.Brief(tok.alg)}
-	}
-	if tok.protected[2] != "" {
-		// RFC 7515 §4.1.11: what must be understood and is not. We understand no extension.
-		return nil, nil, &outcome.Refusal{Reason: outcome.CritUnsupported, Detail: "the header has crit"}
+		return nil, nil, err
 	}
 	if typ := tok.notAccess(); typ != "" {
-		return nil, nil, outcome.Refuse(outcome.WrongType, "a token of type "+outcome.Brief(typ)+" is not for access")
+		return nil, nil, notForAccess(typ)
 	}
-	i := v.byName[tok.issuer]
-	if i == nil {
-		return nil, nil, v.strange(tok.issuer)
-	}
-	if !i.algorithms[tok.alg] {
-		return nil, nil, &outcome.Refusal{Reason: outcome.AlgNotAllowed,
-			Detail: fmt.Sprintf("algorithm %s for issuer %s", tok.alg, i.Issuer)}
+	i, err := v.signer(tok)
+	if err != nil {
+		return nil, nil, err
 	}
 	t.trace("algorithm", "%s is allowed", tok.alg)
 	if err := i.takes(c); err != nil {
@@ -148,17 +128,59 @@ func (v *Verifier) verify(ctx context.Context, c Credential, t Trace) (*Identity
 		return nil, nil, err
 	}
 	content, err := tok.content()
-	if err == nil && content.issuer != tok.issuer {
-		err = errors.New("payload: iss is there twice") // cannot be: content has looked
-	}
 	if err != nil {
 		return nil, nil, outcome.Refuse(outcome.Malformed, err.Error())
+	}
+	if isLogout(content.raw("events")) { // whatever its type: it may be for the same audience
+		return nil, nil, notForAccess("logout+jwt")
 	}
 	id, err := i.judge(content, v.now(), t)
 	if err == nil {
 		i.keys.visitors.saw(visitor{c.Client, content.subject})
 	}
 	return id, keys, err
+}
+
+// read looks at the form of a token, and at what no issuer can make up for.
+func (v *Verifier) read(text string, t Trace) (*token, error) {
+	if n := len(text); n > v.maxToken {
+		return nil, outcome.Refuse(outcome.Malformed, fmt.Sprintf("%d bytes, more than %d (limits.maxTokenBytes)", n, v.maxToken))
+	}
+	tok, err := parse(text)
+	if err != nil {
+		return nil, outcome.Refuse(outcome.Malformed, err.Error())
+	}
+	t.trace("form", "a signed JWT of %d bytes, alg %s, kid %s", len(text), outcome.Brief(tok.alg), outcome.Brief(tok.kid))
+
+	if len(v.issuers) == 0 { // client keys alone
+		return nil, v.strange(tok.issuer)
+	}
+	if !v.algorithms[tok.alg] {
+		return nil, &outcome.Refusal{Reason: outcome.AlgNotAllowed, Detail: "algorithm " + outcome.Brief(tok.alg)}
+	}
+	if tok.protected[2] != "" {
+		// RFC 7515 §4.1.11: what must be understood and is not. We understand no extension.
+		return nil, &outcome.Refusal{Reason: outcome.CritUnsupported, Detail: "the header has crit"}
+	}
+	return tok, nil
+}
+
+// signer returns the issuer that a token names, if it may sign so.
+func (v *Verifier) signer(tok *token) (*issuer, error) {
+	i := v.byName[tok.issuer]
+	if i == nil {
+		return nil, v.strange(tok.issuer)
+	}
+	if !i.algorithms[tok.alg] {
+		return nil, &outcome.Refusal{Reason: outcome.AlgNotAllowed,
+			Detail: fmt.Sprintf("algorithm %s for issuer %s", tok.alg, i.Issuer)}
+	}
+	return i, nil
+}
+
+// notForAccess refuses a token of a type that is for another purpose.
+func notForAccess(typ string) error {
+	return outcome.Refuse(outcome.WrongType, "a token of type "+outcome.Brief(typ)+" is not for access")
 }
 
 // strange refuses a token of an issuer that is not configured, and tells which one may be meant.
@@ -213,7 +235,7 @@ func (i *issuer) judge(c content, now time.Time, t Trace) (*Identity, error) {
 	if err := i.times(c, id, now, t); err != nil {
 		return nil, err
 	}
-	if err := i.intended(c.audience, t); err != nil {
+	if err := intended(c.audience, i.Audiences, t); err != nil {
 		return nil, err
 	}
 	if id.HasPrincipal() {
@@ -332,19 +354,20 @@ func (i *issuer) current(id *Identity, now time.Time) error {
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
-// intended looks at aud: one of the configured ones must be there, if any are.
-func (i *issuer) intended(audience []string, t Trace) error {
-	if len(i.audiences) == 0 {
+// intended looks at aud: one of those that are wanted must be there, if any are.
+func intended(audience, wanted []string, t Trace) error {
+	if len(wanted) == 0 {
 		t.trace("audience", "not asked for")
 		return nil
 	}
 	for _, aud := range audience {
-		if slices.Contains(i.audiences, bareAudience(aud)) {
+		bare := bareAudience(aud)
+		if slices.ContainsFunc(wanted, func(w string) bool { return bareAudience(w) == bare }) {
 			t.trace("audience", "%s", aud)
 			return nil
 		}
 	}
-	return &outcome.Refusal{Reason: outcome.WrongAudience, Detail: fmt.Sprintf("%s; needed is one of %q", heard(audience), i.Audiences)}
+	return &outcome.Refusal{Reason: outcome.WrongAudience, Detail: fmt.Sprintf("%s; needed is one of %q", heard(audience), wanted)}
 }
 
 // heard tells what a token has as audience.

@@ -252,6 +252,9 @@ type JWT struct {
 	// OutputPayloadToHeader is a header that gets all claims, as base64url of the token's payload.
 	// Empty: none.
 	OutputPayloadToHeader string `yaml:"outputPayloadToHeader" env:"JWT_OUTPUT_PAYLOAD_TO_HEADER"`
+	// LogoutAudiences are those of logout tokens of this issuer: the client id of what users log in
+	// with. Empty: Audiences. Both empty: no logout token is accepted.
+	LogoutAudiences []string `yaml:"logoutAudiences" env:"JWT_LOGOUT_AUDIENCES"`
 	// PrincipalClaim names the claim that is the user, or is a list of several, of which the first
 	// that is not empty counts. Default sub.
 	PrincipalClaim ClaimNames `yaml:"principalClaim" env:"JWT_PRINCIPAL_CLAIM"`

@@ -153,7 +153,9 @@ func unknownVariable(name string) (hint, meant string) {
 }
 
 // otherWords are what other programs call a variable.
-var otherWords = map[string]string{"PORT": "LISTEN", "ADDR": "LISTEN", "ADDRESS": "LISTEN", "UPSTREAM": "ROUTES", "DEBUG": "LOG_LEVEL"}
+var otherWords = map[string]string{
+	"PORT": "LISTEN", "ADDR": "LISTEN", "ADDRESS": "LISTEN", "UPSTREAM": "ROUTES", "DEBUG": "LOG_LEVEL", "AUDIENCES": "JWT_AUDIENCES",
+}
 
 // variableLike returns the variable whose key, or whose last words, a name spells out; "" if
 // there is not exactly one.

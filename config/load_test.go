@@ -224,6 +224,7 @@ func TestExampleShowsTheDefaults(t *testing.T) {
 	// An empty list is the same as none, where none is the default.
 	c.TrustedProxies, c.ProxyProtocol.From, c.Authentication.JWTRules = nil, nil, nil
 	c.Admin.Hosts, c.Cluster.Redis.Addresses = nil, nil
+	c.Authentication.JWT.LogoutAudiences = nil
 	c.Authentication.JWT.FromCookies, c.Authentication.JWT.RequiredClaims, c.Authentication.EdgeTrust.AdditionalStripHeaders = nil, nil, nil
 	if !reflect.DeepEqual(*c, want) {
 		t.Errorf("got  %+v\nwant %+v", *c, want)

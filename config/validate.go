@@ -453,6 +453,11 @@ func (k *checker) jwt(key string, j JWT, needed bool) {
 			k.add(index(key+".audiences", i), "empty audience", "name one, or write audiences: [] if aud is not to be checked")
 		}
 	}
+	for i, audience := range j.LogoutAudiences {
+		if strings.TrimSpace(audience) == "" {
+			k.add(index(key+".logoutAudiences", i), "empty audience", "name the client id of what users log in with")
+		}
+	}
 	k.claimHeaders(key+".outputClaimToHeaders", j.OutputClaimToHeaders)
 	k.payloadHeader(key+".outputPayloadToHeader", j)
 	k.claimNames(key+".principalClaim", j.PrincipalClaim)

@@ -44,6 +44,7 @@ type Gateway struct {
 	log       *slog.Logger
 	keys      *auth.Keys
 	revoked   *auth.Revocations
+	spent     *auth.Spent                   // logout tokens
 	policy    atomic.Pointer[policy.Policy] // loaded once a request
 	relays    relay.Rules                   // without what the configuration says
 	stall     time.Duration                 // bodyStall
@@ -90,6 +91,7 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 		operators: &operators{file: c.Admin.TokenFile},
 		refused:   newRefused(c.Limits.RefusedPerIP),
 		sessions:  session.New(),
+		spent:     auth.NewSpent(),
 		reloads:   reloads{seen: contents(c.Sources.Files()), loaded: time.Now()},
 	}
 	g.keys = auth.NewKeys(auth.Options{Log: log, ClientKeysChanged: g.judgeClientKeys})
@@ -142,6 +144,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.report(x, outcome.Preflight, http.StatusNoContent, "")
 	case x.pass.Own == policy.Renew:
 		g.answerRenewal(x)
+	case x.pass.Own == policy.Logout:
+		g.answerLogout(x)
 	case x.pass.Metadata != nil:
 		g.answerMetadata(x)
 	case x.pass.Upgrade:

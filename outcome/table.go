@@ -14,6 +14,7 @@ const (
 
 	ResourceMetadata Reason = "resource-metadata" // of RFC 9728, answered by the gateway itself
 	Renewal          Reason = "renewal"           // of the caller's sessions, by the gateway itself
+	Logout           Reason = "logout"            // of a user at the issuer, who tells the gateway itself
 )
 
 // What refuses a request for its form or its address.
@@ -26,6 +27,7 @@ const (
 	BadOrigin  Reason = "bad-origin"
 	NoRoute    Reason = "no-route"
 	NoSession  Reason = "no-session" // to renew
+	BadLogout  Reason = "bad-logout" // an issuer's token, but none for logout
 )
 
 // What refuses a request for its token. Expired and Revoked also end a session.
@@ -135,6 +137,7 @@ var table = [...]row{
 	{reason: Preflight, through: true},
 	{reason: ResourceMetadata, through: true},
 	{reason: Renewal, through: true},
+	{reason: Logout, through: true},
 
 	{reason: BadPath, status: 400, check: "path"},
 	{reason: BadHost, status: 400, check: "host"},
@@ -144,6 +147,7 @@ var table = [...]row{
 	{reason: BadOrigin, status: 403, code: forbidden, check: "origin"},
 	{reason: NoRoute, status: 404, code: forbidden, check: "route"},
 	{reason: NoSession, status: 404},
+	{reason: BadLogout, status: 400},
 
 	{reason: NoToken, status: 401, code: unauthorized, challenge: bare, check: "token"},
 	{reason: MultipleCredentials, status: 401, challenge: invalidToken, check: "token"},

@@ -228,6 +228,9 @@ func (e *exporter) limitsOf(key string, j config.JWT) {
 	if usual := config.DefaultJWT(); !slices.Equal(j.PrincipalClaim, usual.PrincipalClaim) {
 		e.lost(key+".principalClaim", "Istio's principal is always of iss and sub")
 	}
+	if len(j.LogoutAudiences) > 0 {
+		e.lost(key+".logoutAudiences", "Istio takes no logout tokens")
+	}
 	if len(j.RequiredClaims) > 0 {
 		e.lost(key+".requiredClaims", "Istio asks every issuer for the same claims")
 	}

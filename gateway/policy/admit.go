@@ -29,6 +29,8 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 		return pass, err
 	case pass.Own == Renew:
 		return pass, p.admitRenewal(ctx, pass, r, t)
+	case pass.Own == Logout:
+		return pass, p.admitLogout(pass, r)
 	case route == nil:
 		return pass, nil
 	}
@@ -102,8 +104,8 @@ func (p *Policy) locate(pass *Pass, r *http.Request, t *trace) (route *route, re
 	if pass.Host == "" && r.ProtoAtLeast(1, 1) { // RFC 9112 §3.2; a probe in HTTP/1.0 may leave it out
 		return nil, "", "", outcome.Refuse(outcome.BadHost, "an empty Host")
 	}
-	if path == Renew && p.authenticated {
-		pass.Own = Renew
+	if (path == Renew || path == Logout) && p.authenticated {
+		pass.Own = path
 		t.ok("path", "%s", path)
 		return nil, "", "", nil
 	}

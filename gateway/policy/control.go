@@ -14,6 +14,25 @@ import (
 // no route takes, on every host.
 const Renew = "/.gateway/renew"
 
+// Logout is the path at which an issuer tells that a user has logged out there, on every host.
+const Logout = "/.gateway/logout"
+
+// admitLogout decides about a request for Logout: its method. The logout token is in its body, and
+// for the gateway to judge.
+func (p *Policy) admitLogout(pass *Pass, r *http.Request) error {
+	pass.Reason = outcome.Logout
+	return onlyPost(pass, r)
+}
+
+// onlyPost refuses every other method.
+func onlyPost(pass *Pass, r *http.Request) error {
+	if r.Method != http.MethodPost {
+		pass.Allow = http.MethodPost
+		return outcome.Refuse(outcome.BadMethod, "method "+outcome.Clip(r.Method))
+	}
+	return nil
+}
+
 // admitRenewal decides about a request for Renew: origin, method, token, in this order. Which
 // sessions it is about, and what their rules say, is for the registry.
 func (p *Policy) admitRenewal(ctx context.Context, pass *Pass, r *http.Request, t *trace) error {
@@ -29,9 +48,8 @@ func (p *Policy) admitRenewal(ctx context.Context, pass *Pass, r *http.Request, 
 	case isPreflight(r) || !slices.ContainsFunc(p.routes, func(route *route) bool { return route.origins.allow(pass.Origins) }):
 		return refuseOrigin(pass.Origins)
 	}
-	if r.Method != http.MethodPost {
-		pass.Allow = http.MethodPost
-		return outcome.Refuse(outcome.BadMethod, "method "+outcome.Clip(r.Method))
+	if err := onlyPost(pass, r); err != nil {
+		return err
 	}
 	credential, err := auth.Bearer(r.Header)
 	if err != nil {
