@@ -31,7 +31,10 @@ func BenchmarkRelayedFrame(b *testing.B) {
 		name    string
 		version uint16
 		pace    Pace
-	}{{"plain", 0, Pace{}}, {"plain with limits", 0, ample}, {"TLS", tls.VersionTLS13, Pace{}}, {"TLS with limits", tls.VersionTLS13, ample}} {
+	}{
+		{"plain", 0, Pace{}}, {"plain with limits", 0, ample},
+		{"TLS", tls.VersionTLS13, Pace{}}, {"TLS with limits", tls.VersionTLS13, ample},
+	} {
 		b.Run(kind.name, func(b *testing.B) {
 			buf := make([]byte, len(there))
 			inside, outside := connect(b, kind.version, true)

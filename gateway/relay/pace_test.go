@@ -52,8 +52,10 @@ func TestBurstIsOneSecondByDefault(t *testing.T) {
 		pace Pace
 		want int
 	}{
-		{Pace{MessagesPerSecond: 3}, 3}, {Pace{MessagesPerSecond: 2.5}, 3}, {Pace{MessagesPerSecond: 0.1}, 1}, {Pace{BytesPerSecond: 110}, 10}, {Pace{BytesPerSecond: 55}, 5},
-		{Pace{BytesPerSecond: 1}, 0}, {Pace{}, 20}, {Pace{MessagesBurst: 1, CountBinary: true, BytesBurst: 1}, 20}, {Pace{MessagesPerSecond: 4, BytesPerSecond: 33}, 3},
+		{Pace{MessagesPerSecond: 3}, 3}, {Pace{MessagesPerSecond: 2.5}, 3}, {Pace{MessagesPerSecond: 0.1}, 1},
+		{Pace{BytesPerSecond: 110}, 10}, {Pace{BytesPerSecond: 55}, 5},
+		{Pace{BytesPerSecond: 1}, 0}, {Pace{}, 20}, {Pace{MessagesBurst: 1, CountBinary: true, BytesBurst: 1}, 20},
+		{Pace{MessagesPerSecond: 4, BytesPerSecond: 33}, 3},
 	} {
 		_, client, agent := newWorld(t, Rules{FromClient: tt.pace})
 		hello := client.text("hello") // 11 bytes
@@ -94,7 +96,10 @@ func TestFragmentsAreOneMessage(t *testing.T) {
 // A message that is larger than the burst passes piece by piece; a burst that is smaller than a
 // frame's head, or a rate of less than a byte a moment, holds nothing for ever.
 func TestLargeMessageWaitsButNotForEver(t *testing.T) {
-	for _, pace := range []Pace{{BytesPerSecond: 1000}, {BytesPerSecond: 10_000, BytesBurst: 100}, {BytesPerSecond: 10_000, BytesBurst: 20}, {BytesPerSecond: 1 << 20, BytesBurst: 2}} {
+	for _, pace := range []Pace{
+		{BytesPerSecond: 1000}, {BytesPerSecond: 10_000, BytesBurst: 100},
+		{BytesPerSecond: 10_000, BytesBurst: 20}, {BytesPerSecond: 1 << 20, BytesBurst: 2},
+	} {
 		w, client, agent := newWorld(t, Rules{FromClient: pace, PingInterval: time.Second, IdleTimeout: time.Second})
 		message := client.text(strings.Repeat("x", 50_000))
 		client.say(message)
