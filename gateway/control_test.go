@@ -349,9 +349,8 @@ func TestPageRenewsOnlyTheSessionsOfRoutesThatListIt(t *testing.T) {
 	}
 }
 
-// A route without allowedOrigins takes every page's handshake, so it takes every page's renewal
-// too; only the browser's question before it, which a page of the same origin need not ask, is
-// refused to those that no route lists.
+// A route without allowedOrigins takes every page's handshake, but lists none. A page of the
+// gateway's own host renews there, without the browser's question before it; others do not.
 func TestPageRenewsOnARouteThatListsNoOrigins(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	r := run(t, i.Config(listening(t, echoing)))
@@ -359,6 +358,11 @@ func TestPageRenewsOnARouteThatListsNoOrigins(t *testing.T) {
 	a := r.renews(i.Token(), "", "Origin: http://gateway.test")
 	if a.StatusCode != 200 || a.Header.Get("Access-Control-Allow-Origin") != "" {
 		t.Errorf("%s %s", a.Status, a.text)
+	}
+	for _, other := range []string{"https://evil.example", "null", "gateway.test", "http://gateway.test.evil.example"} {
+		if a := r.renews(i.Token(), "", "Origin: "+other); a.StatusCode != 404 {
+			t.Errorf("%s: %s %s", other, a.Status, a.text)
+		}
 	}
 	if a := r.asks("OPTIONS", "", "Origin: https://evil.example", "Access-Control-Request-Method: POST"); a.StatusCode != 403 {
 		t.Errorf("preflight: %s", a.Status)

@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"net/http"
+	"net/url"
 	"slices"
 	"time"
 
@@ -84,12 +85,20 @@ func (p *Policy) Renewed(issuer, claims, clientKey string) (Case, time.Time, err
 	return Case{Identity: id}, p.deadline(id), nil
 }
 
-// Lists reports whether a page with these Origin lines may use the route of a session. No lines:
-// it is no page.
+// Lists reports whether a page with these Origin lines has a part in a session: whether the
+// session's route lists the page's origin or, where a route lists none, whether the page is of the
+// host to which the session was opened. No lines: it is no page.
 func (p *Policy) Lists(c Case, origins []string) bool {
 	if len(origins) == 0 {
 		return true
 	}
 	route, _, err := p.find(&Pass{Case: c}, "")
-	return err == nil && route.origins.allow(origins)
+	switch {
+	case err != nil:
+		return false
+	case len(route.origins) == 0:
+		page, err := url.Parse(origins[0])
+		return err == nil && len(origins) == 1 && page.Host != "" && hostOf(page.Host) == c.Host
+	}
+	return route.origins.allow(origins)
 }
