@@ -32,6 +32,9 @@ const (
 	maxLines = 4096        // that wait to be written
 	lastLook = time.Second // how long Close waits for what is left
 	maxWrite = 64 << 10    // bytes that are written at once, or one line
+	// breath is the time between two writes, so that the lines of a rush are written together: for
+	// each line alone a goroutine would be woken and a system call made.
+	breath = 5 * time.Millisecond
 )
 
 // newLines returns the log of a configuration that was found good, written to out. Close ends it.
@@ -82,9 +85,13 @@ func (l *lines) run() {
 	defer close(l.over)
 	var batch []byte
 	var told uint64
+	var next time.Time // when lines may be written again
 	for end := false; !end; {
 		var count uint64
-		batch, count, end = l.gather(batch[:0])
+		batch, count, end = l.gather(batch[:0], next)
+		if next = time.Now(); len(batch) < maxWrite {
+			next = next.Add(breath)
+		}
 		if _, err := l.out.Write(batch); err != nil {
 			l.dropped.Add(count)
 		}
@@ -95,10 +102,12 @@ func (l *lines) run() {
 	}
 }
 
-// gather waits for a line and appends it and those that wait after it to batch. It returns how
-// many there are, and whether they are the last.
-func (l *lines) gather(batch []byte) (_ []byte, count uint64, end bool) {
-	for line := <-l.queue; line != nil; {
+// gather waits for a line, and until a time, and appends it and those that wait after it to batch.
+// It returns how many there are, and whether they are the last.
+func (l *lines) gather(batch []byte, until time.Time) (_ []byte, count uint64, end bool) {
+	line := <-l.queue
+	time.Sleep(time.Until(until))
+	for line != nil {
 		batch = append(batch, line...)
 		count++
 		if len(batch) >= maxWrite {

@@ -68,6 +68,7 @@ func TestLogThatStallsHoldsUpNothing(t *testing.T) {
 			t.Errorf("logging took %s, %d lines dropped", took, l.Dropped())
 		}
 		close(out.stall) // it goes on
+		time.Sleep(breath)
 		synctest.Wait()
 		if text := out.text.String(); !strings.Contains(text, "log lines dropped") || !strings.Contains(text, "dropped=10") {
 			t.Errorf("the log does not report what it lost: …%s", text[max(0, len(text)-200):])
@@ -91,6 +92,7 @@ func TestEndWaitsASecondForTheLog(t *testing.T) {
 		}
 		close(out.stall)
 		l.queue <- nil // so that the goroutine of the test ends
+		<-l.over
 	})
 }
 
@@ -104,4 +106,31 @@ func TestLinesForAReaderThatHasDiedAreCounted(t *testing.T) {
 	if l.Dropped() != 100 {
 		t.Errorf("%d lines counted", l.Dropped())
 	}
+}
+
+func TestLinesOfARushAreWrittenTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &slow{}
+		l := newLines(config.Log{Format: "text", Level: "info"}, out)
+		say := func(line, want string) {
+			t.Helper()
+			l.Write([]byte(line))
+			synctest.Wait()
+			if got := out.text.String(); got != want {
+				t.Errorf("after line %s there is %q, want %q", line, got, want)
+			}
+		}
+		say("1", "1")
+		say("2", "1")
+		say("3", "1")
+		time.Sleep(breath)
+		synctest.Wait()
+		time.Sleep(breath)
+		say("4", "1234") // after a pause a line does not wait
+		say("5", "1234")
+		l.Close()
+		if got := out.text.String(); got != "12345" {
+			t.Errorf("%q in the end", got)
+		}
+	})
 }
