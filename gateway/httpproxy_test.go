@@ -272,11 +272,6 @@ func TestIdleClientConnectionOutlivesABalancers(t *testing.T) {
 }
 
 func TestWordForAnAgentThatGivesNoAnswerToPlainHTTP(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.Close()
 	says := func(text string) string {
 		return "http://" + listening(t, asked(func(c net.Conn, _ *http.Request) { io.WriteString(c, text) }))
 	}
@@ -288,7 +283,7 @@ func TestWordForAnAgentThatGivesNoAnswerToPlainHTTP(t *testing.T) {
 		upstream string
 		want     outcome.Reason
 	}{
-		"nothing-listens": {"http://" + l.Addr().String(), outcome.UpstreamUnreachable},
+		"nothing-listens": {"http://127.0.0.1:1", outcome.UpstreamUnreachable},
 		"no-name":         {"http://agent.invalid", outcome.UpstreamUnreachable},
 		"no-tls":          {"https" + strings.TrimPrefix(says("HTTP/1.1 200 OK\r\n\r\n"), "http"), outcome.UpstreamUnreachable},
 		"hangs-up":        {says(""), outcome.UpstreamLost},
