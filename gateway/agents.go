@@ -174,6 +174,23 @@ func (f *fleet) replace(w way, t *tls.Config, sum [sha256.Size]byte) bool {
 	return true
 }
 
+// fault returns which certificates of the gateway's own no agent can trust at a time.
+func (f *fleet) fault(now time.Time) error {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	faults := map[string]error{} // by file: several routes may have one
+	for w, a := range f.all {
+		for _, c := range a.dialer.tls.Certificates {
+			faults[w.tls.CertFile] = outOfTime("upstreamTLS.certFile", w.tls.CertFile, c.Leaf, now)
+		}
+	}
+	var sorted []error
+	for _, name := range slices.Sorted(maps.Keys(faults)) {
+		sorted = append(sorted, faults[name])
+	}
+	return errors.Join(sorted...)
+}
+
 // files returns the names of the files of all ways.
 func (f *fleet) files() (names []string) {
 	f.mu.RLock()

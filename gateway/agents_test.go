@@ -305,3 +305,27 @@ routes:
 		t.Errorf("got\n%s", strings.Join(got, "\n"))
 	}
 }
+
+func TestExpiredCertificateForAgentsIsNamed(t *testing.T) {
+	dir := t.TempDir()
+	root := issue(t, "root", nil, nil)
+	writeEntity(t, dir, "gateway", named(t, "gateway", root, "gateway"))
+	c := config.Default()
+	c.Authentication.Enabled = false
+	to := config.UpstreamTLS{CertFile: filepath.Join(dir, "gateway.crt"), KeyFile: filepath.Join(dir, "gateway.key")}
+	for _, name := range []string{"a", "{b}"} { // two ways, and one file
+		c.Routes = append(c.Routes, config.Route{Path: "/" + name, Upstream: "https://" + name, UpstreamTLS: to})
+	}
+	g, err := New(&c, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := g.CheckCertificates(); err != nil {
+		t.Error(err)
+	}
+	err = g.fleet.fault(time.Now().Add(2 * time.Hour))
+	if err == nil || !strings.HasPrefix(err.Error(), "upstreamTLS.certFile: "+to.CertFile+": the certificate has expired on ") ||
+		strings.Contains(err.Error(), "\n") {
+		t.Errorf("%v", err)
+	}
+}

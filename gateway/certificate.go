@@ -182,14 +182,18 @@ func publicKind(c *x509.Certificate) string {
 // they trust: it has expired, or is not valid yet. A gateway serves with it all the same, as a
 // clock may be wrong and some clients do not look.
 func (t *certificates) fault(now time.Time) error {
-	leaf := t.leaf()
+	return outOfTime("tls.certFile", t.config.CertFile, t.leaf(), now)
+}
+
+// outOfTime returns why a certificate is not valid at a time, nil if it is. The key of the
+// configuration names its file.
+func outOfTime(key, name string, leaf *x509.Certificate, now time.Time) error {
 	switch {
 	case now.After(leaf.NotAfter):
-		return fmt.Errorf("tls.certFile: %s: the certificate has expired on %s; renew it", t.config.CertFile,
-			leaf.NotAfter.UTC().Format(time.RFC3339))
+		return fmt.Errorf("%s: %s: the certificate has expired on %s; renew it", key, name, leaf.NotAfter.UTC().Format(time.RFC3339))
 	case now.Before(leaf.NotBefore):
-		return fmt.Errorf("tls.certFile: %s: the certificate is not valid before %s; look at this machine's clock, or use another "+
-			"certificate", t.config.CertFile, leaf.NotBefore.UTC().Format(time.RFC3339))
+		return fmt.Errorf("%s: %s: the certificate is not valid before %s; look at this machine's clock, or use another certificate",
+			key, name, leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
 	return nil
 }

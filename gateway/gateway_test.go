@@ -332,6 +332,7 @@ func TestAnswerThatBrokeOffIsInTheLogWithItsStatus(t *testing.T) {
 func TestMistakeInAHandlerIsReportedAndEndsOneConnection(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	r := run(t, i.Config("agent.invalid"))
+	wstest.Eventually(t, "the start", func() bool { return len(r.log.lines(t, "listening")) > 0 })
 	r.fleet.all[waysOf(r.Config())[0]].dialer = nil // before any request
 	e := r.dial()
 	e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.Token())))

@@ -152,7 +152,7 @@ func (g *Gateway) reloadCertificate() error {
 		g.log.Error("certificate not reloaded; the old one stays", "err", err.Error())
 	case changed:
 		g.log.Info("certificate reloaded", "expires", g.certs.expiry())
-		g.warnOfCertificate()
+		g.warnOfCertificates()
 	default:
 		return nil
 	}
@@ -168,6 +168,7 @@ func (g *Gateway) reloadFleet() error {
 	}
 	if changed {
 		g.log.Info("certificates for agents reloaded")
+		g.warnOfCertificates()
 	}
 	return err
 }

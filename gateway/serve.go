@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -112,7 +113,7 @@ func (g *Gateway) Run(ctx context.Context, leave <-chan Departure) error {
 		}
 	}
 	wg.Go(func() { operators("admin", admin, g.admin) })
-	g.warnOfCertificate()
+	g.warnOfCertificates()
 	log := g.log
 	if g.measures != nil {
 		server := g.operatorServer(ctx, g.metricsHandler())
@@ -181,21 +182,23 @@ func http1() *http.Protocols {
 	return p
 }
 
-// CheckCertificate returns why no client can trust the certificate at the moment, and what an
-// operator should know of it; nothing without TLS.
-func (g *Gateway) CheckCertificate() (notes []string, err error) {
+// CheckCertificates returns which certificates cannot be trusted at the moment, of the listener and
+// of upstreamTLS, and what an operator should know of the listener's.
+func (g *Gateway) CheckCertificates() (notes []string, err error) {
+	now := time.Now()
+	err = g.fleet.fault(now)
 	if g.certs == nil {
-		return nil, nil
+		return nil, err
 	}
-	return g.certs.remarks(g.config.Routes), g.certs.fault(time.Now())
+	return g.certs.remarks(g.config.Routes), errors.Join(g.certs.fault(now), err)
 }
 
-// warnOfCertificate logs what CheckCertificate finds: a gateway that refused to start would help
+// warnOfCertificates logs what CheckCertificates finds: a gateway that refused to start would help
 // no client.
-func (g *Gateway) warnOfCertificate() {
-	notes, err := g.CheckCertificate()
+func (g *Gateway) warnOfCertificates() {
+	notes, err := g.CheckCertificates()
 	if err != nil {
-		notes = append(notes, err.Error())
+		notes = append(notes, strings.Split(err.Error(), "\n")...)
 	}
 	for _, note := range notes {
 		g.log.Warn("certificate", "note", note)

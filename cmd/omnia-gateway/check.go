@@ -72,7 +72,7 @@ func examine(c *cobra.Command, from config.Sources, online bool) (findings, erro
 		return findings{}, err
 	}
 	found := findings{config: conf, verdict: "the configuration is good"}
-	notes, err := g.CheckCertificate()
+	notes, err := g.CheckCertificates()
 	found.notes = slices.Concat(conf.Notes, notes)
 	if online {
 		err = errors.Join(err, found.ask(c.Context(), g, conf))
