@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +19,7 @@ func newCheck() *cobra.Command {
 	var from config.Sources
 	var online, live bool
 	var running operator
-	var form string
+	form := text
 	c := &cobra.Command{
 		Use:   "check",
 		Short: "Find every problem of a configuration",
@@ -32,15 +31,12 @@ func newCheck() *cobra.Command {
 			"why, or what needs a restart. The exit status is 0 if all is well, else 1.",
 		Args: takes(0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			if form != "text" && form != "json" {
-				return usageError{fmt.Errorf("--output %s: want text or json", form)}
-			}
 			found, err := examine(c, from, online)
 			if err == nil && live {
 				running.config = from.File
 				err = found.preview(c, running)
 			}
-			if form == "json" {
+			if form == asJSON {
 				return found.printJSON(c.OutOrStdout(), err)
 			}
 			return found.print(c.OutOrStdout(), err)
@@ -50,7 +46,7 @@ func newCheck() *cobra.Command {
 	c.Flags().BoolVar(&online, "online", false, "also fetch the issuers' keys and connect to the agents")
 	c.Flags().BoolVar(&live, "live", false, "also ask the running gateway what a reload would do to its sessions")
 	running.flags(c)
-	c.Flags().StringVarP(&form, "output", "o", "text", "`form` of the output: text or json")
+	form.flag(c)
 	return c
 }
 
@@ -161,10 +157,7 @@ func (f findings) printJSON(w io.Writer, err error) error {
 		}
 		report.Problems = append(report.Problems, config.Problem{Text: err.Error()})
 	}
-	out := json.NewEncoder(w)
-	out.SetIndent("", "  ")
-	out.SetEscapeHTML(false)
-	if printed := out.Encode(report); printed != nil || err == nil {
+	if printed := printJSON(w, report); printed != nil || err == nil {
 		return printed
 	}
 	return errNo

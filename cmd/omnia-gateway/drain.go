@@ -38,7 +38,6 @@ func newDrain() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&undo, "undo", false, "take the drain back")
-	c.Flags().StringVarP(&running.config, "config", "c", "", "configuration `file` of the running gateway, or that of OMNIA_GATEWAY_CONFIG")
-	running.flags(c)
+	running.running(c)
 	return c
 }

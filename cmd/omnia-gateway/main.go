@@ -10,6 +10,8 @@
 //	omnia-gateway istio export|import         the configuration as Istio's resources, and back
 //	omnia-gateway health                      ask a running gateway; for container health checks
 //	omnia-gateway drain [--undo]              have a running gateway end its sessions, and stay
+//	omnia-gateway sessions [list|end]         the live sessions of a running gateway
+//	omnia-gateway revoke [list|lift]          bar tokens on it, and end their sessions
 //	omnia-gateway version
 //
 // The configuration is a YAML file, or OMNIA_GATEWAY_* variables, or both: a variable wins over
@@ -91,7 +93,8 @@ func newRoot() *cobra.Command {
 	root.Version = buildinfo.Read().String()
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(serve, newDev(), newCheck(), newExplain(), newToken(), newIstio(), newHealth(), newDrain(), newVersion())
+	root.AddCommand(serve, newDev(), newCheck(), newExplain(), newToken(), newIstio(), newHealth(), newDrain(), newSessions(),
+		newRevoke(), newVersion())
 	return root
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -12,8 +13,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/altairalabs/omnia-gateway/internal/rawws"
 )
 
 // TestMain makes the program a command of the transcripts.
@@ -32,7 +36,7 @@ func TestTranscripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"start": start, "expand": expand, "keep": keep, "token": token,
+			"start": start, "expand": expand, "keep": keep, "token": token, "connect": connect, "id": id,
 		},
 	})
 }
@@ -97,6 +101,36 @@ func expand(ts *testscript.TestScript, _ bool, files []string) {
 // keep makes a variable of the last command's output: keep NAME
 func keep(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+}
+
+// connect opens a WebSocket at a path of $PUBLIC with $TOKEN, until the script ends, and keeps the
+// id of its session: connect NAME path. With a ! the gateway must refuse it. A gateway that has no
+// keys yet is asked again.
+func connect(ts *testscript.TestScript, neg bool, args []string) {
+	var answer *http.Response
+	for deadline := time.Now().Add(time.Minute); answer == nil || answer.StatusCode == http.StatusServiceUnavailable; {
+		if time.Now().After(deadline) {
+			ts.Fatalf("got %s", answer.Status)
+		}
+		conn, err := net.Dial("tcp", ts.Getenv("PUBLIC"))
+		ts.Check(err)
+		ts.Defer(func() { conn.Close() })
+		_, err = io.WriteString(conn, rawws.Request("gateway.test", args[1], "Authorization: Bearer "+ts.Getenv("TOKEN")))
+		ts.Check(err)
+		answer, err = http.ReadResponse(bufio.NewReader(conn), nil)
+		ts.Check(err)
+	}
+	if open := answer.StatusCode == http.StatusSwitchingProtocols; open == neg {
+		ts.Fatalf("got %s", answer.Status)
+	}
+	ts.Setenv(args[0], answer.Header.Get("X-Gateway-Session"))
+}
+
+// id keeps the id in the last command's JSON: id NAME
+func id(ts *testscript.TestScript, _ bool, args []string) {
+	var body struct{ ID string }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &body))
+	ts.Setenv(args[0], body.ID)
 }
 
 // token asks $ISSUER for a token and keeps it as TOKEN: token [field=value…], the fields of the

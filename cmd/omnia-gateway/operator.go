@@ -29,6 +29,12 @@ func (o *operator) flags(c *cobra.Command) {
 		"`file` with an operator's token, as in admin.tokenFile: its first one is used")
 }
 
+// running is flags for a command that has no configuration of its own.
+func (o *operator) running(c *cobra.Command) {
+	c.Flags().StringVarP(&o.config, "config", "c", "", "configuration `file` of the running gateway, or that of OMNIA_GATEWAY_CONFIG")
+	o.flags(c)
+}
+
 // ask sends a request and decodes its answer into out, unless that is nil. The error tells what the
 // gateway has answered, if it refused; a 422 is decoded as well.
 func (o *operator) ask(c *cobra.Command, method, path string, body, out any) error {

@@ -1,0 +1,173 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/altairalabs/omnia-gateway/outcome"
+)
+
+// liveSession is what a person is shown of a session.
+type liveSession struct {
+	Session, Kind, Route, Agent, Issuer, Subject, Client string
+
+	Start   time.Time
+	Expires *time.Time
+}
+
+// filters choose sessions.
+type filters struct{ issuer, subject, agent, route string }
+
+func (f *filters) flags(c *cobra.Command) {
+	c.Flags().StringVar(&f.issuer, "issuer", "", "only sessions of this `issuer`")
+	c.Flags().StringVar(&f.subject, "subject", "", "only sessions of this `user`")
+	c.Flags().StringVar(&f.agent, "agent", "", "only sessions with this `agent`: the label that {agent} took")
+	c.Flags().StringVar(&f.route, "route", "", "only sessions of the route with this `path`")
+}
+
+// query returns the filters that are given.
+func (f *filters) query() url.Values {
+	query := url.Values{}
+	for name, value := range map[string]string{"issuer": f.issuer, "subject": f.subject, "agent": f.agent, "route": f.route} {
+		if value != "" {
+			query.Set(name, value)
+		}
+	}
+	return query
+}
+
+// take reports whether all filters choose s.
+func (f *filters) take(s liveSession) bool {
+	is := func(want, have string) bool { return want == "" || want == have }
+	return is(f.issuer, s.Issuer) && is(f.subject, s.Subject) && is(f.agent, s.Agent) && is(f.route, s.Route)
+}
+
+func newSessions() *cobra.Command {
+	list := newSessionsList()
+	c := &cobra.Command{
+		Use:   "sessions",
+		Short: "List or end the live sessions of a running gateway",
+		Long:  "Sessions asks the admin listener of a running gateway. Without a command it lists.",
+		Args:  noCommand,
+		RunE:  list.RunE,
+	}
+	c.Flags().AddFlagSet(list.Flags())
+	c.AddCommand(list, newSessionsEnd())
+	return c
+}
+
+func newSessionsList() *cobra.Command {
+	var running operator
+	var chosen filters
+	form := text
+	c := &cobra.Command{
+		Use:   "list",
+		Short: "List the live sessions",
+		Long: "List prints the live sessions, the longest first, or with -o json all that /sessions tells of each.\n" +
+			"Several filters must all be true.",
+		Args: takes(0),
+		RunE: func(c *cobra.Command, _ []string) error {
+			var all []json.RawMessage
+			if err := running.ask(c, "GET", "/sessions", nil, &all); err != nil {
+				return err
+			}
+			found, shown := []json.RawMessage{}, []liveSession{}
+			for _, raw := range all {
+				var s liveSession
+				if err := json.Unmarshal(raw, &s); err != nil {
+					return fmt.Errorf("/sessions: %w", err)
+				}
+				if chosen.take(s) {
+					found, shown = append(found, raw), append(shown, s)
+				}
+			}
+			if form == asJSON {
+				return printJSON(c.OutOrStdout(), found)
+			}
+			return printSessions(c.OutOrStdout(), shown, time.Now())
+		},
+	}
+	running.running(c)
+	chosen.flags(c)
+	form.flag(c)
+	return c
+}
+
+// printSessions prints a table of sessions. What clients and issuers have named is quoted where it
+// could do something to a terminal.
+func printSessions(w io.Writer, all []liveSession, now time.Time) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "SESSION\tKIND\tROUTE\tAGENT\tSUBJECT\tCLIENT\tAGE\tEXPIRES IN")
+	for _, s := range all {
+		left := "never"
+		if s.Expires != nil {
+			left = s.Expires.Sub(now).Round(time.Second).String()
+		}
+		cells := []string{s.Session, s.Kind, s.Route, s.Agent, s.Subject, s.Client, now.Sub(s.Start).Round(time.Second).String(), left}
+		for n, cell := range cells {
+			cells[n] = shown(cell)
+		}
+		fmt.Fprintln(table, strings.Join(cells, "\t"))
+	}
+	return table.Flush()
+}
+
+// shown returns a word for a cell of a table.
+func shown(word string) string {
+	if quoted := outcome.Brief(word); word == "" || quoted != `"`+word+`"` || strings.Contains(word, " ") {
+		return quoted
+	}
+	return word
+}
+
+func newSessionsEnd() *cobra.Command {
+	var running operator
+	var chosen filters
+	form := text
+	c := &cobra.Command{
+		Use:   "end [SESSION…]",
+		Short: "End live sessions",
+		Long: "End ends the sessions with these ids, or those that all filters choose, with 1000 \"ended\". Their\n" +
+			"clients may connect again; omnia-gateway revoke keeps them out.",
+		RunE: func(c *cobra.Command, ids []string) error {
+			query := chosen.query()
+			if (len(ids) == 0) == (len(query) == 0) {
+				return usageError{errors.New("name sessions by their ids, or by filters")}
+			}
+			paths := []string{"/sessions?" + query.Encode()}
+			if len(ids) > 0 {
+				paths = nil
+			}
+			for _, id := range ids {
+				paths = append(paths, "/sessions/"+url.PathEscape(id))
+			}
+			var all struct {
+				Ended int `json:"ended"`
+			}
+			var faults []error
+			for _, path := range paths {
+				var answer struct{ Ended int }
+				faults = append(faults, running.ask(c, "DELETE", path, nil, &answer))
+				all.Ended += answer.Ended
+			}
+			if form == asJSON {
+				faults = append(faults, printJSON(c.OutOrStdout(), all))
+			} else if _, err := fmt.Fprintln(c.OutOrStdout(), "sessions that end:", all.Ended); err != nil {
+				faults = append(faults, err)
+			}
+			return errors.Join(faults...)
+		},
+	}
+	running.running(c)
+	chosen.flags(c)
+	form.flag(c)
+	return c
+}
