@@ -4,9 +4,13 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
@@ -169,4 +173,63 @@ func TestA25RefusalsNameTheirReasonAndNothingElse(t *testing.T) {
 		}
 	}
 	a.untouched(t)
+}
+
+// Ten thousand different valid tokens leave little in the memory of the process: large ones are not
+// remembered, and of those that are a few MB stay. The bound is on what the system counts, with the
+// room that a collector needs for its work.
+func TestA28TenThousandLargeTokensLeaveNoMemory(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector takes memory of its own")
+	}
+	const tokens, most = 10_000, 32 << 20
+	i := newIssuer(t)
+	a := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer a.Close()
+	g := start(t, plain(i, a.URL))
+	clients := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 4}}
+	defer clients.CloseIdleConnections()
+	var sent atomic.Int64
+	all := func(n int, size func() int) {
+		var wg sync.WaitGroup
+		work := make(chan int)
+		for range 4 {
+			wg.Go(func() {
+				for range work {
+					r, _ := http.NewRequest("GET", "http://"+g.public+"/my-agent/x", nil)
+					r.Header.Set("Authorization", i.bearer(t, "sub", fmt.Sprint("user-", sent.Add(1)),
+						"groups", strings.Split(strings.Repeat("group,", size()/9), ","))[len("Authorization: "):])
+					resp, err := clients.Do(r)
+					if err != nil {
+						t.Error(err)
+						continue
+					}
+					resp.Body.Close()
+					if resp.StatusCode != 200 {
+						t.Errorf("got %s", resp.Status)
+					}
+				}
+			})
+		}
+		for range n {
+			work <- 0
+		}
+		close(work)
+		wg.Wait()
+	}
+	all(100, func() int { return 100 }) // connections, and what is made once
+	before := g.metric("process_resident_memory_bytes")
+	all(tokens, func() int { return 8<<10 + rand.IntN(3<<10) })
+	large := g.metric("process_resident_memory_bytes")
+	all(tokens/2, func() int { return 4<<10 + rand.IntN(1<<10) })
+	small := g.metric("process_resident_memory_bytes")
+	count, held := g.metric("omnia_gateway_remembered_tokens"), g.metric("omnia_gateway_remembered_tokens_bytes")
+	t.Logf("%.1f MB at first, %.1f after the large ones, %.1f after small ones, of which %.0f are remembered in %.1f MB",
+		before/1e6, large/1e6, small/1e6, count, held/1e6)
+	if large-before > most || small-before > most {
+		t.Errorf("it has grown by %.1f MB, and %.1f MB", (large-before)/(1<<20), (small-before)/(1<<20))
+	}
+	if count < 500 || held < 4<<20 || held > 8<<20 {
+		t.Errorf("%.0f tokens are remembered, in %.0f bytes", count, held)
+	}
 }
