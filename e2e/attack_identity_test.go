@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -275,4 +276,37 @@ func TestC07AgentCannotSpeakForTheGateway(t *testing.T) {
 		}
 	}
 	s.echoes("and a tunnel")
+}
+
+// net/http forgets a Connection line that says close, and with it which headers end at the gateway.
+func TestC07HeadersThatConnectionNamesEndAtTheGateway(t *testing.T) {
+	const connection = "Connection: close, X-Internal\r\nX-Internal: 10.0.0.5\r\n"
+	i := newIssuer(t)
+	a := newAgent(t, func(v *visit) {
+		switch v.r.URL.Path {
+		case "/interim":
+			io.WriteString(v, "HTTP/1.1 103 Early Hints\r\n"+connection+"Link: a\r\n\r\n"+
+				"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi")
+		case "/trailers":
+			io.WriteString(v, "HTTP/1.1 200 OK\r\n"+connection+"Transfer-Encoding: chunked\r\nTrailer: X-Internal, X-Sum\r\n\r\n"+
+				"2\r\nhi\r\n0\r\nX-Internal: 10.0.0.5\r\nX-Sum: 1\r\nKeep-Alive: 1\r\n\r\n")
+		default:
+			io.WriteString(v, "HTTP/1.1 403 Forbidden\r\n"+connection+"Content-Length: 2\r\n\r\nhi")
+		}
+	})
+	g := start(t, plain(i, a.URL))
+	for _, request := range []string{
+		plainRequest("GET", "/my-agent/final", i.bearer(t)),
+		plainRequest("GET", "/my-agent/interim", i.bearer(t)),
+		plainRequest("GET", "/my-agent/trailers", i.bearer(t), "TE: trailers"),
+		rawws.Request("gateway.test", "/my-agent/ws", i.bearer(t)),
+	} {
+		s := g.dial(t)
+		s.say(request)
+		answer, _ := io.ReadAll(s.br)
+		if !strings.Contains(string(answer), "hi") || strings.Contains(string(answer), "10.0.0.5") ||
+			strings.Contains(strings.ToLower(string(answer)), "keep-alive") {
+			t.Errorf("%.40q: the client got %q", request, answer)
+		}
+	}
 }

@@ -13,11 +13,12 @@ import (
 // have sent it. Without it, a page that an operator happens to visit could read the sessions of
 // a gateway on loopback: directly with Sec-Fetch-Site: cross-site, or by DNS rebinding, which
 // makes the page's own host name resolve to 127.0.0.1. hosts are the names under which the
-// listener may be asked, besides localhost and any address.
+// listener may be asked, besides localhost and any address; a request of HTTP/1.0 without one comes
+// from no browser.
 func guarded(hosts []string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
-		case !isOwnHost(r.Host, hosts):
+		case !isOwnHost(r.Host, hosts) && (r.Host != "" || r.ProtoAtLeast(1, 1)):
 			http.Error(w, "this Host is not served here: use an address, localhost, or a name in admin.hosts", http.StatusForbidden)
 		case r.Header.Get("Sec-Fetch-Site") == "cross-site", !isOwnOrigin(r.Header["Origin"], r.Host):
 			http.Error(w, "not for pages of another origin", http.StatusForbidden)
@@ -27,15 +28,14 @@ func guarded(hosts []string, next http.Handler) http.Handler {
 	})
 }
 
-// isOwnHost reports whether a Host header cannot come from DNS rebinding. A request of HTTP/1.0
-// without one comes from no browser.
+// isOwnHost reports whether a Host header cannot come from DNS rebinding.
 func isOwnHost(host string, allowed []string) bool {
 	name := host
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		name = h
 	}
 	name = strings.ToLower(strings.TrimSuffix(name, "."))
-	if name == "" || name == "localhost" || slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, name) }) {
+	if name == "localhost" || slices.ContainsFunc(allowed, func(a string) bool { return strings.EqualFold(a, name) }) {
 		return true
 	}
 	_, err := netip.ParseAddr(strings.Trim(name, "[]"))

@@ -23,7 +23,8 @@ func TestPagesOfOtherOriginsAreKeptFromTheAdminListener(t *testing.T) {
 		{"LocalHost.", "same-origin", []string{"http://localhost."}, true},
 		{"localhost:9090", "same-origin", []string{"http://localhost:9090"}, true},
 		{"Gateway.ops.example.com:9090", "", nil, true},
-		{"", "", nil, true}, // HTTP/1.0
+		{"", "", nil, false},
+		{":9090", "", nil, false},
 		{"evil.example.com:9090", "", nil, false},
 		{"localhost.evil.example.com", "", nil, false},
 		{"127.0.0.1.evil.example.com", "", nil, false},
@@ -43,5 +44,10 @@ func TestPagesOfOtherOriginsAreKeptFromTheAdminListener(t *testing.T) {
 		if h.ServeHTTP(w, r); (w.Code == http.StatusTeapot) != tt.ok || !tt.ok && w.Code != http.StatusForbidden {
 			t.Errorf("%+v: %d", tt, w.Code)
 		}
+	}
+	probe, w := httptest.NewRequest("GET", "/healthz", nil), httptest.NewRecorder()
+	probe.Host, probe.Proto, probe.ProtoMinor = "", "HTTP/1.0", 0
+	if h.ServeHTTP(w, probe); w.Code != http.StatusTeapot {
+		t.Errorf("a probe without a Host: %d", w.Code)
 	}
 }

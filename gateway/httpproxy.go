@@ -186,8 +186,7 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 		media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 		t.answers(media == "text/event-stream")
 		x.code = resp.StatusCode
-		resp.Trailer = policy.EndToEnd(resp.Trailer)
-		x.body = &agentBody{ReadCloser: resp.Body, answer: resp}
+		x.body = &agentBody{ReadCloser: resp.Body}
 		resp.Body = x.body
 		return nil
 	}
@@ -229,20 +228,15 @@ func faultOf(err error) outcome.Reason {
 	return outcome.UpstreamBadHandshake
 }
 
-// agentBody is the body of an agent's answer. It remembers how it ended, and keeps from the client
-// what ends at the gateway also in the trailers, which come after it.
+// agentBody is the body of an agent's answer. It remembers how it ended.
 type agentBody struct {
 	io.ReadCloser
-	answer *http.Response
-	err    error // that ended it, if it was no io.EOF
+	err error // that ended it, if it was no io.EOF
 }
 
 func (b *agentBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	switch {
-	case err == io.EOF:
-		b.answer.Trailer = policy.EndToEnd(b.answer.Trailer)
-	case err != nil:
+	if err != nil && err != io.EOF {
 		b.err = err
 	}
 	return n, err

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/textproto"
 	"strconv"
 	"strings"
 	"sync"
@@ -103,6 +104,10 @@ func (k *keeper) RoundTrip(r *http.Request) (*http.Response, error) {
 				c.Close() // before a byte is written, so that net/http takes the next one
 			}
 		},
+		Got1xxResponse: func(_ int, header textproto.MIMEHeader) error {
+			last.Load().restore(http.Header(header))
+			return nil
+		},
 		PutIdleConn: func(err error) {
 			if err == nil {
 				last.Load().over()
@@ -129,6 +134,8 @@ func (k *keeper) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, fmt.Errorf("the agent hung up: %w (%w)", io.ErrUnexpectedEOF, err) // in the middle of a line, say
 	}
 	if u != nil && err == nil {
+		u.restore(resp.Header)
+		withoutTrailers(resp)
 		if after, ok := announced(resp.Header); ok {
 			k.lessons.learn(u.conn.addr, after)
 		}
@@ -207,6 +214,7 @@ type keptConn struct {
 	silent bool          // no byte has come since then
 	idle   time.Time     // since when it is idle; zero: it is not
 	ended  bool          // the agent has closed it
+	heads  heads         // of the answers to that request
 }
 
 // use is the time in which one request has a connection.
@@ -220,7 +228,7 @@ func (c *keptConn) take(rested time.Duration) *use {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.uses++
-	c.rested, c.silent, c.wrote, c.idle = rested, true, false, time.Time{}
+	c.rested, c.silent, c.wrote, c.idle, c.heads = rested, true, false, time.Time{}, heads{}
 	return &use{c, c.uses}
 }
 
@@ -247,6 +255,16 @@ func (u *use) hungUp() bool {
 	return u.conn.uses == u.n && u.conn.ended
 }
 
+// restore puts what net/http has forgotten of an answer into its headers, unless the next request
+// has the connection already.
+func (u *use) restore(to http.Header) {
+	u.conn.mu.Lock()
+	defer u.conn.mu.Unlock()
+	if u.conn.uses == u.n {
+		u.conn.heads.restore(to)
+	}
+}
+
 // over makes the connection idle, unless the next request has it already: net/http tells that a
 // connection is idle after it became so.
 func (u *use) over() {
@@ -259,6 +277,9 @@ func (u *use) over() {
 
 func (c *keptConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
+	c.mu.Lock()
+	c.heads.Write(b[:n])
+	c.mu.Unlock()
 	if after, ok := c.closedAfter(n, err); ok {
 		c.lessons.learn(c.addr, after)
 	}

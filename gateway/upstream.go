@@ -213,7 +213,8 @@ func (d *dialer) handshake(ctx context.Context, p *policy.Pass, r *http.Request)
 	if err != nil {
 		return nil, refusedBy(ctx, err, outcome.UpstreamUnreachable)
 	}
-	head := &io.LimitedReader{R: conn, N: maxAnswerHead}
+	seen := &heads{}
+	head := &io.LimitedReader{R: io.TeeReader(conn, seen), N: maxAnswerHead}
 	br := d.buffers.reader(head)
 	resp, err := readAnswer(br, &out)
 	switch {
@@ -227,6 +228,7 @@ func (d *dialer) handshake(ctx context.Context, p *policy.Pass, r *http.Request)
 			return nil, refusedBy(ctx, ctx.Err(), outcome.UpstreamTimeout)
 		}
 		head.N = math.MaxInt64 // the body may be as long as it likes
+		seen.restoreLast(resp.Header)
 		return &answer{Response: resp, conn: conn}, nil
 	}
 	if why := handshake.AnswerFault(resp.Header, h); why != "" {

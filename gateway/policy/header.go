@@ -226,12 +226,12 @@ func forward(out http.Header, r *http.Request) {
 	}
 }
 
-// EndToEnd returns an answer's headers but those that end at the gateway: hop-by-hop ones, those
-// that its Connection header names (RFC 9110 §7.6.1), and the session's id, which only the
-// gateway gives.
-func EndToEnd(from http.Header) http.Header {
+// EndToEnd returns an answer's headers, or trailers, but those that end at the gateway: hop-by-hop
+// ones, those that its Connection header names (RFC 9110 §7.6.1), and the session's id, which only
+// the gateway gives. For trailers connection has the lines of that header.
+func EndToEnd(from http.Header, connection ...string) http.Header {
 	gone := map[string]bool{"x-gateway-session": true}
-	for _, name := range headers.List(from["Connection"]) {
+	for _, name := range headers.List(slices.Concat(from["Connection"], connection)) {
 		gone[config.FoldHeader(name)] = true
 	}
 	to := make(http.Header, len(from)+3)
