@@ -213,3 +213,67 @@ func portHint(key, port string) string {
 func isDigits(s string) bool {
 	return s != "" && len(s) <= 5 && !strings.ContainsFunc(s, func(c rune) bool { return c < '0' || c > '9' })
 }
+
+// syntaxHint returns what to look for in a text that is not YAML, and in which line: the library
+// complains about a line that may be the first of the block in which the mistake is.
+func syntaxHint(text string, line int, complaint string) (int, string) {
+	lines := strings.Split(text, "\n")
+	first := max(line-2, 0) // of those that may be meant
+	said := func(words string) bool { return strings.Contains(complaint, words) }
+	if n := slices.IndexFunc(lines[min(first, len(lines)):min(line+1, len(lines))], tabbed.MatchString); n >= 0 {
+		return first + n + 1, "indent with spaces: YAML takes no tab for it"
+	}
+	if n := slices.IndexFunc(lines[min(first, len(lines)):], bracedText.MatchString); n >= 0 && said("did not find expected") {
+		return first + n + 1, `put the text in quotes, such as "http://{agent}.agents:8080": a brace begins a block`
+	}
+	switch {
+	case said("expected key") || said("expected '-' indicator"):
+		if n := misindented(lines, first); n > 0 {
+			return n, "this line has other indentation than the lines beside it: give it as many spaces"
+		}
+	case said("expected alphabetic") || said("an alias"):
+		return line, `put a text that begins with * or & in quotes, such as "*"`
+	case said("cannot start any token"):
+		return line, "put a text that begins with @, % or a backquote in quotes"
+	case said("mapping values are not allowed"):
+		return line, `put a text with ": " in it in quotes; or this line is too far to the right, or the colon before it has no space after it`
+	case said("end of stream"):
+		return line, "a quote that is opened here or before is not closed"
+	case said("could not find expected ':'"):
+		return line, `write "key: value", with a space after the colon`
+	}
+	return line, `look at the indentation, brackets and quotes here and on the line before ("{agent}" inside braces needs quotes)`
+}
+
+var (
+	tabbed     = regexp.MustCompile(`^ *\t+\s*[^\s#]`)
+	bracedText = regexp.MustCompile(`(?:[:,[-]|^) *[^\s"'{,[]*\{[A-Za-z][A-Za-z0-9_-]*\}[^\s,}\]]`)
+)
+
+// misindented returns the number of the first line after so many whose indentation is that of no
+// block around it, or 0. It knows nothing of texts and brackets over several lines.
+func misindented(lines []string, first int) int {
+	var open []int // indentations of the blocks around a line
+	for n, line := range lines {
+		content := strings.TrimLeft(line, " ")
+		if content = strings.TrimRight(content, "\r"); content == "" || content[0] == '#' {
+			continue
+		}
+		indent, closed := len(line)-len(strings.TrimLeft(line, " ")), false
+		for len(open) > 0 && open[len(open)-1] > indent {
+			open, closed = open[:len(open)-1], true
+		}
+		if len(open) == 0 || open[len(open)-1] < indent {
+			if closed && n >= first {
+				return n + 1
+			}
+			open = append(open, indent)
+		}
+		for strings.HasPrefix(content, "- ") { // what follows a dash is a block of its own
+			rest := strings.TrimLeft(content[1:], " ")
+			indent += len(content) - len(rest)
+			content, open = rest, append(open, indent)
+		}
+	}
+	return 0
+}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -273,4 +274,50 @@ func TestCookiesNeedOrigins(t *testing.T) {
 			t.Errorf("%s\ngot  %s\nwant %s", test.text, got, test.want)
 		}
 	}
+}
+
+func TestWhatIsWrongWithTextThatIsNotYAML(t *testing.T) {
+	for _, tt := range []struct {
+		text string
+		line int
+		want string
+	}{
+		{"a:\n\tb: c", 2, "indent with spaces"},
+		{"a:\n  b: c\n  \td: e", 3, "indent with spaces"},
+		{"a:\n  b: c\n\td: [e]\n", 3, "indent with spaces"},
+		{"a:\n  b:\n    c: d\n   e: f\n", 4, "give it as many spaces"},
+		{"a:\n  b:\n    c: d\n\n    # x\n    g: h\n   e: f\n", 7, "give it as many spaces"},
+		{"a:\n  - b: c\n   d: e\n", 3, "give it as many spaces"},
+		{"a:\n  - b: c\n    d: e\n - f: g\n", 4, "give it as many spaces"},
+		{"a: b\n c: d", 2, "too far to the right"},
+		{"a:\n  b: http://x: y", 2, `with ": " in it in quotes`},
+		{"a: [*]", 1, `begins with * or &`},
+		{"a:\n  - *.css", 2, `begins with * or &`},
+		{"a: @x", 1, "begins with @"},
+		{"a:\n  b:c\n  d: e", 3, "no space after it"},
+		{"a:\n  b: c\n  d:e\n", 3, "a space after the colon"},
+		{"a: 1\nb:\n  c: {agent}.svc\n", 3, "a brace begins a block"},
+		{"a: [{b: /{agent}, c: http://{agent}.x}]", 1, "a brace begins a block"},
+		{"a: \"b\nc: d\n", 3, "is not closed"},
+		{"a: [1", 1, "brackets and quotes"},
+	} {
+		_, err := load(t, tt.text)
+		var problems Problems
+		if !errors.As(err, &problems) || len(problems) != 1 || !strings.Contains(problems[0].Hint, tt.want) ||
+			problems[0].Place.Line != tt.line && tt.text[len(tt.text)-1] != '1' {
+			t.Errorf("%q: %v, want %q in line %d", tt.text, err, tt.want, tt.line)
+		}
+	}
+}
+
+func FuzzNotYAML(f *testing.F) {
+	f.Add("a:\n  - b: c\n   d: {x}.y\n\t")
+	f.Fuzz(func(t *testing.T, text string) {
+		parseYAML(text, func(line, _ int, _, hint string) {
+			breaks := strings.FieldsFunc(text, func(r rune) bool { return !strings.ContainsRune("\n\r\u0085\u2028\u2029", r) })
+			if lines := len(strings.Join(breaks, "")) + 2; line < 0 || line > lines || hint == "" {
+				t.Errorf("%q: line %d of %d, %q", text, line, lines, hint)
+			}
+		})
+	})
 }

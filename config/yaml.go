@@ -48,8 +48,8 @@ func parseYAML(text string, report func(line, column int, text, hint string)) (r
 			return root, true
 		case err != nil:
 			line, message := syntaxError(err)
-			report(line, 0, "not YAML: "+message,
-				`look at the indentation, brackets and quotes here and on the line before ("{agent}" inside braces needs quotes)`)
+			line, hint := syntaxHint(text, line, message)
+			report(line, 0, "not YAML: "+message, hint)
 			return nil, false
 		case len(doc.Content) == 0 || isNull(doc.Content[0]):
 		case root != nil:
@@ -62,7 +62,10 @@ func parseYAML(text string, report func(line, column int, text, hint string)) (r
 	}
 }
 
-var librarysWords = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)`)
+var (
+	librarysWords = regexp.MustCompile(`^yaml: (?:line (\d+): )?(.*)`)
+	parsersWords  = regexp.MustCompile(`^did not find expected (<|key|node content|'-'|',')`)
+)
 
 // syntaxError returns the line that the library complains about, and its complaint fit for a
 // terminal: it may hold a character of the file.
@@ -73,7 +76,7 @@ func syntaxError(err error) (line int, message string) {
 		message = m[2]
 		if n, err := strconv.Atoi(m[1]); err == nil {
 			line = n
-			if strings.HasPrefix(message, "did not find expected") { // its parser counts lines from 0, its scanner from 1
+			if parsersWords.MatchString(message) { // its parser counts lines from 0, its scanner from 1
 				line++
 			}
 		}
