@@ -64,6 +64,11 @@ func decodeJWS(text string) (*token, error) {
 		return nil, errors.New("it is in quotes: give the token without them")
 	case n == 4:
 		return nil, errors.New("it is encrypted (JWE, five parts): let the issuer give signed tokens")
+	case text == "":
+		return nil, errors.New("it is empty")
+	case n == 0:
+		return nil, errors.New("it is opaque, with 0 dots instead of 2: let the client ask the issuer for a JWT, which some give for an " +
+			"audience only")
 	case n != 2:
 		return nil, fmt.Errorf("%d dots instead of 2", n)
 	}

@@ -236,7 +236,7 @@ func syntaxHint(text string, line int, complaint string) (int, string) {
 	case said("cannot start any token"):
 		return line, "put a text that begins with @, % or a backquote in quotes"
 	case said("mapping values are not allowed"):
-		return line, `put a text with ": " in it in quotes; or this line is too far to the right, or the colon before it has no space after it`
+		return line, `put a text with ": " in it in quotes; or this line is too far to the right, or the colon before it lacks a space`
 	case said("end of stream"):
 		return line, "a quote that is opened here or before is not closed"
 	case said("could not find expected ':'"):

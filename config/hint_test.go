@@ -294,7 +294,7 @@ func TestWhatIsWrongWithTextThatIsNotYAML(t *testing.T) {
 		{"a: [*]", 1, `begins with * or &`},
 		{"a:\n  - *.css", 2, `begins with * or &`},
 		{"a: @x", 1, "begins with @"},
-		{"a:\n  b:c\n  d: e", 3, "no space after it"},
+		{"a:\n  b:c\n  d: e", 3, "lacks a space"},
 		{"a:\n  b: c\n  d:e\n", 3, "a space after the colon"},
 		{"a: 1\nb:\n  c: {agent}.svc\n", 3, "a brace begins a block"},
 		{"a: [{b: /{agent}, c: http://{agent}.x}]", 1, "a brace begins a block"},

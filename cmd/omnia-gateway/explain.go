@@ -93,6 +93,9 @@ func (q question) request(stdin io.Reader) (*http.Request, error) {
 		lines = append(lines, "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
 			"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==") // the sample nonce of RFC 6455 §1.3
 	}
+	if !strings.HasPrefix(q.path, "/") && !strings.Contains(q.path, "://") {
+		return nil, fmt.Errorf("--path %q: want a path that begins with /, such as /my-agent/ws", q.path)
+	}
 	if token != "" {
 		lines = append(lines, "Authorization: Bearer "+token)
 	}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"strings"
+	"unicode"
 
 	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/config"
@@ -194,7 +195,8 @@ func (p *Policy) authorize(ctx context.Context, pass *Pass, r *route, credential
 	open := pass.Reason != outcome.OK
 	if pass.Identity == nil {
 		if !open {
-			return outcome.Refuse(outcome.NoToken, "no token in any of the places where one may sit")
+			return outcome.Refuse(outcome.NoToken,
+				"no token in any of the places where one may sit"+otherScheme(pass.Header["Authorization"]))
 		}
 		t.ok("token", "none, and none is needed: %s", pass.Reason)
 		return nil
@@ -205,6 +207,27 @@ func (p *Policy) authorize(ctx context.Context, pass *Pass, r *route, credential
 		return err
 	}
 	return p.tell(pass, r, credential.Token, open, t)
+}
+
+// otherScheme tells of a header Authorization in which no token was found, without what may be a
+// secret in it.
+func otherScheme(lines []string) string {
+	if len(lines) == 0 {
+		return ""
+	}
+	scheme, _, more := strings.Cut(strings.TrimSpace(lines[0]), " ")
+	switch {
+	case strings.Count(scheme, ".") == 2:
+		return "; Authorization has a token without the word Bearer and a space before it"
+	case more && isWord(scheme):
+		return "; Authorization has the scheme " + scheme + ", not Bearer"
+	}
+	return "; Authorization has no scheme, which would be Bearer"
+}
+
+// isWord reports whether a text is a few letters, which are no secret.
+func isWord(s string) bool {
+	return len(s) <= 16 && !strings.ContainsFunc(s, func(r rune) bool { return r > unicode.MaxASCII || !unicode.IsLetter(r) })
 }
 
 // entry returns the word by which requests for a path of a route are let in: OK where a token is

@@ -156,6 +156,24 @@ func TestAuthenticationOffLetsEverybodyInAndStripsAllTheSame(t *testing.T) {
 	}
 }
 
+func TestNoTokenTellsWhatAuthorizationHas(t *testing.T) {
+	g := admission(t, wstest.NewIssuer(t), nil)
+	for line, want := range map[string]string{
+		"Authorization: Basic c2VjcmV0":      "where one may sit; Authorization has the scheme Basic, not Bearer",
+		"Authorization: Token eyJ.secret.s":  "the scheme Token, not Bearer",
+		"Authorization: eyJ.secret.sig":      "a token without the word Bearer and a space before it",
+		"Authorization: Bearer=eyJ.secret.s": "a token without the word Bearer",
+		"Authorization: secret":              "no scheme",
+		"Authorization: secret-key x":        "no scheme",
+		"X-Other: secret":                    "where one may sit",
+	} {
+		_, err := g.Admit(t.Context(), asking("/my-agent/ws", line))
+		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v", line, err)
+		}
+	}
+}
+
 func TestAgentThatAuthenticatesGetsWhatTheClientSends(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	g := admission(t, i, func(c *config.Config) {
