@@ -12,6 +12,7 @@ package config
 
 import (
 	"net/netip"
+	"reflect"
 	"time"
 )
 
@@ -160,6 +161,95 @@ type Route struct {
 	// ProtectedResource tells OAuth clients, such as those of MCP, where to get a token for the
 	// route (RFC 9728). One of its keys switches it on.
 	ProtectedResource ProtectedResource `yaml:"protectedResource"`
+	// RejectWith is how a browser's script learns why its WebSocket is refused, because it sees
+	// nothing of an HTTP status: status (the default) answers with the status alone, close accepts
+	// the handshake and closes it with the word. The 401 words get 3000, the 403 words 3003, the
+	// 429 and 503 words 1013; other refusals stay HTTP.
+	RejectWith string `yaml:"rejectWith"`
+	// Limits count here instead of the keys of the same names in limits. A key that is left out
+	// counts as it stands there.
+	Limits RouteLimits `yaml:"limits"`
+	// Session counts here instead of the keys of the same names in session, likewise.
+	Session RouteSession `yaml:"session"`
+}
+
+// RouteLimits are the limits of one connection, for one route. Nil: as limits says.
+type RouteLimits struct {
+	// MaxMessageBytes is the size of a message, either way.
+	MaxMessageBytes *int64 `yaml:"maxMessageBytes"`
+	// MessagesPerSecond is how many text messages a client may send. 0: any number.
+	MessagesPerSecond *float64 `yaml:"messagesPerSecond"`
+	// MessagesBurst is how many of them may come at once.
+	MessagesBurst *int `yaml:"messagesBurst"`
+	// CountBinary counts binary messages too.
+	CountBinary *bool `yaml:"countBinary"`
+	// BytesPerSecond is how many bytes of messages a client may send. 0: any number.
+	BytesPerSecond *int64 `yaml:"bytesPerSecond"`
+	// BytesBurst is how many of them may come at once.
+	BytesBurst *int64 `yaml:"bytesBurst"`
+	// FromAgent are the same limits for what the agent sends.
+	FromAgent RoutePace `yaml:"fromAgent"`
+}
+
+// RoutePace is a Pace for one route. Nil: as limits.fromAgent says.
+type RoutePace struct {
+	// MessagesPerSecond is how many text messages the agent may send. 0: any number.
+	MessagesPerSecond *float64 `yaml:"messagesPerSecond"`
+	// MessagesBurst is how many of them may come at once.
+	MessagesBurst *int `yaml:"messagesBurst"`
+	// CountBinary counts binary messages too.
+	CountBinary *bool `yaml:"countBinary"`
+	// BytesPerSecond is how many bytes of messages the agent may send. 0: any number.
+	BytesPerSecond *int64 `yaml:"bytesPerSecond"`
+	// BytesBurst is how many of them may come at once.
+	BytesBurst *int64 `yaml:"bytesBurst"`
+}
+
+// RouteSession is how long a connection of one route lives. Nil: as session says.
+type RouteSession struct {
+	// CloseOnTokenExpiry ends a connection with its token.
+	CloseOnTokenExpiry *bool `yaml:"closeOnTokenExpiry"`
+	// ExpiryGrace is added to a token's life.
+	ExpiryGrace *time.Duration `yaml:"expiryGrace"`
+	// PingInterval is how long a side may be silent before it gets a Ping. 0: no Ping.
+	PingInterval *time.Duration `yaml:"pingInterval"`
+	// StallTimeout is how long a side may take no byte of what waits for it.
+	StallTimeout *time.Duration `yaml:"stallTimeout"`
+	// IdleTimeout ends a connection on which no message was seen for so long. 0: never.
+	IdleTimeout *time.Duration `yaml:"idleTimeout"`
+	// MaxDuration ends a connection after so long. 0: never.
+	MaxDuration *time.Duration `yaml:"maxDuration"`
+	// ExpiryNotice is what clients are told before a connection expires.
+	ExpiryNotice RouteNotice `yaml:"expiryNotice"`
+}
+
+// RouteNotice is an ExpiryNotice for one route. Nil: as session.expiryNotice says.
+type RouteNotice struct {
+	// Before is how long before the expiry. 0: no notice.
+	Before *time.Duration `yaml:"before"`
+	// Text is the message.
+	Text *string `yaml:"text"`
+}
+
+// Of returns the session and the limits of a route: its own, and the global ones for what it does
+// not say.
+func (c *Config) Of(r Route) (Session, Limits) {
+	s, l := c.Session, c.Limits
+	override(reflect.ValueOf(&s).Elem(), reflect.ValueOf(r.Session))
+	override(reflect.ValueOf(&l).Elem(), reflect.ValueOf(r.Limits))
+	return s, l
+}
+
+// override sets the fields of v for which own says something, in a field of the same name.
+func override(v, own reflect.Value) {
+	for f := range own.Type().Fields() {
+		switch said := own.FieldByIndex(f.Index); {
+		case said.Kind() == reflect.Struct:
+			override(v.FieldByName(f.Name), said)
+		case !said.IsNil():
+			v.FieldByName(f.Name).Set(said.Elem())
+		}
+	}
 }
 
 // ProtectedResource is what OAuth clients are told of a route.
@@ -638,7 +728,7 @@ func DefaultJWT() JWT {
 // DefaultRoute is a route of which nothing was said.
 func DefaultRoute() Route {
 	return Route{
-		StripPrefix: true, HostHeader: "keep", CORS: true, Origin: "keep",
+		StripPrefix: true, HostHeader: "keep", CORS: true, Origin: "keep", RejectWith: "status",
 		Query: Query{Drop: []string{"agent", "namespace", "workspace", "device_id"}},
 	}
 }

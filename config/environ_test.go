@@ -42,9 +42,9 @@ func TestEnvironmentAloneIsEnough(t *testing.T) {
 	want.TLS.CertFile, want.TLS.KeyFile = "c", "k"
 	want.Routes = Routes{
 		{Path: "/my-agent", Upstream: "http://my-agent:8080", StripPrefix: true, HostHeader: "keep",
-			CORS: true, Origin: "keep", Query: DefaultRoute().Query},
+			CORS: true, Origin: "keep", RejectWith: "status", Query: DefaultRoute().Query},
 		{Path: "/other", Upstream: "http://other:8080", StripPrefix: true, HostHeader: "keep",
-			CORS: true, Origin: "keep", Query: DefaultRoute().Query},
+			CORS: true, Origin: "keep", RejectWith: "status", Query: DefaultRoute().Query},
 	}
 	want.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}
 	jwt := &want.Authentication.JWT

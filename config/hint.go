@@ -94,6 +94,7 @@ func homesOf(name string) (blocks []string) {
 			switch {
 			case f.Type == reflect.TypeFor[Routes]():
 				walk(f.Type.Elem(), under(key, word)+"[]")
+			case f.Type == reflect.TypeFor[RouteLimits](), f.Type == reflect.TypeFor[RouteSession](): // keys of elsewhere
 			case f.Type.Kind() == reflect.Struct && !isScalar(f.Type):
 				walk(f.Type, under(key, word))
 			}

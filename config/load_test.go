@@ -460,3 +460,29 @@ func TestPrincipalClaimIsOneNameOrAList(t *testing.T) {
 		}
 	}
 }
+
+func TestRouteSaysWhatItsSessionsMay(t *testing.T) {
+	c, err := load(t, `
+limits: { messagesPerSecond: 5, messagesBurst: 9, fromAgent: { bytesPerSecond: 100 } }
+session: { pingInterval: 7s, maxDuration: 1h }
+routes:
+  - { path: /plain, upstream: "http://a" }
+  - path: /own
+    upstream: http://a
+    limits: { messagesPerSecond: 0, maxMessageBytes: 10, fromAgent: { messagesPerSecond: 2.5, countBinary: true } }
+    session: { maxDuration: 0s, closeOnTokenExpiry: false, idleTimeout: 1m }
+`, "OMNIA_GATEWAY_JWT_ISSUER=https://issuer.example.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, l := c.Of(c.Routes[0]); s != c.Session || l != c.Limits {
+		t.Errorf("a route that says nothing: %+v %+v", s, l)
+	}
+	wantSession, wantLimits := c.Session, c.Limits
+	wantLimits.MessagesPerSecond, wantLimits.MaxMessageBytes = 0, 10
+	wantLimits.FromAgent.MessagesPerSecond, wantLimits.FromAgent.CountBinary = 2.5, true
+	wantSession.MaxDuration, wantSession.CloseOnTokenExpiry, wantSession.IdleTimeout = 0, false, time.Minute
+	if s, l := c.Of(c.Routes[1]); s != wantSession || l != wantLimits {
+		t.Errorf("got  %+v %+v\nwant %+v %+v", s, l, wantSession, wantLimits)
+	}
+}

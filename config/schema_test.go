@@ -57,8 +57,8 @@ func schema(t reflect.Type, key string, comments map[string]string) map[string]a
 		return map[string]any{"anyOf": []any{text, map[string]any{"type": "array", "items": text}}}
 	case t == claimValueType:
 		return map[string]any{"type": []string{"string", "boolean", "number"}}
-	case t == choiceType:
-		return map[string]any{"type": "boolean"}
+	case t.Kind() == reflect.Pointer:
+		return schema(t.Elem(), key, comments)
 	case isScalar(t):
 		kinds := map[reflect.Kind]string{reflect.Bool: "boolean", reflect.Int: "integer", reflect.Int64: "integer",
 			reflect.Float64: "number"}

@@ -45,7 +45,7 @@ const maxClockSkew = 10 * time.Minute
 func (c *Config) Validate() Problems {
 	var k checker
 	k.listeners(c)
-	k.routes(c.Routes)
+	k.routes(c)
 	k.networks("trustedProxies", c.TrustedProxies)
 	k.networks("proxyProtocol.from", c.ProxyProtocol.From)
 	k.authentication(c.Authentication)
@@ -135,7 +135,8 @@ func (k *checker) address(key, value string) {
 	}
 }
 
-func (k *checker) routes(routes Routes) {
+func (k *checker) routes(c *Config) {
+	routes := c.Routes
 	if len(routes) == 0 {
 		k.add("routes", "no routes", "say where requests go: routes: [{path: /my-agent, upstream: http://my-agent:8080}]")
 	}
@@ -162,6 +163,7 @@ func (k *checker) routes(routes Routes) {
 			}
 		}
 		k.oneOf(key+".hostHeader", r.HostHeader, "keep", "upstream")
+		k.oneOf(key+".rejectWith", r.RejectWith, "status", "close")
 		k.upstreamTLS(key, r)
 		k.query(key+".query", r.Query, bound)
 		k.requiredClaims(key+".requiredClaims", r.RequiredClaims)
@@ -173,6 +175,7 @@ func (k *checker) routes(routes Routes) {
 			}
 		}
 		k.protectedResource(key+".protectedResource", r.ProtectedResource, bound)
+		k.overrides(key, c, r)
 		for j, origin := range r.AllowedOrigins {
 			switch at := index(key+".allowedOrigins", j); {
 			case origin != AnyOrigin:
@@ -209,6 +212,27 @@ func (k *checker) open(key string, r Route) {
 	if r.AgentAuthenticates && r.ForwardOriginalToken != nil {
 		k.add(key+".forwardOriginalToken", "without effect"+because, "remove it: what the client sends passes as it is", key+"."+name)
 	}
+}
+
+// overrides checks what a route says of its own sessions. It is put over the defaults, which are
+// good, so that a mistake of the global keys is not reported here once more.
+func (k *checker) overrides(key string, c *Config, r Route) {
+	base := Default()
+	s, l := base.Of(r)
+	k.lifetime(key+".session", s)
+	all, allLimits := c.Of(r)
+	if r.Session.ExpiryNotice != (RouteNotice{}) {
+		k.notice(key+".session.expiryNotice", all.ExpiryNotice)
+	}
+	key += ".limits"
+	k.bounds(key, l)
+	_, own := (&Config{}).Of(r)
+	unused := func(key string, own, all Pace) {
+		own.MessagesPerSecond, own.BytesPerSecond = all.MessagesPerSecond, all.BytesPerSecond
+		k.unusedPace(key, own)
+	}
+	unused(key, own.FromClient(), allLimits.FromClient())
+	unused(key+".fromAgent", own.FromAgent, allLimits.FromAgent)
 }
 
 func (k *checker) protectedResource(key string, p ProtectedResource, bound []string) {
@@ -795,33 +819,32 @@ func (k *checker) headerName(key, name string) bool {
 }
 
 func (k *checker) session(s Session) {
-	k.notNegative("session.expiryGrace", s.ExpiryGrace)
+	k.lifetime("session", s)
+	k.notice("session.expiryNotice", s.ExpiryNotice)
 	k.notNegative("session.drainTimeout", s.DrainTimeout)
 	k.notNegative("session.drainDelay", s.DrainDelay)
 	if s.DrainCode != 1001 && s.DrainCode != 1012 {
 		k.add("session.drainCode", "not a code for a drain", "write 1001 (going away) or 1012 (service restart)")
 	}
-	k.notNegative("session.maxDuration", s.MaxDuration)
-	k.notNegative("session.pingInterval", s.PingInterval)
-	if s.StallTimeout <= 0 {
-		k.add("session.stallTimeout", "0 or less", "a side that takes nothing must be given up; the default is 30s")
-	}
-	k.notice(s.ExpiryNotice)
-	k.notNegative("session.idleTimeout", s.IdleTimeout)
 	k.notNegative("session.reloadSpread", s.ReloadSpread)
 }
 
-func (k *checker) revocations(r Revocations) {
-	if r.Max <= 0 {
-		k.add("revocations.max", "0 or less", "without room nothing can be revoked; the default is 100000")
+// lifetime checks what is about one connection.
+func (k *checker) lifetime(key string, s Session) {
+	k.notNegative(key+".expiryGrace", s.ExpiryGrace)
+	k.notNegative(key+".pingInterval", s.PingInterval)
+	if s.StallTimeout <= 0 {
+		k.add(key+".stallTimeout", "0 or less", "a side that takes nothing must be given up; the default is 30s")
 	}
+	k.notNegative(key+".idleTimeout", s.IdleTimeout)
+	k.notNegative(key+".maxDuration", s.MaxDuration)
 }
 
 // maxNotice is how long the text of a notice may be, in bytes: clients bound their messages.
 const maxNotice = 4096
 
-func (k *checker) notice(n ExpiryNotice) {
-	const before, text = "session.expiryNotice.before", "session.expiryNotice.text"
+func (k *checker) notice(key string, n ExpiryNotice) {
+	before, text := key+".before", key+".text"
 	switch k.notNegative(before, n.Before); {
 	case n.Before > 0 && n.Text == "":
 		k.add(text, "missing", `write what clients are told, such as '{"type":"token_expiring"}'`)
@@ -857,12 +880,8 @@ func (k *checker) limits(l Limits) {
 			k.add(n.key, "negative", "write 0 for no limit")
 		}
 	}
-	if l.MaxMessageBytes <= 0 {
-		k.add("limits.maxMessageBytes", "0 or less", "messages must be bounded; the default is 16777216")
-	}
-	k.pace("limits", l.FromClient())
+	k.bounds("limits", l)
 	k.unusedPace("limits", l.FromClient())
-	k.pace("limits.fromAgent", l.FromAgent)
 	k.unusedPace("limits.fromAgent", l.FromAgent)
 	if l.HandshakeTimeout <= 0 {
 		k.add("limits.handshakeTimeout", "0 or less", "handshakes must be bounded; the default is 10s")
@@ -880,6 +899,21 @@ func (k *checker) limits(l Limits) {
 		k.add("limits.maxTokenBytes", "no room for such a token in limits.maxHeaderBytes",
 			fmt.Sprintf("with a token of %d bytes and other headers a request head has %d", n, n+otherHeaders), "limits.maxHeaderBytes")
 	}
+}
+
+func (k *checker) revocations(r Revocations) {
+	if r.Max <= 0 {
+		k.add("revocations.max", "0 or less", "without room nothing can be revoked; the default is 100000")
+	}
+}
+
+// bounds checks what is about one connection.
+func (k *checker) bounds(key string, l Limits) {
+	if l.MaxMessageBytes <= 0 {
+		k.add(key+".maxMessageBytes", "0 or less", "messages must be bounded; the default is 16777216")
+	}
+	k.pace(key, l.FromClient())
+	k.pace(key+".fromAgent", l.FromAgent)
 }
 
 // minPace is the least that messagesPerSecond may be: a message in a minute and a half.

@@ -106,8 +106,8 @@ func same(a, b reflect.Value) bool {
 // plainValue turns a value of the configuration into what a Mapping may hold.
 func plainValue(v reflect.Value) any {
 	switch {
-	case v.Type() == choiceType && !v.IsNil():
-		return v.Elem().Interface()
+	case v.Kind() == reflect.Pointer && !v.IsNil():
+		return plainValue(v.Elem())
 	case isScalar(v.Type()):
 		return v.Interface()
 	case v.Kind() == reflect.Slice:

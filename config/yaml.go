@@ -299,6 +299,14 @@ func blank(t reflect.Type) reflect.Value {
 }
 
 func (l *loader) decodeScalar(n *yaml.Node, at Place, v reflect.Value, key string) bool {
+	if v.Kind() == reflect.Pointer {
+		said := reflect.New(v.Type().Elem())
+		good := l.decodeScalar(n, at, said.Elem(), key)
+		if good {
+			v.Set(said)
+		}
+		return good
+	}
 	if isNull(n) {
 		l.problem(at, key, "no value", "give one, or leave the key out for its default")
 		return false
@@ -357,7 +365,7 @@ func scalarText(n *yaml.Node, t reflect.Type) (string, bool) {
 	}
 	switch n.ShortTag() {
 	case "!!bool":
-		return n.Value, t.Kind() == reflect.Bool || t == choiceType
+		return n.Value, t.Kind() == reflect.Bool
 	case "!!int":
 		if t == durationType {
 			return n.Value, n.Value == "0" // any other number would need a unit
@@ -372,7 +380,6 @@ func scalarText(n *yaml.Node, t reflect.Type) (string, bool) {
 var (
 	durationType = reflect.TypeFor[time.Duration]()
 	prefixType   = reflect.TypeFor[netip.Prefix]()
-	choiceType   = reflect.TypeFor[*bool]() // nil where nothing was said
 	timeType     = reflect.TypeFor[time.Time]()
 
 	claimValueType = reflect.TypeFor[ClaimValue]()
@@ -383,7 +390,7 @@ func isScalar(t reflect.Type) bool {
 	case reflect.String, reflect.Bool, reflect.Int, reflect.Int64, reflect.Float64:
 		return true
 	}
-	return t == prefixType || t == choiceType || t == timeType
+	return t == prefixType || t == timeType || t.Kind() == reflect.Pointer && isScalar(t.Elem()) // nil where nothing was said
 }
 
 // parseScalar reads the text of a scalar, from the file or from a variable, into v.
@@ -397,9 +404,6 @@ func parseScalar(v reflect.Value, text string) bool {
 		p, ok := parseNetwork(text)
 		v.Set(reflect.ValueOf(p))
 		return ok
-	case choiceType:
-		v.Set(reflect.New(v.Type().Elem()))
-		return parseScalar(v.Elem(), text)
 	case timeType:
 		at, err := time.Parse(time.RFC3339, text)
 		v.Set(reflect.ValueOf(at))
@@ -439,8 +443,6 @@ func wanted(t reflect.Type) string {
 		return "a duration"
 	case prefixType:
 		return "a network"
-	case choiceType:
-		return wanted(t.Elem())
 	case timeType:
 		return "a time"
 	}
@@ -462,8 +464,6 @@ func exampleOf(t reflect.Type) string {
 		return "write it with its unit, such as 30s, 5m or 1h30m"
 	case prefixType:
 		return "write address/bits, such as 10.0.0.0/8, or one address, such as 192.0.2.1"
-	case choiceType:
-		return exampleOf(t.Elem())
 	case timeType:
 		return "write date, time and zone (RFC 3339), such as 2027-01-31T00:00:00Z"
 	}

@@ -76,3 +76,42 @@ func TestMessageAboveTheBurstOfBytesComesInTheEnd(t *testing.T) {
 		t.Errorf("110,000 bytes came back after %v", took)
 	}
 }
+
+// What a route says of its own sessions counts there and nowhere else.
+func TestRouteHasLimitsAndTimesOfItsOwn(t *testing.T) {
+	i, a := newIssuer(t), newAgent(t, nil)
+	own, other := route("/own", a.URL), route("/other", a.URL)
+	own["limits"] = settings{"maxMessageBytes": 100, "messagesPerSecond": 0, "fromAgent": settings{"messagesPerSecond": 2}}
+	own["session"] = settings{"idleTimeout": "0s", "maxDuration": "3s"}
+	other["session"] = settings{"closeOnTokenExpiry": false, "maxDuration": "1500ms", "idleTimeout": "0s"}
+	g := start(t, plain(i, a.URL).with("routes", []any{own, other, route("/third", a.URL)}).
+		with("limits.messagesPerSecond", 1).with("session.idleTimeout", "300ms").with("authentication.jwt.clockSkew", "0s"))
+
+	idle := g.connect(t, "/third/ws", i.bearer(t))
+	if word := idle.closed(1000); word != "idle" {
+		t.Errorf("on a route that says nothing: %s", word)
+	}
+	s := g.connect(t, "/own/ws", i.bearer(t))
+	begun := time.Now()
+	for n := range 4 { // the agent may say two at once, and two each second
+		s.text(fmt.Sprint(n))
+	}
+	for range 4 {
+		s.frame()
+	}
+	if took := time.Since(begun); took < 990*time.Millisecond {
+		t.Errorf("four messages of the agent within %v", took)
+	}
+	s.text(strings.Repeat("x", 101))
+	if word := s.closed(1009); word != "message-too-big" {
+		t.Errorf("a message of 101 bytes: %s", word)
+	}
+	s = g.connect(t, "/other/ws", i.bearer(t, "exp", inSeconds(0.5)))
+	s.text(strings.Repeat("x", 101))
+	if f := s.frame(); len(f.Payload) != 101 {
+		t.Errorf("the other route gave %v", f)
+	}
+	if word := s.closed(1001); word != "max-duration" {
+		t.Errorf("the other route, beyond the token's end: %s", word)
+	}
+}

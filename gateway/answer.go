@@ -61,6 +61,9 @@ func wantsTunnel(r *http.Request) bool {
 
 // refuse answers a request that does not get through, and reports it.
 func (g *Gateway) refuse(x *exchange, refusal *outcome.Refusal) {
+	if g.reject(x, refusal) {
+		return
+	}
 	g.answerRefusal(x, refusal)
 	g.report(x, refusal.Reason, refusal.Reason.Status(), refusal.Text())
 }

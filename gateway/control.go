@@ -55,8 +55,8 @@ func (g *Gateway) answerRenewal(x *exchange) {
 	r := sharedRenewal{
 		Issuer: caller.Issuer, Claims: caller.Claims.JSON(), ClientKey: caller.ClientKey, Session: id, One: one, Origins: x.pass.Origins,
 	}
-	all := g.renew(r, x.policy, x.pass.Case, x.pass.Deadline, nil)
-	all = append(all, g.renewElsewhere(x.r.Context(), r, caller.Subject, x.pass.Deadline)...)
+	all := g.renew(r, x.policy, x.pass.Case, nil)
+	all = append(all, g.renewElsewhere(x.r.Context(), r, caller.Subject, x.policy.Latest(caller))...)
 	if len(all) == 0 {
 		g.refuse(x, outcome.Refuse(outcome.NoSession, "no such live session of this caller"))
 		return
@@ -101,10 +101,15 @@ func (g *Gateway) answerRenewal(x *exchange) {
 // and the deadline that comes with it. A session for which skip, unless that is nil, reports true
 // stays as it is.
 func (g *Gateway) renew(
-	r sharedRenewal, p *policy.Policy, fresh policy.Case, deadline time.Time, skip func(*session.Session) bool,
+	r sharedRenewal, p *policy.Policy, fresh policy.Case, skip func(s *session.Session, deadline time.Time) bool,
 ) []renewed {
-	done := g.sessions.Renew(fresh, deadline, func(s *session.Session) bool {
-		return (!r.One || s.ID == r.Session) && p.Lists(s.Case, r.Origins) && (skip == nil || !skip(s))
+	done := g.sessions.Renew(fresh, p.Deadline, func(s *session.Session) bool {
+		if r.One && s.ID != r.Session || !p.Lists(s.Case, r.Origins) {
+			return false
+		}
+		next := s.Judged()
+		next.Identity = fresh.Identity
+		return skip == nil || !skip(s, p.Deadline(next))
 	}, g.judge)
 	all := make([]renewed, len(done))
 	for i, d := range done {

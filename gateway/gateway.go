@@ -53,6 +53,7 @@ type Gateway struct {
 	fleet     *fleet
 	via       string // this process, in the header Via
 	refused   *refused
+	rejecting atomic.Int32 // clients that are being refused by a Close
 	sessions  *session.Registry
 	metrics   *metrics
 	reloads   reloads
@@ -256,8 +257,8 @@ func (g *Gateway) register(x *exchange, kind session.Kind, stop func()) (*sessio
 	s := &session.Session{
 		ID: session.NewID(), Kind: kind, Case: x.pass.Case,
 		Remote: x.r.RemoteAddr, Client: x.pass.Client, Start: x.start, Expires: x.pass.Deadline, Stop: stop,
-		MaxDuration: x.policy.Config().Session.MaxDuration,
-		Notice:      x.policy.Config().Session.ExpiryNotice,
+		MaxDuration: x.pass.Session.MaxDuration,
+		Notice:      x.pass.Session.ExpiryNotice,
 	}
 	if refusal := g.add(x.r.Context(), s, x.policy); refusal != nil {
 		return nil, refusal
@@ -282,12 +283,17 @@ func (g *Gateway) accept(x *exchange, s *session.Session, a *answer) (*relay.Rel
 	io.ReadFull(buffered.Reader, early)
 
 	conn.SetDeadline(time.Now().Add(x.policy.Config().Limits.HandshakeTimeout))
-	if err := writeSwitch(buffered.Writer, a.Header, x.pass.Protocols, s.ID); err != nil {
+	h := policy.EndToEnd(a.Header)
+	h.Set("X-Gateway-Session", s.ID)
+	if chosen := x.pass.Protocols.Answer(h.Get("Sec-WebSocket-Protocol")); chosen != "" {
+		h.Set("Sec-WebSocket-Protocol", chosen)
+	}
+	if err := writeSwitch(buffered.Writer, h); err != nil {
 		conn.Close()
 		return nil, err
 	}
 	a.buffers.keep(buffered.Reader, buffered.Writer)
-	joined, err := relay.New(conn, a.conn, early, a.rest, handshake.ReservedBits(a.Header), g.rules(x.policy.Config()))
+	joined, err := relay.New(conn, a.conn, early, a.rest, handshake.ReservedBits(a.Header), g.rules(x.pass))
 	if err != nil {
 		conn.Close()
 		return nil, err
@@ -298,26 +304,20 @@ func (g *Gateway) accept(x *exchange, s *session.Session, a *answer) (*relay.Rel
 	return joined, nil
 }
 
-// rules returns the rules of a relay under a configuration.
-func (g *Gateway) rules(c *config.Config) relay.Rules {
+// rules returns the rules of a relay for an admitted request.
+func (g *Gateway) rules(p *policy.Pass) relay.Rules {
 	rules := g.relays
-	rules.MaxMessage = c.Limits.MaxMessageBytes
-	rules.PingInterval, rules.StallTimeout, rules.IdleTimeout = c.Session.PingInterval, c.Session.StallTimeout, c.Session.IdleTimeout
-	rules.FromClient, rules.FromAgent = relay.Pace(c.Limits.FromClient()), relay.Pace(c.Limits.FromAgent)
+	rules.MaxMessage = p.Limits.MaxMessageBytes
+	rules.PingInterval, rules.StallTimeout, rules.IdleTimeout = p.Session.PingInterval, p.Session.StallTimeout, p.Session.IdleTimeout
+	rules.FromClient, rules.FromAgent = relay.Pace(p.Limits.FromClient()), relay.Pace(p.Limits.FromAgent)
 	return rules
 }
 
-// writeSwitch answers the handshake: the agent's own headers, its choice of subprotocol as the
-// client must see it, and the session's id.
-func writeSwitch(b *bufio.Writer, agent http.Header, p handshake.Protocols, id string) error {
-	h := policy.EndToEnd(agent)
+// writeSwitch answers a handshake with a 101.
+func writeSwitch(b *bufio.Writer, h http.Header) error {
 	h.Set("Connection", "Upgrade")
 	h.Set("Upgrade", "websocket")
-	h.Set("X-Gateway-Session", id)
 	h.Del("Content-Length")
-	if chosen := p.Answer(agent.Get("Sec-WebSocket-Protocol")); chosen != "" {
-		h.Set("Sec-WebSocket-Protocol", chosen)
-	}
 	b.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
 	handshake.Spelled(h).Write(b)
 	b.WriteString("\r\n")

@@ -253,11 +253,11 @@ func (g *Gateway) renewHere(body []byte, skip func(s *session.Session, deadline 
 		return nil, err
 	}
 	p := g.policy.Load()
-	fresh, deadline, err := p.Renewed(r.Issuer, r.Claims, r.ClientKey)
+	fresh, err := p.Renewed(r.Issuer, r.Claims, r.ClientKey)
 	if err != nil {
 		return nil, err
 	}
-	return g.renew(r, p, fresh, deadline, func(s *session.Session) bool { return skip(s, deadline) }), nil
+	return g.renew(r, p, fresh, skip), nil
 }
 
 // add gives a session its place: in the cluster first, because that is asked over the network, and

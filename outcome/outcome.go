@@ -58,6 +58,20 @@ func (r Reason) Code() int {
 	return internalError
 }
 
+// RejectCode returns the code of the Close by which a WebSocket may be refused for r instead of
+// the status alone, or 0 if it is always refused by that.
+func (r Reason) RejectCode() int {
+	switch rows[r].status {
+	case http.StatusUnauthorized:
+		return unauthorized
+	case http.StatusForbidden:
+		return forbidden
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		return tryAgainLater
+	}
+	return 0
+}
+
 // RetryAfter returns the Retry-After header of a refusal, in seconds, or "" when trying again
 // would not help.
 func (r Reason) RetryAfter() string {

@@ -103,6 +103,7 @@ const (
 	protocolError = 1002
 	tooBig        = 1009
 	internalError = 1011
+	tryAgainLater = 1013
 	unauthorized  = 3000
 	forbidden     = 3003
 	timeout       = 3008

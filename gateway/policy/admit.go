@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -52,7 +53,7 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	if err := p.authorize(ctx, pass, route, credential, rest, t); err != nil {
 		return pass, err
 	}
-	pass.Deadline = p.deadline(pass.Identity)
+	pass.Deadline = route.deadline(pass.Identity)
 
 	pass.Upgrade = handshake.Wanted(r)
 	if pass.Upgrade {
@@ -127,6 +128,7 @@ func (p *Policy) locate(pass *Pass, r *http.Request, t *trace) (route *route, re
 	} else {
 		t.ok("route", "%s", route.name)
 	}
+	pass.Session, pass.Limits, pass.RejectWithClose = &route.session, &route.limits, route.rejectClose
 	pass.Hint = p.hint(r, route, pass.Names)
 	if !route.origins.allow(pass.Origins) {
 		return nil, "", "", refuseOrigin(pass.Origins)
@@ -139,6 +141,24 @@ func (p *Policy) locate(pass *Pass, r *http.Request, t *trace) (route *route, re
 	}
 	return route, rest, query, nil
 }
+
+// Subprotocol returns the answer to the subprotocols of a refused client: the first that it has
+// offered, as a browser wants one, but never a token; "" if there is none.
+func (p *Policy) Subprotocol(r *http.Request) string {
+	const header = "Sec-Websocket-Protocol"
+	h := http.Header{header: r.Header[header]}
+	credential, _, _ := p.verifier.Take(h, "") // removes tokens, one or several
+	if offered := headers.List(h[header]); len(offered) > 0 {
+		return offered[0]
+	}
+	if credential.Subprotocol == "" && slices.Contains(headers.List(r.Header[header]), bearer) {
+		return bearer // beside several tokens
+	}
+	return credential.Subprotocol
+}
+
+// bearer is the subprotocol after which a token stands.
+const bearer = "bearer"
 
 // refuseOrigin is the refusal of a page that a route does not list.
 func refuseOrigin(origins []string) error {

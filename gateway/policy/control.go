@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"time"
 
 	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/outcome"
@@ -67,22 +66,21 @@ func (p *Policy) admitRenewal(ctx context.Context, pass *Pass, r *http.Request, 
 	if !pass.Identity.HasPrincipal() {
 		return refusePrincipal()
 	}
-	pass.Reason, pass.Deadline = outcome.Renewal, p.deadline(pass.Identity)
+	pass.Reason = outcome.Renewal
 	return nil
 }
 
 // Renewed returns the case of a renewal whose caller another replica has verified, as
-// auth.Verifier.Vouched says, and the deadline that comes with it. The error is an
-// *outcome.Refusal.
-func (p *Policy) Renewed(issuer, claims, clientKey string) (Case, time.Time, error) {
+// auth.Verifier.Vouched says. The error is an *outcome.Refusal.
+func (p *Policy) Renewed(issuer, claims, clientKey string) (Case, error) {
 	id, err := p.verifier.Vouched(issuer, claims, clientKey)
 	if err != nil {
-		return Case{}, time.Time{}, err
+		return Case{}, err
 	}
 	if !id.HasPrincipal() {
-		return Case{}, time.Time{}, refusePrincipal()
+		return Case{}, refusePrincipal()
 	}
-	return Case{Identity: id}, p.deadline(id), nil
+	return Case{Identity: id}, nil
 }
 
 // Lists reports whether a page with these Origin lines has a part in a session: whether the

@@ -32,9 +32,6 @@ type Policy struct {
 	excluded      []exclusion
 	headers       headerRules
 	cookies       bool // a token may be in a cookie
-
-	expires bool          // connections end with their token
-	grace   time.Duration // by how much later
 }
 
 // New compiles a configuration that config.Load has found good. It registers the issuers with
@@ -49,8 +46,6 @@ func New(c *config.Config, keys *auth.Keys, revocations *auth.Revocations) (*Pol
 		authenticated: c.Authentication.Enabled,
 		verifier:      verifier,
 		headers:       newHeaderRules(c),
-		expires:       c.Session.CloseOnTokenExpiry,
-		grace:         c.Session.ExpiryGrace,
 	}
 	if p.routes, err = newRoutes(c, verifier); err != nil {
 		return nil, err
@@ -102,6 +97,11 @@ type Pass struct {
 	Metadata []byte
 	// Hint is what a challenge adds to its error: parameters, each after ", ". It may be empty.
 	Hint string
+	// Session and Limits are those of the route. They are not changed.
+	Session *config.Session
+	Limits  *config.Limits
+	// RejectWithClose reports whether the route wants WebSockets refused by a Close.
+	RejectWithClose bool
 	// Upgrade reports whether the request is a WebSocket handshake.
 	Upgrade bool
 	// CORS is what the answer must tell a page of another origin.
@@ -205,12 +205,27 @@ func (p *Policy) Templates() (routes []string) {
 	return routes
 }
 
-// deadline returns when a caller's right to a connection ends; zero: never. id may be nil.
-func (p *Policy) deadline(id *auth.Identity) time.Time {
-	if id == nil || id.Deadline.IsZero() || !p.expires {
+// Deadline returns when the right to a session ends that was admitted with c; zero: never.
+func (p *Policy) Deadline(c Case) time.Time {
+	route, _, err := p.find(&Pass{Case: c}, "")
+	if err != nil {
 		return time.Time{}
 	}
-	return id.Deadline.Add(p.grace)
+	return route.deadline(c.Identity)
+}
+
+// Latest returns when the last session ends to which a caller may have a right; zero: never.
+func (p *Policy) Latest(id *auth.Identity) (latest time.Time) {
+	for _, r := range p.routes {
+		deadline := r.deadline(id)
+		if deadline.IsZero() {
+			return deadline
+		}
+		if deadline.After(latest) {
+			latest = deadline
+		}
+	}
+	return latest
 }
 
 // excludes reports whether a path needs no token: as the client wrote it, or as the agent sees it.

@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/altairalabs/omnia-gateway/auth"
 	"github.com/altairalabs/omnia-gateway/config"
@@ -35,6 +36,9 @@ type route struct {
 	cors           bool      // the gateway speaks CORS for the agent
 	origin         string    // what the agent sees of an Origin: keep, own or drop
 	resource       *resource // nil: clients are told nothing
+	rejectClose    bool
+	session        config.Session
+	limits         config.Limits
 }
 
 // newRoutes compiles the routes and puts them in the order in which they are tried: the first that
@@ -65,6 +69,8 @@ func newRoutes(c *config.Config, v *auth.Verifier) ([]*route, error) {
 			origin:         rc.Origin,
 			resource:       newResource(c, rc),
 		}
+		r.session, r.limits = c.Of(rc)
+		r.rejectClose = rc.RejectWith == "close"
 		if p := strings.Trim(rc.Path, "/"); p != "" {
 			r.segments = parts(p, "/")
 			r.named = literals(r.segments) < len(r.segments)
@@ -239,6 +245,14 @@ func isLabel(s string) bool {
 		}
 	}
 	return true
+}
+
+// deadline returns when a caller's right to a connection ends; zero: never. id may be nil.
+func (r *route) deadline(id *auth.Identity) time.Time {
+	if id == nil || id.Deadline.IsZero() || !r.session.CloseOnTokenExpiry {
+		return time.Time{}
+	}
+	return id.Deadline.Add(r.session.ExpiryGrace)
 }
 
 // hostOf is the host name of a Host header: without port, in lower case.

@@ -139,6 +139,14 @@ func newLink(c net.Conn) (link, error) {
 // tls reports whether there is TLS over the connection.
 func (l *link) tls() bool { return l.conn != net.Conn(l.tcp) }
 
+// CloseWrite tells the peer of a connection that listener or dialer has made, and no relay has
+// taken over, that nothing more will come.
+func CloseWrite(c net.Conn) {
+	if l, err := newLink(c); err == nil {
+		l.closeWrite()
+	}
+}
+
 // closeWrite tells the peer that nothing more will come: TLS close_notify and FIN.
 func (l *link) closeWrite() {
 	if c, ok := l.conn.(*tls.Conn); ok {

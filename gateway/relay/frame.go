@@ -294,6 +294,9 @@ func validCode(code int) bool {
 	return false
 }
 
+// CloseFrame returns a Close frame for a client.
+func CloseFrame(code int, reason string) []byte { return closeFrame(code, reason, false) }
+
 // closeFrame is a Close of the gateway's own: code and reason, or neither when code is 0. Towards
 // an agent it is masked.
 func closeFrame(code int, reason string, masked bool) []byte {

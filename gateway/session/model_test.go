@@ -210,7 +210,7 @@ func (m *model) renew() step {
 	var got []Renewal
 	return step{"renew " + id.Subject, func() {
 		chosen := func(s *Session) bool { return one == "" || s.ID == one }
-		got = m.registry.Renew(policy.Case{Identity: id}, id.Deadline, chosen, m.rules.judge)
+		got = m.registry.Renew(policy.Case{Identity: id}, until(id.Deadline), chosen, m.rules.judge)
 	}, nil, func() error {
 		found := map[*Session]Renewal{}
 		for _, r := range got {

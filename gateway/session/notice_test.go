@@ -58,14 +58,14 @@ func TestNoticeComesOnceBeforeEachExpiry(t *testing.T) {
 		c.hears(t, "a minute before the end", 1)
 		l.Recheck()
 		c.hears(t, "when the clock was set", 1)
-		l.Renew(fresh(s), s.Deadline(), every, admitting)
+		l.Renew(fresh(s), until(s.Deadline()), every, admitting)
 		c.hears(t, "after a renewal that extends nothing", 1)
-		l.Renew(fresh(s), time.Now().Add(5*time.Minute), every, admitting)
+		l.Renew(fresh(s), until(time.Now().Add(5*time.Minute)), every, admitting)
 		time.Sleep(4*time.Minute - time.Nanosecond)
 		c.hears(t, "after a renewal, before its time", 1)
 		time.Sleep(time.Nanosecond)
 		c.hears(t, "a minute before the next end", 2)
-		l.Renew(fresh(s), s.Deadline(), every, admitting)
+		l.Renew(fresh(s), until(s.Deadline()), every, admitting)
 		c.hears(t, "after a renewal that ends at the same time", 2)
 		time.Sleep(time.Minute - time.Nanosecond)
 		if synctest.Wait(); len(c.reasons()) != 0 {
@@ -87,7 +87,7 @@ func TestNoticeComesAtOnceWhenLittleTimeIsLeft(t *testing.T) {
 		time.Sleep(10 * time.Second) // the agent is asked meanwhile
 		s.Begin(c)
 		c.hears(t, "when it begins", 1)
-		l.Renew(fresh(s), time.Now().Add(40*time.Second), every, admitting)
+		l.Renew(fresh(s), until(time.Now().Add(40*time.Second)), every, admitting)
 		c.hears(t, "after a renewal for less than a minute", 2)
 		time.Sleep(40 * time.Second)
 		if synctest.Wait(); !slices.Equal(c.reasons(), []outcome.Reason{outcome.Expired}) {

@@ -54,6 +54,10 @@ func New() *Registry {
 // Judge tells why a session may no longer be, or nil. It is a pure question, asked under locks.
 type Judge func(policy.Case) *outcome.Refusal
 
+// Deadline tells when the right to a session ends; zero: never. It is a pure question, asked under
+// locks.
+type Deadline func(policy.Case) time.Time
+
 // Add registers s, or returns why it may not be. It decides under one lock, so that no limit
 // can be overrun and no session slips in during a drain. Under the same lock it asks judge,
 // unless that is nil, about what may have happened since the request was admitted: a change
@@ -203,13 +207,13 @@ type Renewal struct {
 	Refusal  *outcome.Refusal
 }
 
-// Renew gives the live sessions of a caller, of any kind, the identity of a fresh token, which
-// the case of the renewal has, and the deadline that comes with it; only those that chosen
-// reports. The caller has a subject. judge is asked about each session with the new identity, at
-// the moment in which the session gets it: so a reload or a revocation either is known to judge,
-// or finds the session with its new claims. Renew returns what became of each, the longest
-// session first.
-func (r *Registry) Renew(fresh policy.Case, deadline time.Time, chosen func(*Session) bool, judge Judge) (all []Renewal) {
+// Renew gives the live sessions of a caller, of any kind, the identity of a fresh token, which the
+// case of the renewal has, and the deadline that comes with it on the session's route; only those
+// that chosen reports. The caller has a subject. judge is asked about each session with the new
+// identity, at the moment in which the session gets it: so a reload or a revocation either is
+// known to judge, or finds the session with its new claims. Renew returns what became of each, the
+// longest session first.
+func (r *Registry) Renew(fresh policy.Case, deadline Deadline, chosen func(*Session) bool, judge Judge) (all []Renewal) {
 	for _, s := range r.of(user{fresh.Identity.Issuer, fresh.Identity.Subject}) {
 		if !chosen(s) {
 			continue

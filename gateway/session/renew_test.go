@@ -42,7 +42,7 @@ func TestRenewalNeverMakesAnExpiryEarlier(t *testing.T) {
 			l.Add(s, config.Limits{}, nil)
 			defer l.Remove(s)
 			later := fresh(s)
-			all := l.Renew(later, tt.next, every, admitting)
+			all := l.Renew(later, until(tt.next), every, admitting)
 			if len(all) != 1 || all[0].Session != s || all[0].Refusal != nil || !all[0].Deadline.Equal(tt.end) {
 				t.Errorf("%+v", all)
 			}
@@ -62,7 +62,7 @@ func TestRenewalAtTheLastMoment(t *testing.T) {
 		s.Expires = time.Now().Add(5 * time.Second)
 		l.Add(s, config.Limits{}, nil)
 		time.Sleep(5*time.Second - time.Nanosecond)
-		l.Renew(fresh(s), time.Now().Add(5*time.Second), every, admitting)
+		l.Renew(fresh(s), until(time.Now().Add(5*time.Second)), every, admitting)
 		time.Sleep(5*time.Second - time.Nanosecond)
 		synctest.Wait()
 		if r := endedFor(s); r != "" {
@@ -86,7 +86,7 @@ func TestRenewalFindsNoSessionThatHasEnded(t *testing.T) {
 	}
 	end(ended, outcome.Expired)
 	l.Remove(left)
-	if all := l.Renew(fresh(left), time.Time{}, every, admitting); len(all) != 0 {
+	if all := l.Renew(fresh(left), until(time.Time{}), every, admitting); len(all) != 0 {
 		t.Errorf("%+v", all)
 	}
 	l.Remove(ended)
@@ -101,7 +101,7 @@ func TestRefusedRenewalLeavesASessionAsItWas(t *testing.T) {
 	s.Expires = time.Now().Add(time.Hour)
 	l.Add(s, config.Limits{}, nil)
 	defer l.Remove(s)
-	all := l.Renew(fresh(s), time.Now().Add(2*time.Hour), every, refusing(map[string]bool{"1": true}))
+	all := l.Renew(fresh(s), until(time.Now().Add(2*time.Hour)), every, refusing(map[string]bool{"1": true}))
 	if len(all) != 1 || all[0].Refusal == nil || all[0].Refusal.Reason != outcome.ClaimMismatch {
 		t.Errorf("%+v", all)
 	}
@@ -126,7 +126,7 @@ func TestRenewalDoesNotSlipPastAReload(t *testing.T) {
 		return nil
 	}
 	doomed := make(chan []*Session, 1)
-	l.Renew(demoted, time.Time{}, every, func(c policy.Case) *outcome.Refusal {
+	l.Renew(demoted, until(time.Time{}), every, func(c policy.Case) *outcome.Refusal {
 		refusal := judge(c)
 		asked := make(chan struct{})
 		go func() {
@@ -167,7 +167,7 @@ func TestRenewedSessionIsNotEndedByWhatWasDueBefore(t *testing.T) {
 			s.expire(number)
 			close(done)
 		}()
-		all := l.Renew(fresh(s), time.Now().Add(2*time.Hour), every, judge)
+		all := l.Renew(fresh(s), until(time.Now().Add(2*time.Hour)), every, judge)
 		<-done
 		if ended := c.reasons(); len(all) == 1 && len(ended) > 0 {
 			t.Fatalf("renewed, and ended for %v", ended)
@@ -175,3 +175,6 @@ func TestRenewedSessionIsNotEndedByWhatWasDueBefore(t *testing.T) {
 		l.Remove(s)
 	}
 }
+
+// until is a deadline that is the same for every session.
+func until(t time.Time) Deadline { return func(policy.Case) time.Time { return t } }

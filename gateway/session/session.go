@@ -265,7 +265,7 @@ func (s *Session) expire(number int) {
 // the session be with that identity. A deadline never becomes earlier: what would end
 // sooner changes nothing, so that the claims and the deadline are always of the same token. It
 // reports whether the session was there to be renewed.
-func (s *Session) renew(fresh policy.Case, deadline time.Time, judge Judge) (Renewal, bool) {
+func (s *Session) renew(fresh policy.Case, deadlineOf Deadline, judge Judge) (Renewal, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over || s.ending != nil {
@@ -276,7 +276,7 @@ func (s *Session) renew(fresh policy.Case, deadline time.Time, judge Judge) (Ren
 	if refusal := judge(next); refusal != nil {
 		return Renewal{Session: s, Refusal: refusal}, true
 	}
-	if !sooner(deadline, s.deadline) {
+	if deadline := deadlineOf(next); !sooner(deadline, s.deadline) {
 		s.judged, s.deadline = next, deadline
 		s.setExpiry()
 	}
