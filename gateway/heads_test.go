@@ -16,7 +16,8 @@ func TestHeadsOfAnswersAreFoundInPieces(t *testing.T) {
 		{"HTTP/1.1 200 OK\r\nConnection: close, X-A\r\n\r\n" + body, "[[close, X-A]]"},
 		{"HTTP/1.1 200 OK\nconnection: close,\n X-A\nX: y\n\n" + body, "[[close, X-A]]"},
 		{"HTTP/1.1 200 OK\r\nConnection: X-A\r\nCONNECTION: close\r\n\r\n" + body, "[[X-A close]]"},
-		{"HTTP/1.1 103 Early\r\nConnection: X-A, close\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 No\r\nConnection: X-B\r\n\r\n" + body,
+		{"HTTP/1.1 103 Early\r\nConnection: X-A, close\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" +
+			"HTTP/1.1 404 No\r\nConnection: X-B\r\n\r\n" + body,
 			"[[X-A, close] [] [X-B]]"},
 		{"HTTP/1.1 101 Switching\r\nConnection: Upgrade\r\n\r\n" + body, "[[Upgrade]]"},
 		{"HTTP/1.1 200 OK\r\n\r\n" + body, "[[]]"},
