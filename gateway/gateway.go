@@ -90,7 +90,7 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 		fleet:     newFleet(stall, log),
 		via:       "omnia-gateway-" + session.NewID()[:16],
 		operators: &operators{file: c.Admin.TokenFile},
-		refused:   newRefused(c.Limits.RefusedPerIP),
+		refused:   newRefused(),
 		sessions:  session.New(),
 		spent:     auth.NewSpent(),
 		reloads:   reloads{seen: contents(c.Sources.Files()), loaded: time.Now()},
@@ -159,11 +159,12 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // admit asks p about a request, unless its client has to wait because its tokens were refused too
 // often. The gateway's own probes never wait.
 func (g *Gateway) admit(p *policy.Policy, r *http.Request) (*policy.Pass, error) {
-	if g.config.Limits.RefusedPerIP == 0 {
+	limit := p.Config().Limits.RefusedPerIP
+	if limit == 0 {
 		return p.Admit(r.Context(), r)
 	}
 	client := p.Client(r)
-	if wait := g.refused.waits(client); wait > 0 {
+	if wait := g.refused.waits(client, limit); wait > 0 {
 		if pass, ok := p.Tokenless(r); !ok {
 			return pass, &outcome.Refusal{Reason: outcome.TooManyRefused, Wait: wait, Detail: "limits.refusedPerIP"}
 		}
@@ -171,7 +172,7 @@ func (g *Gateway) admit(p *policy.Policy, r *http.Request) (*policy.Pass, error)
 	pass, err := p.Admit(r.Context(), r)
 	if err != nil {
 		if word := outcome.RefusalOf(err).Reason; word.Status() == http.StatusUnauthorized && word != outcome.NoToken {
-			g.refused.add(client)
+			g.refused.add(client, limit)
 		}
 	}
 	return pass, err

@@ -31,7 +31,7 @@ func (g *Gateway) answerLogout(x *exchange) {
 	if err != nil {
 		refusal := outcome.RefusalOf(err)
 		if refusal.Reason.Status() < http.StatusInternalServerError {
-			g.refused.add(x.pass.Client) // a stranger's attempt, as a refused token is
+			g.refused.add(x.pass.Client, x.policy.Config().Limits.RefusedPerIP) // a stranger's attempt, as a refused token is
 		}
 		kind := "invalid_request"
 		if refusal.Reason.Status() >= http.StatusInternalServerError {

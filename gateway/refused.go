@@ -19,8 +19,7 @@ const (
 // refused makes addresses wait whose tokens were refused too often: each attempt costs a
 // signature, and guesses should not be free. The wait doubles with each further refusal.
 type refused struct {
-	perMinute int // that cost nothing; 0: none ever waits
-	now       func() time.Time
+	now func() time.Time
 
 	mu sync.Mutex
 	by *lru.LRU[netip.Addr, *attempts]
@@ -34,14 +33,15 @@ type attempts struct {
 	until time.Time     // when it is over
 }
 
-func newRefused(perMinute int) *refused {
+func newRefused() *refused {
 	by, _ := lru.NewLRU[netip.Addr, *attempts](manyAddresses, nil) // it fails only for a size below 1
-	return &refused{perMinute: perMinute, now: time.Now, by: by}
+	return &refused{now: time.Now, by: by}
 }
 
-// waits returns how long an address still has to wait; 0: not at all.
-func (r *refused) waits(client netip.Addr) time.Duration {
-	if r.perMinute == 0 {
+// waits returns how long an address still has to wait; 0: not at all. No address waits if
+// perMinute, the limit, is 0.
+func (r *refused) waits(client netip.Addr, perMinute int) time.Duration {
+	if perMinute == 0 {
 		return 0
 	}
 	r.mu.Lock()
@@ -53,9 +53,9 @@ func (r *refused) waits(client netip.Addr) time.Duration {
 	return max(0, a.until.Sub(r.now()))
 }
 
-// add counts a refused token of an address.
-func (r *refused) add(client netip.Addr) {
-	if r.perMinute == 0 {
+// add counts a refused token of an address, of which perMinute cost nothing.
+func (r *refused) add(client netip.Addr, perMinute int) {
+	if perMinute == 0 {
 		return
 	}
 	r.mu.Lock()
@@ -72,7 +72,7 @@ func (r *refused) add(client netip.Addr) {
 	if now.Sub(a.since) > time.Minute {
 		a.since, a.count = now, 0
 	}
-	if a.count++; a.count > r.perMinute {
+	if a.count++; a.count > perMinute {
 		a.wait = min(max(2*a.wait, time.Second), longestWait)
 		a.until = now.Add(a.wait)
 	}

@@ -27,7 +27,7 @@ const askNew = 5 * time.Second
 var mutable = []string{"routes", "trustedProxies", "authentication", "session", "limits", "upstream"}
 
 // bound are the keys below mutable ones with which something was made that stays.
-var bound = []string{"limits.handshakeTimeout", "limits.maxHeaderBytes", "limits.refusedPerIP"}
+var bound = []string{"limits.handshakeTimeout", "limits.maxHeaderBytes"}
 
 // Reloaded tells what a reload has done, or what one would do.
 type Reloaded struct {

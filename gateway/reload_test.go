@@ -197,6 +197,33 @@ func TestTimesForAgentsFollowAReload(t *testing.T) {
 	}
 }
 
+func TestLimitOfRefusedTokensFollowsAReload(t *testing.T) {
+	i := wstest.NewIssuer(t)
+	c := i.Config("agent.invalid")
+	r := fromFile(t, c)
+	ask := func() int {
+		e := r.dial()
+		e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer none")))
+		return e.Answer().StatusCode
+	}
+	for limit, want := range []int{http.StatusUnauthorized, http.StatusTooManyRequests} {
+		next := *c
+		next.Limits.RefusedPerIP = limit
+		save(t, &next)
+		r.reloaded("/reload", "", 200)
+		ask()
+		ask()
+		if got := ask(); got != want {
+			t.Errorf("limit %d: %d, want %d", limit, got, want)
+		}
+	}
+	save(t, c)
+	r.reloaded("/reload", "", 200)
+	if got := ask(); got != http.StatusUnauthorized {
+		t.Errorf("no limit any more: %d", got)
+	}
+}
+
 func TestReloadWithABadFileForAgentsChangesNothing(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	c := i.Config(listening(t, echoing))
