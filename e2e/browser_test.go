@@ -10,7 +10,7 @@ import (
 
 // shown is what the page showed in Chromium for one kind of token.
 type shown struct {
-	Name, Protocol, Code, Meaning, Status, Reason, Refusal, Answered, Answer string
+	Name, Protocol, Renewed, Code, Meaning, Status, Reason, Refusal, Answered, Answer string
 
 	Opened           bool
 	Frames, Problems []string
@@ -88,13 +88,19 @@ func (d *developer) showsAll(t *testing.T, page string) {
 		"none": "no-token", "expired": "expired", "audience": "wrong-audience", "issuer": "wrong-issuer", "signature": "bad-signature",
 		"key": "unknown-key", "alg-none": "alg-not-allowed",
 	}
-	kinds := []string{"short", "fresh", "fresh/query"} // the short one ends while the others are tried
+	const renewed = "short/subprotocol/renewed"                 // it is looked at when the other short one has ended
+	kinds := []string{renewed, "short", "fresh", "fresh/query"} // the short one ends while the others are tried
 	for kind := range refusals {
 		kinds = append(kinds, kind)
 	}
 	all := browse(t, page, kinds...)
 	t.Run("talks with a token as subprotocol", func(t *testing.T) { all["fresh"].served(t, "bearer", "1000") })
 	t.Run("talks with a token in the query", func(t *testing.T) { all["fresh/query"].served(t, "(none)", "1000") })
+	t.Run("renews its token", func(t *testing.T) {
+		if all[renewed].served(t, "bearer", "1000"); all[renewed].Renewed != "200" {
+			t.Errorf("the page shows %+v, want a renewal with 200", all[renewed])
+		}
+	})
 	t.Run("is told when the token ends", func(t *testing.T) { all["short"].served(t, "bearer", "3000") })
 	t.Run("reads an answer by HTTP", func(t *testing.T) {
 		if s := all["fresh"]; s.Answered != "426" {

@@ -1,6 +1,6 @@
 // The page for development in headless Chromium, a page for each kind of token, one after the other. Reports what each shows, as a line of
 // JSON:
-//   node browser.js CHROMIUM PAGE KIND…     e.g. fresh, fresh/query (sent in the query), expired
+//   node browser.js CHROMIUM PAGE KIND…     e.g. fresh, fresh/query (sent in the query), short/subprotocol/renewed, expired
 'use strict';
 const { chromium } = require('playwright-core');
 
@@ -14,7 +14,7 @@ async function attempt(context, name) {
   page.setDefaultTimeout(15000);
   const problems = [];
   page.on('pageerror', err => problems.push(err.message));
-  const [kind, sendBy = 'subprotocol'] = name.split('/');
+  const [kind, sendBy = 'subprotocol', renewed] = name.split('/');
   const state = async (...states) => page.waitForSelector(states.map(s => `#status[data-state=${s}]`).join());
   const shown = id => page.locator('#' + id).innerText();
   const attribute = (id, name) => page.locator('#' + id).getAttribute(name);
@@ -31,8 +31,14 @@ async function attempt(context, name) {
     await page.waitForSelector('#log [data-kind=in]:has-text("hello from Chromium")');
     report.frames = await page.locator('#log [data-kind=in] span').allInnerTexts();
     if (kind !== 'short') await page.click('#disconnect');
+    if (renewed) {
+      await page.click('#renew');
+      await page.waitForSelector('#renewal[data-status]');
+      report.renewed = await attribute('renewal', 'data-status');
+    }
   }
   return async () => {
+    if (renewed) await page.click('#disconnect'); // where it is still open
     if (report.opened) await state('closed');
     report.code = await shown('close-code');
     report.meaning = await shown('close-reason');
@@ -54,7 +60,7 @@ async function main() {
     const context = await browser.newContext({ ignoreHTTPSErrors: true });
     const ends = [];
     for (const kind of kinds) ends.push(await attempt(context, kind));
-    for (const end of ends) await end();
+    for (const end of ends.reverse()) await end(); // what has begun first is looked at last
   } finally {
     await browser.close();
   }
