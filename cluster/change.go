@@ -216,6 +216,10 @@ func (c *Cluster) exchange(ctx context.Context) error {
 		}
 		c.changes.read = time.Now()
 		c.settle()
+		select {
+		case c.leases.lost <- struct{}{}:
+		default:
+		}
 		return c.push(ctx)
 	case lost && time.Since(c.changes.read) > overlap:
 		c.whole.Store(true)
@@ -405,7 +409,7 @@ func (c *Cluster) pull(ctx context.Context, whole bool) (differs bool, err error
 			if whole {
 				seen[ch.id()] = struct{}{}
 			}
-			if c.changes.learn(ch) {
+			if c.Now().Before(ch.Until) && c.changes.learn(ch) {
 				c.Apply(ch)
 			}
 		}

@@ -67,6 +67,7 @@ func TestLateReplicaReadsAllThereIs(t *testing.T) {
 }
 
 func TestWhatWasChangedWhileRedisWasAwayIsBroughtTogether(t *testing.T) {
+	t.Parallel()
 	s, a, b, c := three(t)
 	a.Share(a.revocation("before", "x"))
 	b.learns(Revocation, "before", "x")
@@ -98,7 +99,8 @@ func TestWhatWasChangedWhileRedisWasAwayIsBroughtTogether(t *testing.T) {
 	}
 }
 
-func TestReplicaBehindASilentNetworkConnectsAnew(t *testing.T) {
+func TestReplicaOnASilentNetworkConnectsAnew(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	link := redistest.NewLink(t, s.Addr)
 	a, b := join(t, "a", at(s.Addr)), join(t, "b", at(link.Addr))
@@ -114,6 +116,7 @@ func TestReplicaBehindASilentNetworkConnectsAnew(t *testing.T) {
 
 // A connection on which nothing arrives looks like one on which nothing happens.
 func TestSubscriptionThatAnswersNoPingIsMadeAnew(t *testing.T) {
+	t.Parallel()
 	s := redistest.Start(t)
 	a := join(t, "a", at(s.Addr))
 	ready(t, a)
@@ -141,6 +144,7 @@ func TestDataThatRedisHasLostIsGivenBack(t *testing.T) {
 }
 
 func TestOnceIsOnceOverAllReplicas(t *testing.T) {
+	t.Parallel()
 	s, a, b, c := three(t)
 	once := func(key string, all ...*member) int64 {
 		var first atomic.Int64

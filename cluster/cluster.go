@@ -168,8 +168,8 @@ func New(r config.Redis, o Options) (*Cluster, error) {
 	c := &Cluster{
 		Options: o, keys: newKeys(r.KeyPrefix, o.Name),
 		wake: make(chan struct{}, 1), synced: make(chan struct{}),
-		changes: changes{known: map[string]*entry{}}, asked: asked{waiting: map[string]*inquiry{}},
-		leases: leases{released: map[string]map[string]time.Time{}, wake: make(chan struct{}, 1)},
+		changes: changes{known: map[string]*entry{}}, asked: asked{waiting: map[string]*inquiry{}, silent: map[string]time.Time{}},
+		leases: leases{released: map[string]map[string]time.Time{}, wake: make(chan struct{}, 1), lost: make(chan struct{}, 1)},
 	}
 	c.settle = sync.OnceFunc(func() { close(c.synced) })
 	c.redis = redis.NewUniversalClient(&redis.UniversalOptions{
@@ -233,6 +233,13 @@ func (c *Cluster) Run(ctx context.Context) {
 	wg.Wait()
 	c.asked.handlers.Wait()
 	c.redis.Close()
+}
+
+// Check returns why Redis cannot be used, or nil. Run need not run.
+func (c *Cluster) Check(ctx context.Context) error {
+	ctx, cancel := within(ctx)
+	defer cancel()
+	return c.redis.Ping(ctx).Err()
 }
 
 // Synced is closed when the replica has read the changes of the others for the first time, and

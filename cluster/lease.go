@@ -37,6 +37,7 @@ type leases struct {
 	mu       sync.Mutex
 	released map[string]map[string]time.Time // by the user's key: sessions, and when they left
 	wake     chan struct{}                   // has room for one notice of them
+	lost     chan struct{}                   // has room for one notice that Redis may have lost leases
 }
 
 // of returns the sessions of a user that have left and may still have a lease.
@@ -146,11 +147,13 @@ func (c *Cluster) keepLeases(ctx context.Context) {
 			return
 		case <-c.leases.wake:
 			c.giveBack(ctx)
+			continue
+		case <-c.leases.lost:
 		case <-tick.C:
-			c.giveBack(ctx)
-			if c.connected() {
-				c.refreshLeases(ctx)
-			}
+		}
+		c.giveBack(ctx)
+		if c.connected() {
+			c.refreshLeases(ctx)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -49,14 +50,48 @@ type asked struct {
 
 	mu        sync.Mutex
 	waiting   map[string]*inquiry
+	silent    map[string]time.Time // replicas that gave no answer, since when
 	answering int
 }
 
 // inquiry is a question that waits for answers.
 type inquiry struct {
-	left []string // replicas that have not answered
-	got  []message
-	done chan struct{} // closed when none is left
+	left    []string // replicas that have not answered
+	awaited []string // those of them that are waited for
+	got     []message
+	done    chan struct{} // closed when none is waited for
+}
+
+// await notes that a question waits for replicas. One that was silent lately may answer, but is not
+// waited for: for a while after its end a replica is still taken for live.
+func (a *asked) await(id string, replicas []string) *inquiry {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	maps.DeleteFunc(a.silent, func(_ string, since time.Time) bool { return time.Since(since) > presence })
+	i := &inquiry{left: replicas, done: make(chan struct{})}
+	i.awaited = slices.DeleteFunc(slices.Clone(replicas), func(name string) bool {
+		_, silent := a.silent[name]
+		return silent
+	})
+	if len(i.awaited) == 0 {
+		close(i.done)
+	}
+	a.waiting[id] = i
+	return i
+}
+
+// over ends a question, and returns the answers and the replicas that gave none.
+func (a *asked) over(id string) (got []message, missing []string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i := a.waiting[id]
+	delete(a.waiting, id)
+	for _, name := range i.left {
+		if _, known := a.silent[name]; !known {
+			a.silent[name] = time.Now()
+		}
+	}
+	return i.got, i.left
 }
 
 // Ask asks the other live replicas, and waits for their answers for a moment. It returns those
@@ -76,20 +111,14 @@ func (c *Cluster) Ask(ctx context.Context, q Question) (answers []Answer, missin
 	var random [8]byte
 	rand.Read(random[:])
 	id := hex.EncodeToString(random[:])
-	i := &inquiry{left: others, done: make(chan struct{})}
-	c.asked.mu.Lock()
-	c.asked.waiting[id] = i
-	c.asked.mu.Unlock()
+	i := c.asked.await(id, others)
 	if err = c.publish(ctx, c.keys.channel, message{From: c.Name, Ask: id, Question: q}); err == nil {
 		select {
 		case <-i.done:
 		case <-ctx.Done():
 		}
 	}
-	c.asked.mu.Lock()
-	delete(c.asked.waiting, id)
-	got, missing := i.got, i.left
-	c.asked.mu.Unlock()
+	got, missing := c.asked.over(id)
 	for _, m := range got {
 		body := []byte(m.Body)
 		if m.Key != "" {
@@ -141,13 +170,18 @@ func (c *Cluster) heard(payload string) {
 func (a *asked) reply(m message) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	delete(a.silent, m.From)
 	i := a.waiting[m.Reply]
 	if i == nil || !slices.Contains(i.left, m.From) {
 		return
 	}
 	i.got = append(i.got, m)
-	if i.left = slices.DeleteFunc(i.left, func(name string) bool { return name == m.From }); len(i.left) == 0 {
-		close(i.done)
+	sender := func(name string) bool { return name == m.From }
+	i.left = slices.DeleteFunc(i.left, sender)
+	if before := len(i.awaited); before > 0 {
+		if i.awaited = slices.DeleteFunc(i.awaited, sender); len(i.awaited) == 0 {
+			close(i.done)
+		}
 	}
 }
 

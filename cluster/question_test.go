@@ -53,6 +53,16 @@ func TestReplicaThatDoesNotAnswerIsNamed(t *testing.T) {
 	if took := time.Since(began); took > 2*answerTimeout {
 		t.Errorf("waited %s", took)
 	}
+	began = time.Now() // it is not waited for a second time
+	answers, missing, err = a.Ask(t.Context(), Question{Kind: "short"})
+	if took := time.Since(began); len(answers) != 1 || !slices.Equal(missing, []string{"c"}) || err != nil || took > answerTimeout/2 {
+		t.Errorf("%d answers, %q missing, %v, after %s", len(answers), missing, err, took)
+	}
+	link.Heal()
+	wstest.Eventually(t, "c answers again", func() bool {
+		answers, missing, err := a.Ask(t.Context(), Question{Kind: "short"})
+		return len(answers) == 2 && len(missing) == 0 && err == nil
+	})
 }
 
 func TestNoAnswersWhileRedisIsAway(t *testing.T) {

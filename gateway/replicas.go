@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -63,6 +64,17 @@ func (g *Gateway) joinReplicas(ctx context.Context, wg *sync.WaitGroup) {
 		g.log.Warn("redis is slow; the changes of the other replicas are not known yet")
 	case <-ctx.Done():
 	}
+}
+
+// CheckRedis asks Redis for a sign of life, and reports whether there is a Redis to ask.
+func (g *Gateway) CheckRedis(ctx context.Context) (asked bool, err error) {
+	if g.replicas == nil {
+		return false, nil
+	}
+	if err := g.replicas.Check(ctx); err != nil {
+		return true, fmt.Errorf("cluster.redis: %w", err)
+	}
+	return true, nil
 }
 
 // applyChange takes over what another replica has changed.

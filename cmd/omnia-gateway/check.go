@@ -76,7 +76,7 @@ func examine(c *cobra.Command, from config.Sources, online bool) (findings, erro
 	return found, err
 }
 
-// ask asks issuers and agents. The verdict speaks only of those that were asked.
+// ask asks issuers, agents and Redis. The verdict speaks only of those that were asked.
 func (f *findings) ask(ctx context.Context, g *gateway.Gateway, conf *config.Config) error {
 	var faults []error
 	if conf.Authentication.Enabled {
@@ -94,6 +94,11 @@ func (f *findings) ask(ctx context.Context, g *gateway.Gateway, conf *config.Con
 		f.verdict += ", every agent with a fixed address can be reached"
 	case agents > 0:
 		f.verdict += ", every agent can be reached"
+	}
+	faults = append(faults, err)
+	redis, err := g.CheckRedis(ctx)
+	if redis {
+		f.verdict += ", Redis answers"
 	}
 	return errors.Join(append(faults, err)...)
 }
