@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"syscall"
 	"testing"
@@ -255,6 +256,33 @@ func TestWhatIsRevokedWhileRedisIsAwayIsEnforcedAfterwards(t *testing.T) {
 		eventually(t, "lifted", func() bool { code, _ := g.ask("/revocations/" + lifted); return code == http.StatusNotFound })
 		g.connect(t, "/my-agent/ws", i.bearer(t, "sub", "dave")).echoes("hello")
 		stays[n].echoes("hello")
+	}
+}
+
+func TestLogoutCountsOnceAndOnEveryReplica(t *testing.T) {
+	i, redis := newIssuer(t), redistest.Start(t)
+	all := startReplicas(t, plain(i, newAgent(t, (*visit).echo).URL), 3, func(int) string { return redis.Addr })
+	alice, bob := everywhere(t, all, i, "alice"), everywhere(t, all, i, "bob")
+	now := time.Now()
+	token := i.token(t, "sub", "alice", "jti", "1", "iat", now.Unix(), "exp", now.Add(2*time.Minute).Unix(),
+		"events", map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}})
+	logout := func(g *gateway) int {
+		r, err := http.PostForm("http://"+g.public+"/.gateway/logout", url.Values{"logout_token": {token}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Body.Close()
+		return r.StatusCode
+	}
+	if code := logout(all[0]); code != http.StatusOK {
+		t.Fatalf("%d", code)
+	}
+	for n, g := range all {
+		alice[n].closed(3000)
+		bob[n].echoes("hello")
+		if code := logout(g); code != http.StatusBadRequest {
+			t.Errorf("again, at replica %d: %d", n, code)
+		}
 	}
 }
 

@@ -58,7 +58,7 @@ func (g *Gateway) logout(x *exchange) (ended int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if !g.spent.Use(l) {
+	if !g.spent.Use(l) || !g.firstUse(x.r.Context(), l) {
 		return 0, outcome.Refuse(outcome.BadLogout, "the logout token was used before")
 	}
 	_, ended, err = g.revoke(l.Revocation)

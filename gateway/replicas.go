@@ -176,6 +176,15 @@ func (g *Gateway) applyRevocation(body []byte) error {
 	return err
 }
 
+// firstUse reports whether no other replica has used a logout token.
+func (g *Gateway) firstUse(ctx context.Context, l auth.Logout) bool {
+	if g.replicas == nil {
+		return true
+	}
+	name := sha256.Sum256(fmt.Appendf(nil, "%q %q", l.Issuer, l.Token))
+	return g.replicas.Once(ctx, cluster.Change{Kind: cluster.Logout, Key: hex.EncodeToString(name[:16]), Until: l.Expires})
+}
+
 // ending is an end that all replicas are told of.
 type ending struct {
 	wanted
