@@ -54,7 +54,7 @@ func newAgents(w way, t *tls.Config, dead *deadAddresses, stall time.Duration, l
 		control = notThisMachine
 	}
 	d := newDialer(w.timeout, stall, control, t, dead)
-	k := newKeeper(d, w.idle, d.connect)
+	k := newKeeper(d, w.idle, d.probed)
 	return &agents{d, k, newProxy(k, quiet(log))}
 }
 

@@ -1,9 +1,14 @@
 package gateway
 
 import (
+	"context"
+	"crypto/tls"
 	"net"
 	"syscall"
 	"testing"
+
+	"github.com/altairalabs/omnia-gateway/gateway/relay"
+	"github.com/altairalabs/omnia-gateway/internal/wstest"
 )
 
 func TestAcceptedSocketsAreProbed(t *testing.T) {
@@ -36,6 +41,32 @@ func TestAcceptedSocketsAreProbed(t *testing.T) {
 		raw.Control(func(fd uintptr) {
 			if got, err := syscall.GetsockoptInt(int(fd), o.level, o.name); got != o.want || err != nil {
 				t.Errorf("%s is %d, %v, want %d", name, got, err, o.want)
+			}
+		})
+	}
+}
+
+// A relay asks for probes itself, where it sends no Pings.
+func TestAgentsOfPlainHTTPAreProbed(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	d := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}, newDeadAddresses())
+	for want, connect := range []func(context.Context, string, string) (net.Conn, error){d.connect, d.probed} {
+		c, err := connect(t.Context(), "tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		raw, err := c.(*relay.Conn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw.Control(func(fd uintptr) {
+			if got, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_KEEPALIVE); got != want || err != nil {
+				t.Errorf("SO_KEEPALIVE is %d, %v, want %d", got, err, want)
 			}
 		})
 	}

@@ -98,7 +98,9 @@ func notThisMachine(_, address string, _ syscall.RawConn) error {
 
 func newDialer(timeout, stall time.Duration, control control, t *tls.Config, dead *deadAddresses) *dialer {
 	return &dialer{
-		net:     net.Dialer{Timeout: timeout, Control: control}, // plain HTTP has no other limit
+		// Plain HTTP has no other limit. A relay asks for the system's probes where it sends no
+		// Pings.
+		net:     net.Dialer{Timeout: timeout, Control: control, KeepAlive: -1},
 		lookup:  net.DefaultResolver.LookupNetIP,
 		dead:    dead,
 		tls:     t,
@@ -114,6 +116,16 @@ func (d *dialer) connect(ctx context.Context, network, address string) (net.Conn
 		return nil, err
 	}
 	return relay.NewConn(c.(*net.TCPConn), d.stall), nil
+}
+
+// probed is connect for plain HTTP: only the system's probes notice that an agent is gone from
+// which no byte is due.
+func (d *dialer) probed(ctx context.Context, network, address string) (net.Conn, error) {
+	c, err := d.connect(ctx, network, address)
+	if err == nil {
+		c.(*relay.Conn).SetKeepAliveConfig(net.KeepAliveConfig{Enable: true})
+	}
+	return c, err
 }
 
 // dial connects to an agent; the connection is a relay.Conn, or TLS over one.

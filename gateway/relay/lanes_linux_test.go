@@ -3,6 +3,7 @@ package relay
 import (
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
 	"github.com/altairalabs/omnia-gateway/outcome"
@@ -60,5 +61,32 @@ func TestCallAfterTheLanesAreClosedIsIgnored(t *testing.T) {
 	r.call()
 	if r.called || len(l.inbox) > 0 {
 		t.Error("a session waits for a lane that is closed")
+	}
+}
+
+// Without Pings nothing else tells a silent agent from one that is gone.
+func TestAgentIsProbedBySystemOrGateway(t *testing.T) {
+	for _, every := range []time.Duration{0, time.Hour} {
+		rules := lasting
+		rules.PingInterval = every
+		j := prepare(t, rules, 0, nil, nil)
+		agent := j.sides[1].tcp
+		if err := agent.SetKeepAlive(false); err != nil {
+			t.Fatal(err)
+		}
+		j.begin()
+		raw, err := agent.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw.Control(func(fd uintptr) {
+			got, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_KEEPALIVE)
+			if want := every == 0; got == 1 != want || err != nil {
+				t.Errorf("Pings every %s: SO_KEEPALIVE is %d, %v", every, got, err)
+			}
+		})
+		j.client.Close()
+		j.agent.HearsClose(1001, "client-lost")
+		j.over(outcome.ClientLost, 1001, "")
 	}
 }

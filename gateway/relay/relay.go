@@ -111,6 +111,9 @@ func (r *Relay) Launch(done func(*outcome.Ending)) {
 	for _, s := range r.sides {
 		s.tcp.SetDeadline(time.Time{}) // what was agreed about time for the handshake does not hold any more
 	}
+	if r.rules.PingInterval == 0 { // then only the system's probes notice that a silent agent is gone
+		r.sides[1].tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true})
+	}
 	r.done = done
 	r.launched.Store(true)
 	r.run.call()
