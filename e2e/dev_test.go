@@ -161,7 +161,7 @@ func TestLinesOfDevWorkAsPasted(t *testing.T) {
 			}
 			t.Run("wscat until the token ends", func(t *testing.T) {
 				needs(t, "wscat", "script")
-				out, err := d.atTerminal(t, strings.Replace(d.line("lifetime=10"), "lifetime=10", "lifetime=2", 1))
+				out, err := d.atTerminal(t, strings.Replace(d.line("lifetime=10"), "lifetime=10", "lifetime=6", 1))
 				if err != nil || !strings.Contains(out, `"user":"alice","roles":"admin","token":"verified"`) ||
 					!strings.Contains(out, `Disconnected (code: 3000, reason: "expired")`) {
 					t.Errorf("it ended with %v and\n%s", err, out)
