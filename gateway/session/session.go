@@ -262,9 +262,9 @@ func (s *Session) expire(number int) {
 }
 
 // renew gives the session the identity of fresh and the deadline that comes with it, if judge lets
-// the session be with that identity. A deadline never becomes earlier: what would end
-// sooner changes nothing, so that the claims and the deadline are always of the same token. It
-// reports whether the session was there to be renewed.
+// the session be with that identity. A deadline never becomes earlier: what would end sooner
+// changes nothing, so that the claims and the deadline are always of the same token. It reports
+// whether the session was there to be renewed.
 func (s *Session) renew(fresh policy.Case, deadlineOf Deadline, judge Judge) (Renewal, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
