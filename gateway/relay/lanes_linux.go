@@ -3,6 +3,7 @@ package relay
 import (
 	"container/heap"
 	"fmt"
+	"math/bits"
 	"os"
 	"runtime"
 	"sync"
@@ -419,7 +420,7 @@ func (r *ride) after() {
 		r.leave(r.m.ending)
 		return
 	}
-	if next := r.m.next(); next < r.at {
+	if next := coarse(r.m.next(), r.lane.now); next < r.at {
 		r.at = next
 		if r.place < 0 {
 			heap.Push(&r.lane.timers, r)
@@ -427,6 +428,18 @@ func (r *ride) after() {
 			heap.Fix(&r.lane.timers, r.place)
 		}
 	}
+}
+
+// coarse returns a time that is later by a 64th of the wait at most, and by 100 ms at most. Such
+// times are the same for many sessions: one waking of the lane is then enough for the Pings of all
+// of them, and one more for many of the answers.
+func coarse(at, now time.Duration) time.Duration {
+	slack := min((at-now)/64, 100*time.Millisecond)
+	if at == never || slack <= 0 {
+		return at
+	}
+	grid := time.Duration(1) << (bits.Len64(uint64(slack)) - 1)
+	return (at + grid - 1) &^ (grid - 1)
 }
 
 // leave closes both sides and tells that the session is over.

@@ -90,3 +90,27 @@ func TestAgentIsProbedBySystemOrGateway(t *testing.T) {
 		j.over(outcome.ClientLost, 1001, "")
 	}
 }
+
+func TestLaneWakesOnceForManyPings(t *testing.T) {
+	const now = 12345678 * time.Microsecond
+	times := map[time.Duration]bool{}
+	for n := range 9000 { // as many sessions, of which the Pings are spread over three seconds
+		at := now + 30*time.Second + time.Duration(n)*time.Second/3000
+		late := coarse(at, now) - at
+		if late < 0 || late > 100*time.Millisecond {
+			t.Fatalf("%s too late", late)
+		}
+		times[coarse(at, now)] = true
+	}
+	if len(times) > 50 {
+		t.Errorf("it is woken %d times", len(times))
+	}
+	for _, wait := range []time.Duration{-time.Second, 0, 1, 63, 64, time.Millisecond, 20 * time.Millisecond, time.Second, time.Hour} {
+		if late := coarse(now+wait, now) - (now + wait); late < 0 || late > max(wait, 0)/64 {
+			t.Errorf("after %s it is %s too late", wait, late)
+		}
+	}
+	if coarse(never, now) != never {
+		t.Error("never has come")
+	}
+}
