@@ -83,12 +83,12 @@ func under(key, name string) string {
 // homesOf are the blocks that have a key of this name: "" is the file as a whole. Of the blocks
 // in lists only those of routes count.
 func homesOf(name string) (blocks []string) {
-	plain := func(s string) string { return strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(s)) }
+	name = joinedWords(name)
 	var walk func(t reflect.Type, key string)
 	walk = func(t reflect.Type, key string) {
 		for f := range t.Fields() {
 			word := f.Tag.Get("yaml")
-			if plain(word) == plain(name) && word != "-" {
+			if joinedWords(word) == name && word != "-" {
 				blocks = append(blocks, key)
 			}
 			switch {
@@ -103,6 +103,11 @@ func homesOf(name string) (blocks []string) {
 	walk(reflect.TypeFor[Config](), "")
 	return blocks
 }
+
+// joinedWords returns a key without what may stand between its words, in lower case.
+func joinedWords(s string) string { return betweenWords.Replace(strings.ToLower(s)) }
+
+var betweenWords = strings.NewReplacer("_", "", "-", "")
 
 // unknownKey returns the hint for a key that a block does not have, and the full path of the key
 // that was meant, if it can be told.

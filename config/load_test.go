@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -178,6 +179,18 @@ func TestHostileFilesTakeLinearTime(t *testing.T) {
 		load(t, text)
 		if took := time.Since(began); took > 10*time.Second {
 			t.Errorf("%q and many of %q: %v", pattern.before, pattern.again, took)
+		}
+	}
+	// Thousands of different keys that are unknown: each has a hint.
+	for _, format := range []string{"k%d: 1\n", "authenticatio%d: 1\n", "authentication: {jwt: {k%d: 1}}\n", "a%d: {<<: *a}\n"} {
+		text := []byte("a: &a 1\n")
+		for n := 0; len(text) < maxFileBytes-50; n++ {
+			text = fmt.Appendf(text, format, n)
+		}
+		began := time.Now()
+		load(t, string(text))
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("many of %q: %v", format, took)
 		}
 	}
 }
