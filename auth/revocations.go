@@ -297,6 +297,19 @@ func (r *Revocations) Get(id string) (Revocation, bool) {
 	return v, known && v.inForce(r.now())
 }
 
+// Len returns how many revocations are in force.
+func (r *Revocations) Len() (n int) {
+	now := r.now()
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, v := range r.byID {
+		if v.inForce(now) {
+			n++
+		}
+	}
+	return n
+}
+
 // List returns the revocations in force, the oldest first.
 func (r *Revocations) List() []Revocation {
 	now := r.now()

@@ -222,6 +222,9 @@ func TestALaterLogoutTakesThePlaceOfTheOneBefore(t *testing.T) {
 		return v
 	}
 	logout(time.Minute)
+	if r.Len() != 1 {
+		t.Errorf("%d in force", r.Len())
+	}
 	if v := logout(0); !v.IssuedBefore.Equal(now.Add(time.Minute)) { // an older one that comes late
 		t.Errorf("%+v", v)
 	}

@@ -23,13 +23,13 @@ type reloadSummary struct {
 }
 
 // answerReload answers /reload.
-func (g *Gateway) answerReload(w http.ResponseWriter, r *http.Request) {
+func (g *Gateway) answerReload(w *changeWriter, r *http.Request) {
 	done, err := g.Reload(r.Context())
 	answerReloaded(w, done, err)
 }
 
 // answerCheck answers /check: what a reload of the configuration in the body would do.
-func (g *Gateway) answerCheck(w http.ResponseWriter, r *http.Request) {
+func (g *Gateway) answerCheck(w *changeWriter, r *http.Request) {
 	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxChange))
 	if err != nil {
 		writeProblem(w, http.StatusRequestEntityTooLarge, "the configuration is too long")

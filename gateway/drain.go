@@ -57,13 +57,13 @@ type drainSummary struct {
 
 // answerDrain begins a drain after which the process stays. One that lasts already is not
 // changed.
-func (g *Gateway) answerDrain(w http.ResponseWriter, _ *http.Request) {
+func (g *Gateway) answerDrain(w *changeWriter, _ *http.Request) {
 	g.drain(NewDeparture(g.Config().Session), false)
 	writeJSON(w, http.StatusAccepted, drainSummary{true, g.sessions.Len()})
 }
 
 // answerUndrain takes a drain back for the sessions that were not told yet.
-func (g *Gateway) answerUndrain(w http.ResponseWriter, _ *http.Request) {
+func (g *Gateway) answerUndrain(w *changeWriter, _ *http.Request) {
 	if !g.sessions.Undrain() {
 		writeProblem(w, http.StatusConflict, "the process is ending; this cannot be undone")
 		return

@@ -136,6 +136,8 @@ var (
 		nil, nil)
 	descNotShared = prometheus.NewDesc("omnia_gateway_cluster_changes_refused_total",
 		"Changes that are not shared because there are too many.", nil, nil)
+	descRevocations = prometheus.NewDesc("omnia_gateway_revocations", "Revocations in force.", nil, nil)
+
 	descBuild = prometheus.NewDesc("omnia_gateway_build_info", "Version and commit of the gateway.",
 		[]string{"version", "revision"}, nil)
 )
@@ -145,7 +147,8 @@ func (live) Describe(c chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descConnections, descRequests, descBytes, descMessages, descKeysAge, descKeys, descRefreshes, descClientKeys,
 		descClientFile, descRemembered, descTokenBytes,
-		descReady, descConfig, descCertificate, descCluster, descReplicas, descChanges, descPending, descNotShared, descBuild,
+		descReady, descConfig, descCertificate, descCluster, descReplicas, descChanges, descPending, descNotShared, descRevocations,
+		descBuild,
 	} {
 		c <- d
 	}
@@ -207,6 +210,7 @@ func (l live) Collect(c chan<- prometheus.Metric) {
 		gauge(descPending, float64(s.Pending))
 		counter(descNotShared, s.Refused)
 	}
+	gauge(descRevocations, float64(l.g.revoked.Len()))
 	made := buildinfo.Read()
 	gauge(descBuild, 1, made.Version, made.Revision)
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"errors"
@@ -119,23 +120,23 @@ func (g *Gateway) reloadOperators() error {
 
 // change wraps what changes state on the admin listener: it needs an operator's token, or, where
 // there are none, a listener on loopback. What was done is logged with who asked for it.
-func (g *Gateway) change(do http.HandlerFunc) http.HandlerFunc {
+func (g *Gateway) change(do func(*changeWriter, *http.Request)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		name, code := g.operator(r)
-		if code == 0 {
-			answer := &statusWriter{ResponseWriter: w}
+		name, refused := g.operator(r)
+		answer := &changeWriter{ResponseWriter: w}
+		switch refused {
+		case 0:
 			do(answer, r)
-			code = answer.code
-		} else {
-			if code == http.StatusUnauthorized {
-				w.Header().Set("WWW-Authenticate", `Bearer realm="omnia-gateway admin"`)
-			}
-			writeProblem(w, code, "this changes state: it needs a bearer token of admin.tokenFile")
+		case http.StatusUnauthorized:
+			w.Header().Set("WWW-Authenticate", `Bearer realm="omnia-gateway admin"`)
+			fallthrough
+		default:
+			writeProblem(answer, refused, "this changes state: it needs a bearer token of admin.tokenFile")
 		}
-		// The query is left out: it may name users. What a change has done is in its own log
-		// lines.
-		g.log.Info("operator", slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("status", code),
-			slog.String("operator", name), slog.String("remote", r.RemoteAddr))
+		// The query is left out: the change says itself what is worth knowing of it.
+		g.log.LogAttrs(context.Background(), slog.LevelInfo, "operator", append([]slog.Attr{
+			slog.String("method", r.Method), slog.String("path", r.URL.Path), slog.Int("status", answer.code),
+			slog.String("operator", name), slog.String("remote", r.RemoteAddr)}, answer.facts...)...)
 	}
 }
 
@@ -155,14 +156,24 @@ func (g *Gateway) operator(r *http.Request) (name string, refused int) {
 	return name, 0
 }
 
-// statusWriter remembers the status of an answer.
-type statusWriter struct {
+// changeWriter is the answer to a change, and what its log line says.
+type changeWriter struct {
 	http.ResponseWriter
-	code int
+	code  int
+	facts []slog.Attr // of what was done
+}
+
+// note adds facts to the log line, but those that are empty.
+func (w *changeWriter) note(facts ...slog.Attr) {
+	for _, f := range facts {
+		if f.Value.String() != "" {
+			w.facts = append(w.facts, f)
+		}
+	}
 }
 
 // WriteHeader remembers the status.
-func (w *statusWriter) WriteHeader(code int) {
+func (w *changeWriter) WriteHeader(code int) {
 	w.code = code
 	w.ResponseWriter.WriteHeader(code)
 }

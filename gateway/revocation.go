@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"time"
@@ -46,7 +47,7 @@ type revocationSummary struct {
 }
 
 // answerRevoke answers POST /revocations.
-func (g *Gateway) answerRevoke(w http.ResponseWriter, r *http.Request) {
+func (g *Gateway) answerRevoke(w *changeWriter, r *http.Request) {
 	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxChange))
 	if err != nil {
 		writeProblem(w, http.StatusRequestEntityTooLarge, "the revocation is too long")
@@ -58,7 +59,9 @@ func (g *Gateway) answerRevoke(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	body := revocationSummary{}
-	switch body.Revocation, body.Ended, err = g.revoke(v); {
+	body.Revocation, body.Ended, err = g.revoke(v)
+	w.note(slog.String("revocation", body.ID), slog.Int("sessions", body.Ended))
+	switch {
 	case errors.Is(err, auth.ErrTooManyRevocations):
 		writeProblem(w, http.StatusInsufficientStorage, err.Error())
 		return
@@ -89,8 +92,9 @@ func (g *Gateway) answerRevocation(w http.ResponseWriter, r *http.Request) {
 }
 
 // answerLift answers DELETE /revocations/{id}.
-func (g *Gateway) answerLift(w http.ResponseWriter, r *http.Request) {
+func (g *Gateway) answerLift(w *changeWriter, r *http.Request) {
 	v, there, err := g.revoked.Lift(chi.URLParam(r, "id"))
+	w.note(slog.String("revocation", v.ID))
 	if there {
 		g.shareRevocation(v)
 	}
@@ -131,7 +135,7 @@ func (n wanted) has(s *session.Session) bool {
 // answerEnd answers DELETE /sessions: it ends the sessions that all filters of the query name.
 // Without a filter, or with one that is not known, it ends none: a mistake must not end every
 // session.
-func (g *Gateway) answerEnd(w http.ResponseWriter, r *http.Request) {
+func (g *Gateway) answerEnd(w *changeWriter, r *http.Request) {
 	var n wanted
 	filters := map[string]*string{"issuer": &n.Issuer, "subject": &n.Subject, "agent": &n.Agent, "route": &n.Route}
 	query, err := url.ParseQuery(r.URL.RawQuery)
@@ -146,12 +150,17 @@ func (g *Gateway) answerEnd(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, http.StatusBadRequest, "name the sessions by issuer, subject, agent or route, each once and not empty")
 		return
 	}
-	writeJSON(w, http.StatusOK, g.endEverywhere(r.Context(), n))
+	done := g.endEverywhere(r.Context(), n)
+	w.note(slog.String("issuer", outcome.Clip(n.Issuer)), slog.String("subject", outcome.Clip(n.Subject)),
+		slog.String("agent", outcome.Clip(n.Agent)), slog.String("route", outcome.Clip(n.Route)), slog.Int("sessions", done.Ended))
+	writeJSON(w, http.StatusOK, done)
 }
 
 // answerEndOne answers DELETE /sessions/{id}.
-func (g *Gateway) answerEndOne(w http.ResponseWriter, r *http.Request) {
-	done := g.endEverywhere(r.Context(), wanted{Session: chi.URLParam(r, "id")})
+func (g *Gateway) answerEndOne(w *changeWriter, r *http.Request) {
+	id := chi.URLParam(r, "id")
+	done := g.endEverywhere(r.Context(), wanted{Session: id})
+	w.note(slog.String("session", outcome.Clip(id)), slog.Int("sessions", done.Ended))
 	if done.Ended == 0 && len(done.Missing) == 0 {
 		writeProblem(w, http.StatusNotFound, "there is no such session")
 		return

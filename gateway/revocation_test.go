@@ -95,6 +95,89 @@ func TestRevokedUsersAreEndedAndRefusedUntilItIsLifted(t *testing.T) {
 	}
 }
 
+func TestChangesAreLoggedWithWhoAskedAndWhatWasDone(t *testing.T) {
+	i := wstest.NewIssuer(t)
+	c := i.Config(listening(t, echoing))
+	c.Admin.TokenFile = filepath.Join(t.TempDir(), "tokens")
+	writeFile(t, c.Admin.TokenFile, []byte("carol carol-has-this-token\n"))
+	r := run(t, c)
+	r.connect("Authorization: Bearer " + i.Token())
+	id := r.sessions.List()[0].ID
+	const token = "carol-has-this-token"
+	body := `{"issuer":"` + wstest.IssuerName + `","subject":"bob"}`
+	if code, _ := r.post("POST", "/revocations", body, ""); code != 401 || len(r.revoked.List()) != 0 {
+		t.Errorf("without a token: %d", code)
+	}
+	if code, _ := r.post("GET", "/revocations", "", ""); code != 200 {
+		t.Errorf("reading: %d", code)
+	}
+	_, text := r.post("POST", "/revocations", body, token)
+	var v revocationSummary
+	if err := json.Unmarshal([]byte(text), &v); err != nil {
+		t.Fatal(err)
+	}
+	r.post("DELETE", "/revocations/"+v.ID, "", token)
+	r.post("DELETE", "/sessions?subject=bob&route=/x", "", token)
+	r.post("DELETE", "/sessions/"+id, "", token)
+	lines := r.log.lines(t, "operator")
+	for n, want := range []map[string]any{
+		{"operator": "", "status": 401.0, "path": "/revocations"},
+		{"operator": "carol", "status": 201.0, "path": "/revocations", "revocation": v.ID, "sessions": 0.0},
+		{"operator": "carol", "status": 204.0, "path": "/revocations/" + v.ID, "revocation": v.ID},
+		{"operator": "carol", "status": 200.0, "path": "/sessions", "subject": "bob", "route": "/x", "sessions": 0.0},
+		{"operator": "carol", "status": 200.0, "path": "/sessions/" + id, "session": id, "sessions": 1.0},
+	} {
+		if n >= len(lines) {
+			t.Fatalf("%d lines", len(lines))
+		}
+		for key, value := range want {
+			if lines[n][key] != value {
+				t.Errorf("%v: want %s %v", lines[n], key, value)
+			}
+		}
+		if remote, _ := lines[n]["remote"].(string); !strings.HasPrefix(remote, "127.0.0.1:") || lines[n]["agent"] != nil {
+			t.Errorf("%v", lines[n])
+		}
+	}
+}
+
+// A page that an operator visits can change nothing, with or without a token in a header.
+func TestPagesOfOtherOriginsChangeNothing(t *testing.T) {
+	i := wstest.NewIssuer(t)
+	c := i.Config(listening(t, echoing))
+	c.Admin.MetricsListen = "127.0.0.1:0"
+	r := run(t, c)
+	r.connect("Authorization: Bearer " + i.Token())
+	for _, line := range []string{"Origin: https://evil.example.com", "Sec-Fetch-Site: cross-site", "Host: evil.example.com"} {
+		name, value, _ := strings.Cut(line, ": ")
+		for _, ask := range [][3]string{
+			{"POST", "/revocations", `{"issuer":"` + wstest.IssuerName + `","subject":"alice"}`}, {"DELETE", "/sessions?subject=alice", ""},
+			{"GET", "/sessions", ""}, {"GET", "/revocations", ""}, {"POST", "/drain", ""}, {"POST", "/reload", ""}, {"GET", "/metrics", ""},
+		} {
+			for _, listener := range []net.Listener{r.admin, r.measures} {
+				req, err := http.NewRequest(ask[0], "http://"+listener.Addr().String()+ask[1], strings.NewReader(ask[2]))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if req.Header.Set(name, value); name == "Host" {
+					req.Host = value
+				}
+				resp, err := http.DefaultClient.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				if resp.StatusCode != 403 {
+					t.Errorf("%s: %s %s: %s", line, ask[0], ask[1], resp.Status)
+				}
+			}
+		}
+	}
+	if n := r.sessions.Len(); n != 1 || len(r.revoked.List()) != 0 {
+		t.Errorf("%d sessions, %+v", n, r.revoked.List())
+	}
+}
+
 func TestARevocationThatHasAMistakeRevokesNothing(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	c := i.Config(listening(t, echoing))

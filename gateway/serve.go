@@ -116,7 +116,7 @@ func (g *Gateway) Run(ctx context.Context, leave <-chan Departure) error {
 	g.warnOfCertificates()
 	log := g.log
 	if g.measures != nil {
-		server := g.operatorServer(ctx, g.metricsHandler())
+		server := g.operatorServer(ctx, guarded(g.config.Admin.Hosts, g.metricsHandler()))
 		wg.Go(func() { operators("metrics", server, g.measures) })
 		defer server.Close()
 		log = log.With("metrics", g.measures.Addr().String())
