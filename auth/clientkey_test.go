@@ -29,7 +29,7 @@ func keyed(t *testing.T, text string) (*Verifier, *Keys) {
 	c := config.DefaultAuthentication()
 	c.ClientKeys.File = keysFile(t, text)
 	keys := NewKeys(Options{})
-	v, err := New(c, 0, keys, nil)
+	v, err := New(c, maxToken, keys, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,6 +68,9 @@ func TestClientKeyIsJudged(t *testing.T) {
 		id, err := v.Verify(t.Context(), c, nil)
 		if reasonOf(err) != tt.want || err == nil && (id.Subject != tt.subject || id.ForwardToken) || err != nil && id != nil {
 			t.Errorf("%s in %q: %+v, %v; want %s", tt.key, tt.place, id, err, tt.want)
+		}
+		if strings.HasPrefix(tt.place, "query") && !strings.Contains(err.Error(), "a client key counts in Authorization") {
+			t.Errorf("%s in %q: %v", tt.key, tt.place, err)
 		}
 		if err != nil && strings.Contains(err.Error(), tt.key) && tt.place == inHeader {
 			t.Errorf("%s is in the error %v", tt.key, err)

@@ -148,6 +148,9 @@ func (v *Verifier) read(text string, t Trace) (*token, error) {
 	}
 	tok, err := parse(text)
 	if err != nil {
+		if v.clients != nil && isOpaque(text) {
+			return nil, outcome.Refuse(outcome.Malformed, "it is no JWT, and a client key counts in Authorization: Bearer alone")
+		}
 		return nil, outcome.Refuse(outcome.Malformed, err.Error())
 	}
 	t.trace("form", "a signed JWT of %d bytes, alg %s, kid %s", len(text), outcome.Brief(tok.alg), outcome.Brief(tok.kid))
