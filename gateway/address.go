@@ -82,6 +82,9 @@ func (d *dialer) reach(ctx context.Context, network, address string) (net.Conn, 
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
 	found, err := d.lookup(ctx, "ip", host)
+	if err == nil && len(found) == 0 {
+		err = &net.DNSError{Err: "no address", Name: host, IsNotFound: true}
+	}
 	if err != nil {
 		return nil, &net.OpError{Op: "dial", Net: network, Err: err}
 	}
@@ -89,12 +92,16 @@ func (d *dialer) reach(ctx context.Context, network, address string) (net.Conn, 
 	for _, a := range found {
 		all = append(all, netip.AddrPortFrom(a.Unmap(), uint16(port)))
 	}
-	return d.dead.first(ctx, all, func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
+	dial := func(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
 		return d.net.DialContext(ctx, network, a.String())
-	})
+	}
+	if len(all) == 1 { // as for a Service of Kubernetes
+		return dial(ctx, all[0])
+	}
+	return d.dead.first(ctx, all, dial)
 }
 
-// first dials addresses, of which there is one at least, until one answers. The error is that of
+// first dials addresses, of which there are some, until one answers. The error is that of
 // the first one that failed.
 func (d *deadAddresses) first(ctx context.Context, all []netip.AddrPort,
 	dial func(context.Context, netip.AddrPort) (net.Conn, error)) (net.Conn, error) {

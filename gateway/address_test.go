@@ -9,12 +9,14 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/internal/wstest"
+	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
 // far is an address that answers, or fails, after a time.
@@ -155,5 +157,14 @@ func TestAgentWithADeadAddressIsReachedByTheOther(t *testing.T) {
 		if took := time.Since(began); took > most {
 			t.Errorf("connection %d took %s", i, took)
 		}
+	}
+}
+
+func TestNameWithoutAnAddressIsUnreachable(t *testing.T) {
+	d := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}, newDeadAddresses())
+	d.lookup = func(context.Context, string, string) ([]netip.Addr, error) { return nil, nil }
+	_, err := d.handshake(t.Context(), offer("agent:80", nil), client())
+	if err == nil || outcome.RefusalOf(err).Reason != outcome.UpstreamUnreachable || !strings.Contains(err.Error(), "no address") {
+		t.Errorf("got %v", err)
 	}
 }
