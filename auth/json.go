@@ -67,7 +67,11 @@ func glance(text []byte, names ...string) ([]string, error) {
 	}
 	depth, members := 0, 0
 	for i := 0; i < len(text); i++ {
-		switch structure[text[i]] {
+		kind := structure[text[i]]
+		if kind == 0 { // most are, and a switch costs more
+			continue
+		}
+		switch kind {
 		case opening:
 			if depth++; depth > maxDepth {
 				return nil, errDeep
