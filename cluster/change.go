@@ -77,30 +77,27 @@ func parseChange(id, text string) (Change, error) {
 type changes struct {
 	mu      sync.Mutex
 	known   map[string]*entry
+	unsent  map[string]*entry // those of them that Redis does not have
+	swept   time.Time         // when those that are over were dropped
 	refused uint64
 
 	// Owned by sync.
-	since int64     // the order up to which Redis was read
-	read  time.Time // when all of it was
+	since  int64     // the order up to which Redis was read
+	read   time.Time // when all of it was
+	looked time.Time // when overlap was
 }
 
 // entry is a change that is known.
 type entry struct {
 	Change
-	pending bool // Redis does not have it
-	bare    bool // the body was given up
-	claim   bool // Once is storing it
+	bare  bool // the body was given up
+	claim bool // Once is storing it
 }
 
 func (c *changes) count() (known, pending int, refused uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, e := range c.known {
-		if e.pending {
-			pending++
-		}
-	}
-	return len(c.known), pending, c.refused
+	return len(c.known), len(c.unsent), c.refused
 }
 
 // Share makes a change known to all replicas, at the latest when Redis is back. It does not wait.
@@ -124,7 +121,8 @@ func (c *changes) share(ch *Change, most int) bool {
 		c.refused++
 		return false
 	}
-	c.known[ch.id()] = &entry{Change: *ch, pending: true}
+	e := &entry{Change: *ch}
+	c.known[ch.id()], c.unsent[ch.id()] = e, e
 	return true
 }
 
@@ -165,7 +163,9 @@ func (c *changes) claimed(ch Change, stored bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e := c.known[ch.id()]; e != nil && e.claim {
-		e.claim, e.pending = false, !stored
+		if e.claim = false; !stored {
+			c.unsent[ch.id()] = e
+		}
 	}
 }
 
@@ -197,12 +197,12 @@ func (c *Cluster) sync(ctx context.Context) {
 
 // exchange is one turn of sync.
 func (c *Cluster) exchange(ctx context.Context) error {
-	c.changes.forget(c.Now())
+	swept := c.changes.forget(c.Now())
 	if err := c.push(ctx); err != nil {
 		return err
 	}
 	whole := c.whole.Swap(false)
-	lost, err := c.pull(ctx, whole)
+	differs, err := c.pull(ctx, whole)
 	if err != nil {
 		if whole {
 			c.whole.Store(true)
@@ -221,7 +221,7 @@ func (c *Cluster) exchange(ctx context.Context) error {
 		default:
 		}
 		return c.push(ctx)
-	case lost && time.Since(c.changes.read) > overlap:
+	case swept && differs && time.Since(c.changes.read) > wholeAgain:
 		c.whole.Store(true)
 		c.rouse()
 	}
@@ -319,10 +319,8 @@ func (c *Cluster) push(ctx context.Context) error {
 func (c *changes) pending() (all []Change) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, e := range c.known {
-		if e.pending {
-			all = append(all, e.Change)
-		}
+	for _, e := range c.unsent {
+		all = append(all, e.Change)
 	}
 	slices.SortFunc(all, func(a, b Change) int { return a.Made.Compare(b.Made) })
 	return all
@@ -334,23 +332,30 @@ func (c *changes) stored(all []Change) {
 	defer c.mu.Unlock()
 	for _, ch := range all {
 		if e, known := c.known[ch.id()]; known && !e.newer(ch) {
-			e.settle()
+			c.settle(e)
 		}
 	}
 }
 
-// settle notes that Redis has the change.
-func (e *entry) settle() {
-	if e.pending = false; !e.Kind.kept() {
+// settle notes that Redis has a change. c.mu is held.
+func (c *changes) settle(e *entry) {
+	if delete(c.unsent, e.id()); !e.Kind.kept() {
 		e.Body, e.bare = nil, true
 	}
 }
 
-// forget drops what is over.
-func (c *changes) forget(now time.Time) {
+// forget drops what is over, now and then, and reports whether it did.
+func (c *changes) forget(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	maps.DeleteFunc(c.known, func(_ string, e *entry) bool { return !now.Before(e.Until) })
+	if now.Sub(c.swept) < look {
+		return false
+	}
+	c.swept = now
+	over := func(_ string, e *entry) bool { return !now.Before(e.Until) }
+	maps.DeleteFunc(c.known, over)
+	maps.DeleteFunc(c.unsent, over)
+	return true
 }
 
 // readScript returns Redis' time in microseconds, how many changes there are, the live replicas,
@@ -379,18 +384,25 @@ local over = redis.call('ZCOUNT', KEYS[3], '-inf', text(now))
 return {text(now), tostring(redis.call('HLEN', KEYS[1]) - over), redis.call('ZRANGE', KEYS[4], 0, -1), all}
 `)
 
-// overlap is how far back what was read is read again: a server that took over from another may
-// lack its last changes, and number new ones in their place.
-const overlap = time.Minute
+const (
+	// overlap is how far back what was read is read again now and then: a server that took over
+	// from another may lack its last changes, and number new ones in their place.
+	overlap = 15 * time.Second
+	// wholeAgain is how long after a whole read another may follow because the two sides differ.
+	wholeAgain = time.Minute
+)
 
 // pull reads the changes that Redis has: all of them if whole, else those that are new. After a
 // whole read, what Redis lacks is pending. It reports whether the two differ after the new ones
 // were read, as they do when Redis has lost data and kept its connections.
 func (c *Cluster) pull(ctx context.Context, whole bool) (differs bool, err error) {
-	since := max(c.changes.since-overlap.Microseconds(), 0)
-	seen := map[string]struct{}{}
-	if whole {
+	since, seen := c.changes.since, map[string]struct{}{}
+	switch {
+	case whole:
 		since = 0
+	case time.Since(c.changes.looked) > look:
+		since = max(since-overlap.Microseconds(), 0)
+		c.changes.looked = time.Now()
 	}
 	var there int64
 	for {
@@ -434,14 +446,14 @@ func (c *changes) learn(ch Change) bool {
 	e, known := c.known[ch.id()]
 	switch {
 	case known && e.Made.UnixMicro() == ch.Made.UnixMicro() && (e.bare || string(e.Body) == string(ch.Body)):
-		e.settle()
+		c.settle(e)
 		return false
 	case known && !ch.newer(e.Change):
 		return false
 	}
 	e = &entry{Change: ch}
-	e.settle()
 	c.known[ch.id()] = e
+	c.settle(e)
 	return true
 }
 
@@ -456,7 +468,7 @@ func (c *changes) mark(seen map[string]struct{}) {
 		if e.bare {
 			delete(c.known, id)
 		} else {
-			e.pending = true
+			c.unsent[id] = e
 		}
 	}
 }

@@ -1,8 +1,10 @@
 package cluster
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -239,6 +241,41 @@ func TestLeavingReplicaIsNotWaitedFor(t *testing.T) {
 	a.rouse()
 	wstest.Eventually(t, "two are left", func() bool { return slices.Equal(a.State().Replicas, []string{"a", "b"}) })
 	_ = b
+}
+
+// A service with many users renews all the time.
+func TestManyRenewalsCostLittle(t *testing.T) {
+	const many = 5000
+	s := redistest.Start(t)
+	a, b, c := joinOf(t, "a", at(s.Addr), 2*many), joinOf(t, "b", at(s.Addr), 2*many), joinOf(t, "c", at(s.Addr), 2*many)
+	ready(t, a, b, c)
+	claims := bytes.Repeat([]byte("x"), 1000)
+	began := time.Now()
+	for n := range many {
+		a.Share(Change{Kind: Renewal, Key: fmt.Sprint(n), Made: a.Now(), Until: a.Now().Add(time.Hour), Body: claims})
+	}
+	b.learns(Renewal, fmt.Sprint(many-1), string(claims))
+	wstest.Eventually(t, "all are stored", func() bool { return a.State().Pending == 0 })
+	t.Logf("%d renewals reached the others in %s", many, time.Since(began).Round(time.Millisecond))
+	stat := func() (calls int64) {
+		info := s.Client(t).Info(t.Context(), "commandstats").Val()
+		for line := range strings.Lines(info) {
+			if rest, ok := strings.CutPrefix(line, "cmdstat_hget:calls="); ok {
+				fmt.Sscan(strings.Split(rest, ",")[0], &calls)
+			}
+		}
+		return calls
+	}
+	before := stat()
+	for n := range 20 {
+		a.Share(Change{Kind: Renewal, Key: fmt.Sprint("late", n), Made: a.Now(), Until: a.Now().Add(time.Hour), Body: claims})
+		b.learns(Renewal, fmt.Sprint("late", n), string(claims))
+	}
+	// Each is looked for once when it is stored and once by each replica; beside that, at most
+	// what one look reads again.
+	if calls := stat() - before; calls > 3*many+20*5 {
+		t.Errorf("%d changes were looked at for 20 new ones", calls)
+	}
 }
 
 func FuzzParseChange(f *testing.F) {

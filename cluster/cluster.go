@@ -168,8 +168,11 @@ func New(r config.Redis, o Options) (*Cluster, error) {
 	c := &Cluster{
 		Options: o, keys: newKeys(r.KeyPrefix, o.Name),
 		wake: make(chan struct{}, 1), synced: make(chan struct{}),
-		changes: changes{known: map[string]*entry{}}, asked: asked{waiting: map[string]*inquiry{}, silent: map[string]time.Time{}},
-		leases: leases{released: map[string]map[string]time.Time{}, wake: make(chan struct{}, 1), lost: make(chan struct{}, 1)},
+		changes: changes{known: map[string]*entry{}, unsent: map[string]*entry{}},
+		asked:   asked{waiting: map[string]*inquiry{}, silent: map[string]time.Time{}},
+		leases: leases{
+			released: map[string]map[string]time.Time{}, wake: make(chan struct{}, 1), lost: make(chan struct{}, 1),
+		},
 	}
 	c.settle = sync.OnceFunc(func() { close(c.synced) })
 	c.redis = redis.NewUniversalClient(&redis.UniversalOptions{

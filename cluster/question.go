@@ -62,8 +62,8 @@ type inquiry struct {
 	done    chan struct{} // closed when none is waited for
 }
 
-// await notes that a question waits for replicas. One that was silent lately may answer, but is not
-// waited for: for a while after its end a replica is still taken for live.
+// await notes that a question waits for replicas. One that was silent lately may answer, but is
+// not waited for: for a while after its end a replica is still taken for live.
 func (a *asked) await(id string, replicas []string) *inquiry {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -171,7 +171,7 @@ func (g *Gateway) applyRevocation(body []byte) error {
 	}
 	news, err := g.revoked.Apply(v)
 	if news && !v.Lifted {
-		g.endRevoked(v)
+		g.endBarred(v) // the replica where it was made has logged it; here the sessions do
 	}
 	return err
 }

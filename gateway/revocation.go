@@ -33,10 +33,15 @@ func (g *Gateway) revoke(v auth.Revocation) (_ auth.Revocation, ended int, err e
 
 // endRevoked ends the live sessions that a revocation bars, and returns how many that were.
 func (g *Gateway) endRevoked(v auth.Revocation) int {
-	ended := g.sessions.End(func(s *session.Session) bool { return v.Bars(s.Judged().Identity) },
-		outcome.End(outcome.Revoked, "by revocation "+v.ID))
+	ended := g.endBarred(v)
 	g.log.Info("revoked", "revocation", v.ID, "issuer", outcome.Clip(v.Issuer), "logout", v.Logout, "until", v.Until, "sessions", ended)
 	return ended
+}
+
+// endBarred is endRevoked without its log line.
+func (g *Gateway) endBarred(v auth.Revocation) int {
+	return g.sessions.End(func(s *session.Session) bool { return v.Bars(s.Judged().Identity) },
+		outcome.End(outcome.Revoked, "by revocation "+v.ID))
 }
 
 // revocationSummary is the answer to POST /revocations.
