@@ -120,6 +120,11 @@ func measure(ctx context.Context, f flags) error {
 	if f.rounds < 1 || f.conns < 1 || f.messages < 4 || f.sessions < 1 {
 		return errors.New("-rounds, -conns and -sessions are at least 1, -messages at least 4")
 	}
+	if f.docs != "" { // half an hour must not be for nothing
+		if _, _, err := around(f.docs); err != nil {
+			return err
+		}
+	}
 	b := &bench{hybrid: f.hybrid, cores: runtime.NumCPU()}
 	if b.dir, err = os.MkdirTemp("", "omnia-gateway-bench-"); err != nil {
 		return err
@@ -151,15 +156,14 @@ func measure(ctx context.Context, f flags) error {
 		out.Results = append(out.Results, results...)
 	}
 	out.TLS = strings.Join(b.agreed, "; ")
-	if f.docs != "" {
-		if err := out.document(f.docs); err != nil {
-			return err
-		}
-	}
+	write := out.table
 	if f.json {
-		return out.json(os.Stdout)
+		write = out.json
 	}
-	return out.table(os.Stdout)
+	if err := write(os.Stdout); err != nil || f.docs == "" {
+		return err
+	}
+	return out.document(f.docs)
 }
 
 // prepare finds or builds the programs, and starts issuers and load process.

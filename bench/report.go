@@ -187,16 +187,25 @@ const (
 	tableEnd   = "<!-- bench: end -->"
 )
 
-// document puts the table into a Markdown file.
-func (r report) document(file string) error {
+// around returns what a Markdown file has before and after the table.
+func around(file string) (before, after string, err error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return err
+		return "", "", err
 	}
 	before, rest, ok := strings.Cut(string(text), tableBegin)
 	_, after, ended := strings.Cut(rest, tableEnd)
 	if !ok || !ended {
-		return fmt.Errorf("%s has no line %s with a line %s after it", file, tableBegin, tableEnd)
+		return "", "", fmt.Errorf("%s has no line %s with a line %s after it", file, tableBegin, tableEnd)
+	}
+	return before, after, nil
+}
+
+// document puts the table into a Markdown file.
+func (r report) document(file string) error {
+	before, after, err := around(file)
+	if err != nil {
+		return err
 	}
 	return os.WriteFile(file, []byte(before+tableBegin+"\n"+r.markdown()+tableEnd+after), 0o644)
 }
