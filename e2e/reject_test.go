@@ -13,9 +13,13 @@ import (
 // closing is a gateway whose route refuses WebSockets by a Close.
 func closing(t *testing.T, i *issuer, a *agent) *gateway {
 	t.Helper()
+	return start(t, closingRoute(i, a))
+}
+
+func closingRoute(i *issuer, a *agent) settings {
 	r := route("/my-agent", a.URL)
 	r["rejectWith"], r["requiredClaims"] = "close", []any{settings{"claim": "team", "values": []any{"*"}}}
-	return start(t, plain(i, a.URL).with("routes", []any{r, route("/plain", a.URL)}).with("limits.maxConnectionsPerUser", 1))
+	return plain(i, a.URL).with("routes", []any{r, route("/plain", a.URL)}).with("limits.maxConnectionsPerUser", 1)
 }
 
 // refusedByClose says a handshake that must be accepted, closed with a code and the word, and
@@ -76,6 +80,19 @@ func TestRefusalsByClose(t *testing.T) {
 
 	g.drained("POST", 202)
 	g.refusedByClose(t, 1013, 503, "drain", path, good)
+}
+
+// The gateway ends the connection as soon as the client has answered: a browser waits for that.
+func TestRefusedClientsDoNotWait(t *testing.T) {
+	i, a := newIssuer(t), newAgent(t, nil)
+	for _, secure := range []bool{false, true} {
+		g := startSecure(t, closingRoute(i, a), secure)
+		begun := time.Now()
+		g.refusedByClose(t, 3000, 401, "no-token", "/my-agent/ws")
+		if took := time.Since(begun); took > 2*time.Second {
+			t.Errorf("secure %v: the client waited %v for the end of the connection", secure, took)
+		}
+	}
 }
 
 func TestSubprotocolOfARefusal(t *testing.T) {

@@ -273,12 +273,9 @@ func (g *Gateway) register(x *exchange, kind session.Kind, stop func()) (*sessio
 // accept takes the client's connection over, answers 101 and joins the two sides. After an error
 // the client's connection is closed.
 func (g *Gateway) accept(x *exchange, s *session.Session, a *answer) (*relay.Relay, error) {
-	conn, buffered, err := http.NewResponseController(x.w).Hijack()
+	conn, buffered, err := x.hijack()
 	if err != nil {
 		return nil, err
-	}
-	if client := clientOf(x.r); client != nil {
-		conn = client.Conn
 	}
 	early := make([]byte, buffered.Reader.Buffered()) // a client may send frames without waiting for the 101
 	io.ReadFull(buffered.Reader, early)
@@ -303,6 +300,18 @@ func (g *Gateway) accept(x *exchange, s *session.Session, a *answer) (*relay.Rel
 		joined.End(e)
 	}
 	return joined, nil
+}
+
+// hijack takes the client's connection over from net/http, as listener or TLS has made it.
+func (x *exchange) hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(x.w).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if client := clientOf(x.r); client != nil {
+		conn = client.Conn
+	}
+	return conn, buffered, nil
 }
 
 // rules returns the rules of a relay for an admitted request.

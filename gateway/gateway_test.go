@@ -595,6 +595,42 @@ func TestAnswerOnAKeptConnectionHasATimeOfItsOwn(t *testing.T) {
 	})
 }
 
+func TestMaxDurationCutsAStreamOfEventsAndNoOtherAnswer(t *testing.T) {
+	i := wstest.NewIssuer(t)
+	const after = 200 * time.Millisecond
+	release := make(chan struct{})
+	c := i.Config(listening(t, asked(func(c net.Conn, r *http.Request) {
+		if r.URL.Path == "/events" {
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+			io.Copy(io.Discard, c)
+			return
+		}
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha")
+		<-release
+		io.WriteString(c, "lf")
+	})))
+	c.Session.MaxDuration = after
+	r := run(t, c)
+	ask := func(path string) io.Reader {
+		e := r.dial()
+		e.Say([]byte("GET /my-agent" + path + " HTTP/1.1\r\nHost: gateway.test\r\nAuthorization: Bearer " + i.Token() + "\r\n\r\n"))
+		return e.Answer().Body
+	}
+	begun := time.Now()
+	file, events := ask("/file"), ask("/events")
+	if _, err := io.ReadAll(events); err == nil {
+		t.Error("the stream came to an end that looks whole")
+	}
+	if took := time.Since(begun); took < after {
+		t.Errorf("the stream was cut after %v", took)
+	}
+	close(release)
+	if b, err := io.ReadAll(file); string(b) != "half" || err != nil {
+		t.Errorf("the file was cut: %q, %v", b, err)
+	}
+	wstest.Eventually(t, "logged", func() bool { return strings.Contains(r.log.String(), "the answer was cut: max-duration") })
+}
+
 // A stream of events is a session: it is listed, the agent and the client know its id, and a drain
 // ends it when its turn comes. Any other answer may come to its own end.
 func TestStreamOfEventsIsASession(t *testing.T) {

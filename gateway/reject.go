@@ -35,7 +35,7 @@ func (g *Gateway) reject(x *exchange, refusal *outcome.Refusal) bool {
 	if g.rejecting.Add(1) > maxRejecting {
 		return false
 	}
-	conn, buffered, err := http.NewResponseController(x.w).Hijack()
+	conn, buffered, err := x.hijack()
 	if err != nil {
 		return false
 	}
