@@ -186,10 +186,10 @@ func (w *way) keep(b []byte) {
 	p := w.walk.pace
 	if w.held = p != nil && p.wait > 0 && len(b) > 0; w.held {
 		w.rest = w.m.now + p.wait
-		if w.hold == nil {
+		if w.carry = b; w.hold == nil { // else it lies there already
 			w.hold = backlogs.Get().(*[]byte)
+			w.carry = append((*w.hold)[:0], b...)
 		}
-		w.carry = append((*w.hold)[:0], b...)
 		return
 	}
 	w.begun = append(w.begun[:0], b...)
