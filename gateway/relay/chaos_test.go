@@ -73,7 +73,10 @@ func chaos(t *testing.T, src *rand.Rand, rules Rules) {
 	versions := []uint16{0, tls.VersionTLS12, tls.VersionTLS13}
 	version := versions[src.IntN(3)]
 	if src.IntN(3) == 0 { // what goes to the agent is held every few milliseconds
-		rules.FromClient = Pace{MessagesPerSecond: 20_000, MessagesBurst: 100, CountBinary: true, BytesPerSecond: 64 << 20, BytesBurst: 100_000}
+		rules.FromClient = Pace{
+			MessagesPerSecond: 20_000, MessagesBurst: 100, CountBinary: true,
+			BytesPerSecond: 64 << 20, BytesBurst: 100_000,
+		}
 	}
 	client, outerClient := connect(t, version, true)
 	agent, outerAgent := connect(t, versions[src.IntN(3)], false)
