@@ -29,13 +29,10 @@ type oauthError struct {
 func (g *Gateway) answerLogout(x *exchange) {
 	ended, err := g.logout(x)
 	if err != nil {
-		refusal := outcome.RefusalOf(err)
+		refusal, kind := outcome.RefusalOf(err), "server_error"
 		if refusal.Reason.Status() < http.StatusInternalServerError {
+			kind = "invalid_request"
 			g.refused.add(x.pass.Client, x.policy.Config().Limits.RefusedPerIP) // a stranger's attempt, as a refused token is
-		}
-		kind := "invalid_request"
-		if refusal.Reason.Status() >= http.StatusInternalServerError {
-			kind = "server_error"
 		}
 		// 400 for a logout that was understood and failed, too (§2.8).
 		writeJSON(x.w, http.StatusBadRequest, oauthError{kind, refusal.Reason})
@@ -64,7 +61,7 @@ func (g *Gateway) logout(x *exchange) (ended int, err error) {
 	_, ended, err = g.revoke(l.Revocation)
 	if errors.Is(err, auth.ErrTooManyRevocations) {
 		g.spent.Forget(l)
-		return 0, &outcome.Refusal{Reason: outcome.InternalError, Err: err}
+		return 0, &outcome.Refusal{Reason: outcome.TooManyRevocations, Err: err}
 	}
 	return ended, nil // of a file that cannot be written, revoke has told the operator
 }

@@ -149,7 +149,7 @@ func TestALogoutThatFindsNoRoomCanBeRepeated(t *testing.T) {
 	r := run(t, c)
 	v := r.revokes(`{"issuer":"` + wstest.IssuerName + `","subject":"bob"}`)
 	token := form(logoutTokenOf(i))
-	if code, _, failed := r.logsOut(formType, token); code != 400 || failed.Error != "server_error" {
+	if code, _, failed := r.logsOut(formType, token); code != 400 || failed != (oauthError{"server_error", outcome.TooManyRevocations}) {
 		t.Errorf("%d %+v", code, failed)
 	}
 	r.post("DELETE", "/revocations/"+v.ID, "", "")

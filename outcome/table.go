@@ -61,6 +61,7 @@ const (
 	TooManyUserConnections Reason = "too-many-user-connections"
 	TooManyAddrConnections Reason = "too-many-address-connections"
 	TooManyRefused         Reason = "too-many-refused-tokens"
+	TooManyRevocations     Reason = "too-many-revocations" // for a logout
 	UpstreamUnreachable    Reason = "upstream-unreachable"
 	UpstreamTimeout        Reason = "upstream-timeout"
 	UpstreamBadHandshake   Reason = "upstream-bad-handshake"
@@ -176,6 +177,7 @@ var table = [...]row{
 	{reason: TooManyUserConnections, status: 429, retryAfter: 30},
 	{reason: TooManyAddrConnections, status: 429, retryAfter: 30},
 	{reason: TooManyRefused, status: 429, retryAfter: 1},
+	{reason: TooManyRevocations, status: 507},
 	{reason: UpstreamUnreachable, status: 502},
 	{reason: UpstreamTimeout, status: 504},
 	{reason: UpstreamBadHandshake, status: 502},
