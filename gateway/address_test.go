@@ -97,7 +97,7 @@ func TestDeadAddressesAreBounded(t *testing.T) {
 	if len(d.until) != maxDead {
 		t.Errorf("%d addresses", len(d.until))
 	}
-	d.add(at(0), now.Add(deadLasts)) // by then all others are old
+	d.add(at(3*maxDead), now.Add(deadLasts)) // by then all others are old
 	if len(d.until) != 1 {
 		t.Errorf("%d addresses, want the new one alone", len(d.until))
 	}

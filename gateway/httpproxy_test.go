@@ -159,7 +159,7 @@ func (c throttled) Read(b []byte) (int, error) {
 // A peer that takes 30 KB/s lives for as long as it does: no more is taken in that time than a part
 // of what would make its socket writable.
 func TestSlowButSteadyPeerOfPlainHTTPLives(t *testing.T) {
-	const stall, lives = 2 * time.Second, 8 * time.Second
+	const stall, lives = 5 * time.Second, 15 * time.Second
 	pair := wstest.KeyPair(t, 1, time.Now().Add(time.Hour))
 	slowly := func(c net.Conn) net.Conn {
 		c.(*net.TCPConn).SetReadBuffer(16 << 10) // else the window opens in steps that take seconds

@@ -88,6 +88,7 @@ func TestBadConfigurationChangesNothing(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	c := i.Config(listening(t, echoing))
 	r := fromFile(t, c)
+	wstest.Eventually(t, "keys", r.ready)
 	before := r.Config()
 	for name, change := range map[string]func(*config.Config){
 		"invalid":                 func(c *config.Config) { c.Routes[0].Path = "no slash" },
