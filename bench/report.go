@@ -61,6 +61,9 @@ func spreadOf(v []float64) spread {
 }
 
 func (s spread) String() string {
+	if s.low == s.high {
+		return short(s.median)
+	}
 	return fmt.Sprintf("%s (%s–%s)", short(s.median), short(s.low), short(s.high))
 }
 

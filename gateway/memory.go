@@ -40,8 +40,8 @@ func giveBack(ctx context.Context, ticks <-chan time.Time, stir func() (times, l
 
 const (
 	// spare is how much garbage there may be before it is collected, even if there is less live
-	// data. Handshakes leave almost nothing but garbage: with Go's own least of 4 MiB, one of
-	// fifty would cause a collection.
+	// data. Handshakes leave almost nothing but garbage: with Go's own least of 4 MiB for both,
+	// one of some thirty over TLS would cause a collection.
 	spare = 16 << 20
 	// normal is the garbage that Go allows, in percent of the live data.
 	normal = 100
