@@ -38,9 +38,15 @@ func (o *operator) running(c *cobra.Command) {
 // ask sends a request and decodes its answer into out, unless that is nil. The error tells what the
 // gateway has answered, if it refused; a 422 is decoded as well.
 func (o *operator) ask(c *cobra.Command, method, path string, body, out any) error {
+	_, err := o.askAll(c, method, path, body, out)
+	return err
+}
+
+// askAll is ask, and returns the headers of the answer too.
+func (o *operator) askAll(c *cobra.Command, method, path string, body, out any) (http.Header, error) {
 	addr, err := o.address(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var content io.Reader
 	switch b := body.(type) {
@@ -50,18 +56,18 @@ func (o *operator) ask(c *cobra.Command, method, path string, body, out any) err
 	default:
 		text, err := json.Marshal(b)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		content = bytes.NewReader(text)
 	}
 	r, err := http.NewRequestWithContext(c.Context(), method, "http://"+addr+path, content)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if o.tokenFile != "" {
 		token, err := firstToken(o.tokenFile)
 		if err != nil {
-			return fmt.Errorf("--admin-token-file: %w", err)
+			return nil, fmt.Errorf("--admin-token-file: %w", err)
 		}
 		r.Header.Set("Authorization", "Bearer "+token)
 	}
@@ -71,24 +77,24 @@ func (o *operator) ask(c *cobra.Command, method, path string, body, out any) err
 		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err
 		}
-		return fmt.Errorf("no answer from an admin listener on %s: %w", addr, err)
+		return nil, fmt.Errorf("no answer from an admin listener on %s: %w", addr, err)
 	}
 	defer answer.Body.Close()
 	text, err := io.ReadAll(answer.Body)
 	if err != nil {
-		return fmt.Errorf("admin listener on %s: %w", addr, err)
+		return nil, fmt.Errorf("admin listener on %s: %w", addr, err)
 	}
 	if answer.StatusCode/100 != 2 && answer.StatusCode != http.StatusUnprocessableEntity {
 		var problem struct{ Detail string }
 		if json.Unmarshal(text, &problem); problem.Detail == "" {
-			return fmt.Errorf("admin listener on %s: %s", addr, answer.Status)
+			return nil, fmt.Errorf("admin listener on %s: %s", addr, answer.Status)
 		}
-		return fmt.Errorf("admin listener on %s: %s: %s", addr, answer.Status, problem.Detail)
+		return nil, fmt.Errorf("admin listener on %s: %s: %s", addr, answer.Status, problem.Detail)
 	}
-	if out == nil || len(text) == 0 {
-		return nil
+	if out != nil && len(text) > 0 {
+		err = json.Unmarshal(text, out)
 	}
-	return json.Unmarshal(text, out)
+	return answer.Header, err
 }
 
 // address returns where the admin listener is.

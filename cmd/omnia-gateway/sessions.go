@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -18,6 +19,8 @@ import (
 // liveSession is what a person is shown of a session.
 type liveSession struct {
 	Session, Kind, Route, Agent, Issuer, Subject, Client string
+
+	Replica string // "": the gateway is the only one
 
 	Start   time.Time
 	Expires *time.Time
@@ -71,13 +74,17 @@ func newSessionsList() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List the live sessions",
-		Long: "List prints the live sessions, the longest first, or with -o json all that /sessions tells of each.\n" +
-			"Several filters must all be true.",
+		Long: "List prints the live sessions of all replicas, the longest first, or with -o json all that /sessions\n" +
+			"tells of each. Several filters must all be true.",
 		Args: takes(0),
 		RunE: func(c *cobra.Command, _ []string) error {
 			var all []json.RawMessage
-			if err := running.ask(c, "GET", "/sessions", nil, &all); err != nil {
+			header, err := running.askAll(c, "GET", "/sessions?cluster=true", nil, &all)
+			if err != nil {
 				return err
+			}
+			if missing := header.Get("X-Gateway-Missing-Replicas"); missing != "" {
+				fmt.Fprintln(c.ErrOrStderr(), "note: no answer from these replicas, whose sessions are missing:", missing)
 			}
 			found, shown := []json.RawMessage{}, []liveSession{}
 			for _, raw := range all {
@@ -105,13 +112,21 @@ func newSessionsList() *cobra.Command {
 // could do something to a terminal.
 func printSessions(w io.Writer, all []liveSession, now time.Time) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "SESSION\tKIND\tROUTE\tAGENT\tSUBJECT\tCLIENT\tAGE\tEXPIRES IN")
+	columns := []string{"SESSION", "KIND", "ROUTE", "AGENT", "SUBJECT", "CLIENT", "AGE", "EXPIRES IN"}
+	several := slices.ContainsFunc(all, func(s liveSession) bool { return s.Replica != "" })
+	if several {
+		columns = append(columns, "REPLICA")
+	}
+	fmt.Fprintln(table, strings.Join(columns, "\t"))
 	for _, s := range all {
 		left := "never"
 		if s.Expires != nil {
 			left = s.Expires.Sub(now).Round(time.Second).String()
 		}
 		cells := []string{s.Session, s.Kind, s.Route, s.Agent, s.Subject, s.Client, now.Sub(s.Start).Round(time.Second).String(), left}
+		if several {
+			cells = append(cells, s.Replica)
+		}
 		for n, cell := range cells {
 			cells[n] = shown(cell)
 		}
@@ -154,9 +169,15 @@ func newSessionsEnd() *cobra.Command {
 			}
 			var faults []error
 			for _, path := range paths {
-				var answer struct{ Ended int }
+				var answer struct {
+					Ended   int
+					Missing []string
+				}
 				faults = append(faults, running.ask(c, "DELETE", path, nil, &answer))
-				all.Ended += answer.Ended
+				if all.Ended += answer.Ended; len(answer.Missing) > 0 {
+					missing := strings.Join(answer.Missing, ", ")
+					fmt.Fprintln(c.ErrOrStderr(), "note: no answer from these replicas, which will hear of it:", missing)
+				}
 			}
 			if form == asJSON {
 				faults = append(faults, printJSON(c.OutOrStdout(), all))
