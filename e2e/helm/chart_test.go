@@ -245,12 +245,16 @@ func TestValuesOfTheDocsRender(t *testing.T) {
 	if len(blocks) == 0 {
 		t.Fatal("no values in docs/kubernetes.md")
 	}
-	for _, block := range blocks {
+	args := []string{"template", "omnia-gateway", chart, "--kube-version", "1.37"}
+	for i, block := range blocks {
 		file := filepath.Join(t.TempDir(), "values.yaml")
 		if err := os.WriteFile(file, block[1], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if out, ok := run(t, "template", "omnia-gateway", chart, "--kube-version", "1.37", "--values", file); !ok {
+		if i == 0 { // the first block is whole, the others add to it
+			args = append(args, "--values", file)
+		}
+		if out, ok := run(t, append(args, "--values", file)...); !ok {
 			t.Errorf("%s with\n%s", out, block[1])
 		}
 	}
