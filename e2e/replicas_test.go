@@ -316,10 +316,7 @@ func TestOperatorEndsSessionsOfAllReplicas(t *testing.T) {
 		bob[n].echoes("hello")
 	}
 	again := everywhere(t, all, i, "alice") // they are not barred
-	line := all[2].log.with("msg", "ended", "reason", "ended", "subject", "alice")
-	if len(line) != 1 {
-		t.Errorf("%d lines", len(line))
-	}
+	all[2].awaitLine("msg", "ended", "reason", "ended", "subject", "alice")
 	var sessions []struct{ Session, Subject, Replica string }
 	_, body := all[1].ask("/sessions?cluster=true")
 	if err := json.Unmarshal([]byte(body), &sessions); err != nil {
