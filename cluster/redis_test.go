@@ -63,11 +63,12 @@ func TestRedisClusterOfThreeNodes(t *testing.T) {
 	}
 }
 
-// The rights that the documentation asks for are enough, and no more than the keys and channels
-// of the prefix.
+// rights are those that docs/sessions.md asks for.
 const rights = "+eval +evalsha +script|load +hget +hset +hdel +hlen +zadd +zrem +zrange +zrevrange +zrangebyscore +zremrangebyscore " +
 	"+zcard +zcount +zscore +pexpire +pexpireat +time +set +getdel +publish +subscribe +ping"
 
+// The documented rights are enough, and no more than the keys and channels
+// of the prefix.
 func TestPasswordAndRightsOfAnAccessList(t *testing.T) {
 	s := redistest.Start(t)
 	rules := strings.Fields("on >secret resetkeys resetchannels ~omnia-gateway:* &omnia-gateway:* -@all " + rights)

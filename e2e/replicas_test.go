@@ -1,10 +1,12 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -118,6 +120,21 @@ func TestSessionsOfAllReplicasAreShown(t *testing.T) {
 	if code, _ := all[0].ask("/sessions?cluster=maybe"); code != http.StatusBadRequest {
 		t.Errorf("cluster=maybe: %d", code)
 	}
+	shell := func() (string, string) {
+		var out, notes bytes.Buffer
+		list := exec.Command(binary, "sessions", "list", "--admin", all[0].admin)
+		list.Stdout, list.Stderr = &out, &notes
+		if err := list.Run(); err != nil {
+			t.Errorf("sessions list: %v: %s", err, notes.String())
+		}
+		return out.String(), notes.String()
+	}
+	out, notes := shell()
+	for m, g := range all {
+		if !strings.Contains(out, fmt.Sprint("user", m)) || !strings.Contains(out, g.cluster(t).Replica) || notes != "" {
+			t.Errorf("sessions list does not show replica %d:\n%s%s", m, out, notes)
+		}
+	}
 	redis.Kill() // each goes on alone, and says so
 	for _, g := range all {
 		eventually(t, "alone", func() bool { return !g.cluster(t).Connected })
@@ -135,6 +152,9 @@ func TestSessionsOfAllReplicasAreShown(t *testing.T) {
 	defer r.Body.Close()
 	if missing := r.Header.Get("X-Gateway-Missing-Replicas"); missing == "" {
 		t.Error("the replicas that were not asked are not named")
+	}
+	if out, notes := shell(); strings.Contains(out, "user1") || !strings.Contains(notes, all[1].cluster(t).Replica) {
+		t.Errorf("sessions list without Redis:\n%s%s", out, notes)
 	}
 	all[0].connect(t, "/my-agent/ws", i.bearer(t, "sub", "late")).echoes("hello")
 }
