@@ -254,12 +254,12 @@ func (r *ride) call() {
 	}
 	r.called = true
 	if l.inbox = append(l.inbox, r); len(l.inbox) == 1 {
-		l.file.SetReadDeadline(long) // Go's poller wakes the lane without a system call
+		l.file.SetReadDeadline(longAgo) // Go's poller wakes the lane without a system call
 	}
 }
 
-// long is a time that has passed long ago.
-var long = time.Unix(1, 0)
+// longAgo is a time that has passed.
+var longAgo = time.Unix(1, 0)
 
 func (r *ride) enqueue() {
 	if !r.queued {
