@@ -56,6 +56,7 @@ func TestSomeGarbageMayWait(t *testing.T) {
 			collectLater(ctx, ticks, func() uint64 { return live }, set)
 			close(over)
 		}()
+		synctest.Wait()
 		for _, step := range []struct {
 			live          uint64
 			percent, sets int

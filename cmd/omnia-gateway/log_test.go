@@ -33,6 +33,13 @@ func (s *slow) Write(b []byte) (int, error) {
 	return s.text.Write(b)
 }
 
+// written returns what has been written so far.
+func (s *slow) written() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
 func TestEveryLineIsWrittenInOrder(t *testing.T) {
 	out := &slow{}
 	l := newLines(config.Log{Format: "text", Level: "info"}, out)
@@ -116,7 +123,7 @@ func TestLinesOfARushAreWrittenTogether(t *testing.T) {
 			t.Helper()
 			l.Write([]byte(line))
 			synctest.Wait()
-			if got := out.text.String(); got != want {
+			if got := out.written(); got != want {
 				t.Errorf("after line %s there is %q, want %q", line, got, want)
 			}
 		}
@@ -129,7 +136,7 @@ func TestLinesOfARushAreWrittenTogether(t *testing.T) {
 		say("4", "1234") // after a pause a line does not wait
 		say("5", "1234")
 		l.Close()
-		if got := out.text.String(); got != "12345" {
+		if got := out.written(); got != "12345" {
 			t.Errorf("%q in the end", got)
 		}
 	})
