@@ -190,7 +190,7 @@ func (i *issuer) held(name string, claims Claims) held {
 	case map[string]any:
 		return held{what: "an object"}
 	case string:
-		if !slices.Contains(i.SpaceDelimitedClaims, name) {
+		if !i.Splits(name) {
 			return held{scalars: []scalar{{textKind, v}}}
 		}
 		h := held{what: "a text of spaces"}

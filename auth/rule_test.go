@@ -227,12 +227,19 @@ func TestSpaceDelimitedClaimsOfAnIssuer(t *testing.T) {
 		claims string
 		want   bool
 	}{
+		{nil, `{"scp":"a b"}`, false},
 		{[]string{"scope", "permission"}, `{"scp":"a b"}`, false},
 		{[]string{"scp"}, `{"scp":"a b"}`, true},
 		{[]string{"scp"}, `{"scp":["x b","b"]}`, true},
 		{[]string{"scp"}, `{"scp":["x b"]}`, false},
+		{nil, `{"scope":"a b"}`, true}, // these two always, as in Istio
+		{[]string{}, `{"permission":"a b"}`, true},
+		{[]string{"scp"}, `{"scope":"a b"}`, true},
+		{[]string{"scp"}, `{"permission":"a b"}`, true},
+		{[]string{"scp"}, `{"Scope":"a b"}`, false},
 	} {
-		v := requiring(require("scp", "b"), nil)
+		claim, _, _ := strings.Cut(strings.TrimPrefix(c.claims, `{"`), `"`)
+		v := requiring(require(claim, "b"), nil)
 		v.byName[issuerName].SpaceDelimitedClaims = c.names
 		if err := v.Rules(nil).Check(identity(t, c.claims), nil, nil); (err == nil) != c.want {
 			t.Errorf("%v, %s: %v", c.names, c.claims, err)

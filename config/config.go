@@ -13,6 +13,7 @@ package config
 import (
 	"net/netip"
 	"reflect"
+	"slices"
 	"time"
 )
 
@@ -348,8 +349,8 @@ type JWT struct {
 	// PrincipalClaim names the claim that is the user, or is a list of several, of which the first
 	// that is not empty counts. Default sub.
 	PrincipalClaim ClaimNames `yaml:"principalClaim" env:"JWT_PRINCIPAL_CLAIM"`
-	// SpaceDelimitedClaims are the claims whose text is a list with spaces between the elements.
-	// Default scope and permission.
+	// SpaceDelimitedClaims are further claims whose text is a list with spaces between the
+	// elements. scope and permission always are.
 	SpaceDelimitedClaims []string `yaml:"spaceDelimitedClaims" env:"JWT_SPACE_DELIMITED_CLAIMS"`
 	// RequiredClaims are asked of this issuer's tokens, in addition to those of
 	// authentication.authorization.
@@ -375,6 +376,11 @@ type JWT struct {
 	InsecureHTTP bool `yaml:"insecureHTTP" env:"JWT_INSECURE_HTTP"`
 	// Algorithms are those accepted; the default is all that are supported.
 	Algorithms []string `yaml:"algorithms" env:"JWT_ALGORITHMS"`
+}
+
+// Splits reports whether the text of a claim is a list with spaces between the elements.
+func (j JWT) Splits(claim string) bool {
+	return claim == "scope" || claim == "permission" || slices.Contains(j.SpaceDelimitedClaims, claim)
 }
 
 // Discovers reports whether the issuer is asked where its keys are.
@@ -717,7 +723,7 @@ func DefaultJWT() JWT {
 		FromParams:           []string{"access_token"},
 		FromSubprotocols:     []string{"bearer", "base64url.bearer.authorization.k8s.io"},
 		PrincipalClaim:       ClaimNames{"sub"},
-		SpaceDelimitedClaims: []string{"scope", "permission"},
+		SpaceDelimitedClaims: []string{},
 		Fetch:                Fetch{Timeout: 10 * time.Second, Interval: 10 * time.Minute},
 		ClockSkew:            60 * time.Second,
 		RequireExpiration:    true,

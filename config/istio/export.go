@@ -145,13 +145,8 @@ func (e *exporter) jwtRule(key string, j config.JWT) config.Mapping {
 	if j.OutputPayloadToHeader != "" {
 		add("outputPayloadToHeader", j.OutputPayloadToHeader)
 	}
-	if usual := config.DefaultJWT().SpaceDelimitedClaims; !slices.Equal(j.SpaceDelimitedClaims, usual) {
-		if len(j.SpaceDelimitedClaims) > 0 {
-			add("spaceDelimitedClaims", list(j.SpaceDelimitedClaims))
-		}
-		if slices.ContainsFunc(usual, func(claim string) bool { return !slices.Contains(j.SpaceDelimitedClaims, claim) }) {
-			e.lost(key+".spaceDelimitedClaims", "Istio always splits %s, too", strings.Join(usual, " and "))
-		}
+	if len(j.SpaceDelimitedClaims) > 0 {
+		add("spaceDelimitedClaims", list(j.SpaceDelimitedClaims))
 	}
 	if j.Timeout != 0 {
 		add("timeout", j.Timeout)

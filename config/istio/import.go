@@ -195,8 +195,8 @@ func (i *importer) jwtRule(key string, rule node) config.JWT {
 	}
 	j.JWKS, j.OutputPayloadToHeader = f["jwks"].text(), f["outputPayloadToHeader"].text()
 	if n := f["spaceDelimitedClaims"]; n.there() {
-		for _, claim := range n.texts() { // in addition to the two that are always split, and not instead
-			if !slices.Contains(j.SpaceDelimitedClaims, claim) {
+		for _, claim := range n.texts() {
+			if !j.Splits(claim) {
 				j.SpaceDelimitedClaims = append(j.SpaceDelimitedClaims, claim)
 			}
 		}

@@ -133,7 +133,7 @@ func generateIssuer(r *rand.Rand, n int) config.JWT {
 		j.Fetch.Interval = time.Hour
 	}
 	j.OutputPayloadToHeader = pick(r, "", "", "x-jwt-payload")
-	j.SpaceDelimitedClaims = pick(r, j.SpaceDelimitedClaims, []string{"groups"}, []string{"scope", "permission", "scp"}, []string{})
+	j.SpaceDelimitedClaims = pick(r, j.SpaceDelimitedClaims, []string{"groups"}, []string{"scp", "team"})
 	j.PrincipalClaim = pick(r, j.PrincipalClaim, []string{"email", "sub"})
 	if r.IntN(4) == 0 {
 		j.RequiredClaims = config.RequiredClaims{{Claim: "azp", Values: []config.ClaimValue{"cli"}}}
