@@ -120,16 +120,16 @@ func TestSessionsOfAllReplicasAreShown(t *testing.T) {
 	if code, _ := all[0].ask("/sessions?cluster=maybe"); code != http.StatusBadRequest {
 		t.Errorf("cluster=maybe: %d", code)
 	}
-	shell := func() (string, string) {
+	shell := func(args ...string) (string, string) {
 		var out, notes bytes.Buffer
-		list := exec.Command(binary, "sessions", "list", "--admin", all[0].admin)
-		list.Stdout, list.Stderr = &out, &notes
-		if err := list.Run(); err != nil {
-			t.Errorf("sessions list: %v: %s", err, notes.String())
+		sessions := exec.Command(binary, append(append([]string{"sessions"}, args...), "--admin", all[0].admin)...)
+		sessions.Stdout, sessions.Stderr = &out, &notes
+		if err := sessions.Run(); err != nil {
+			t.Errorf("sessions %v: %v: %s", args, err, notes.String())
 		}
 		return out.String(), notes.String()
 	}
-	out, notes := shell()
+	out, notes := shell("list")
 	for m, g := range all {
 		if !strings.Contains(out, fmt.Sprint("user", m)) || !strings.Contains(out, g.cluster(t).Replica) || notes != "" {
 			t.Errorf("sessions list does not show replica %d:\n%s%s", m, out, notes)
@@ -153,8 +153,21 @@ func TestSessionsOfAllReplicasAreShown(t *testing.T) {
 	if missing := r.Header.Get("X-Gateway-Missing-Replicas"); missing == "" {
 		t.Error("the replicas that were not asked are not named")
 	}
-	if out, notes := shell(); strings.Contains(out, "user1") || !strings.Contains(notes, all[1].cluster(t).Replica) {
+	if out, notes := shell("list"); strings.Contains(out, "user1") || !strings.Contains(notes, all[1].cluster(t).Replica) {
 		t.Errorf("sessions list without Redis:\n%s%s", out, notes)
+	}
+	var ended struct {
+		Ended   int
+		Missing []string
+	}
+	out, notes = shell("end", "--subject", "user0", "-o", "json")
+	if err := json.Unmarshal([]byte(out), &ended); err != nil || ended.Ended != 1 || len(ended.Missing) != 2 {
+		t.Errorf("sessions end without Redis: %v\n%s", err, out)
+	}
+	for _, name := range ended.Missing {
+		if !strings.Contains(notes, name) {
+			t.Errorf("sessions end says %q, and %s is missing", notes, name)
+		}
 	}
 	all[0].connect(t, "/my-agent/ws", i.bearer(t, "sub", "late")).echoes("hello")
 }

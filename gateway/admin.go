@@ -2,9 +2,13 @@ package gateway
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/pprof"
+	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -76,8 +80,9 @@ type issuerSummary struct {
 func (g *Gateway) answerReady(w http.ResponseWriter, _ *http.Request) {
 	body := readiness{Ready: g.ready(), Draining: g.sessions.Leaving(), Issuers: []issuerSummary{}}
 	loaded, failed := g.reloads.state()
-	if body.Config.Loaded = loaded; failed != nil {
-		body.Config.Problems = problemsOf(failed)
+	body.Config.Loaded = loaded
+	if err := errors.Join(failed, g.operators.problem()); err != nil {
+		body.Config.Problems = problemsOf(err)
 	}
 	for _, i := range g.policy.Load().Issuers() {
 		s := issuerSummary{Issuer: i.Issuer, KeysURL: i.KeysURL, Keys: i.Keys, Skipped: i.Skipped, Error: i.LastError}
@@ -113,16 +118,31 @@ type sessionSummary struct {
 	MessagesOut uint64     `json:"messages_out"`
 }
 
-// answerSessions answers GET /sessions: with this gateway's, or with those of all replicas.
+// answerSessions answers GET /sessions: with this gateway's, or with those of all replicas, that
+// all filters of the query name.
 func (g *Gateway) answerSessions(w http.ResponseWriter, r *http.Request) {
-	switch everywhere := r.URL.Query().Get("cluster"); everywhere {
-	case "", "false":
-		writeJSON(w, http.StatusOK, g.summaries())
-	case "true":
-		g.answerAllSessions(w, r)
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	everywhere := query["cluster"]
+	delete(query, "cluster")
+	n, known := filtersOf(query)
+	var all []sessionSummary
+	switch {
+	case err != nil || !known:
+		writeProblem(w, http.StatusBadRequest, "the query may have cluster, issuer, subject, agent and route, each once and not empty")
+		return
+	case everywhere == nil, slices.Equal(everywhere, []string{"false"}):
+		all = g.summaries()
+	case slices.Equal(everywhere, []string{"true"}):
+		var missing []string
+		if all, missing = g.allSummaries(r.Context()); len(missing) > 0 {
+			w.Header().Set("X-Gateway-Missing-Replicas", strings.Join(missing, ", "))
+		}
 	default:
 		writeProblem(w, http.StatusBadRequest, "cluster is true or false")
+		return
 	}
+	all = slices.DeleteFunc(all, func(s sessionSummary) bool { return !n.name(s.Session, s.Issuer, s.Subject, s.Agent, s.Route) })
+	writeJSON(w, http.StatusOK, all)
 }
 
 // summaries returns the live sessions of this gateway, the longest first.

@@ -36,6 +36,23 @@ func TestOperatorsSeeSessionsAndIssuers(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 
+	for query, want := range map[string]int{
+		"": 2, "subject=bob": 1, "subject=bob&cluster=true": 1, "route=/my-agent&cluster=false": 2, "agent=x": 0,
+		"issuer=" + wstest.IssuerName: 2, "subject=bob&route=/x": 0,
+	} {
+		code, body := get(t, r.AdminAddr(), "/sessions?"+query)
+		if err := json.Unmarshal([]byte(body), &sessions); err != nil || code != http.StatusOK || len(sessions) != want {
+			t.Errorf("%q: %d %s", query, code, body)
+		}
+	}
+	for _, query := range []string{
+		"user=bob", "subject=", "subject=a&subject=b", "session=x", "cluster=maybe", "cluster=", "cluster=true&cluster=true", "a;b", "%zz",
+	} {
+		if code, body := get(t, r.AdminAddr(), "/sessions?"+query); code != http.StatusBadRequest {
+			t.Errorf("%q: %d %s", query, code, body)
+		}
+	}
+
 	code, body = get(t, r.AdminAddr(), "/readyz")
 	var ready readiness
 	if err := json.Unmarshal([]byte(body), &ready); err != nil || code != http.StatusOK || !ready.Ready || ready.Draining ||

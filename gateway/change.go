@@ -25,7 +25,7 @@ type reloadSummary struct {
 // answerReload answers /reload.
 func (g *Gateway) answerReload(w *changeWriter, r *http.Request) {
 	done, err := g.Reload(r.Context())
-	answerReloaded(w, done, err)
+	g.answerReloaded(w, done, err)
 }
 
 // answerCheck answers /check: what a reload of the configuration in the body would do.
@@ -41,15 +41,15 @@ func (g *Gateway) answerCheck(w *changeWriter, r *http.Request) {
 		problems = c.Validate()
 	}
 	if len(problems) > 0 {
-		answerReloaded(w, Reloaded{}, problems)
+		g.answerReloaded(w, Reloaded{}, problems)
 		return
 	}
 	done, err := g.Preview(&c)
-	answerReloaded(w, done, err)
+	g.answerReloaded(w, done, err)
 }
 
 // answerReloaded writes what a reload has done, or 422 with why it was not done.
-func answerReloaded(w http.ResponseWriter, done Reloaded, err error) {
+func (g *Gateway) answerReloaded(w http.ResponseWriter, done Reloaded, err error) {
 	body := reloadSummary{Sessions: done.Sessions, Ending: done.Ending, NoKeys: done.Waiting, Notes: done.Notes}
 	if body.Ending == nil {
 		body.Ending = map[outcome.Reason]int{}
@@ -58,6 +58,7 @@ func answerReloaded(w http.ResponseWriter, done Reloaded, err error) {
 		writeJSON(w, http.StatusOK, body)
 		return
 	}
+	body.Sessions = g.sessions.Len()
 	if restart := (*RestartError)(nil); errors.As(err, &restart) {
 		body.NeedStart = restart.Keys
 	}

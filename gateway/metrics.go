@@ -125,7 +125,7 @@ var (
 		"Memory of the verified tokens that are remembered, about.", nil, nil)
 	descReady  = prometheus.NewDesc("omnia_gateway_ready", "1 when new connections are welcome.", nil, nil)
 	descConfig = prometheus.NewDesc("omnia_gateway_config_in_use",
-		"1 when the configuration files are in use, 0 when they hold what could not be loaded.", nil, nil)
+		"1 when the configuration and the operators' tokens are in use, 0 when their files hold what could not be loaded.", nil, nil)
 	descCertificate = prometheus.NewDesc("omnia_gateway_certificate_expiry_seconds", "When the certificate ends, in seconds since 1970.",
 		nil, nil)
 	descCluster = prometheus.NewDesc("omnia_gateway_cluster_connected",
@@ -191,7 +191,7 @@ func (l live) Collect(c chan<- prometheus.Metric) {
 	}
 	gauge(descReady, ready)
 	inUse := 1.0
-	if _, failed := l.g.reloads.state(); failed != nil {
+	if _, failed := l.g.reloads.state(); failed != nil || l.g.operators.problem() != nil {
 		inUse = 0
 	}
 	gauge(descConfig, inUse)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -29,6 +28,7 @@ type operators struct {
 type operatorFile struct {
 	sum  [sha256.Size]byte
 	list []operator
+	err  error // why list is of an older content
 }
 
 // operator is one line of the token file. The token itself is not kept.
@@ -37,8 +37,8 @@ type operator struct {
 	token [sha256.Size]byte
 }
 
-// load reads the file again and reports whether it has brought anything new. An error changes
-// nothing and is given once for each content.
+// load reads the file again, and reports whether that has brought anything new and why what it
+// holds is not in use. A bad file changes nothing; one without a token leaves no operator.
 func (o *operators) load() (changed bool, err error) {
 	if o.file == "" {
 		return false, nil
@@ -50,20 +50,28 @@ func (o *operators) load() (changed bool, err error) {
 	sum := sha256.Sum256(text)
 	before := o.current.Load()
 	if before != nil && before.sum == sum {
-		return false, nil
+		return false, before.err
 	}
 	next := &operatorFile{sum: sum}
 	if err == nil {
 		next.list, err = readOperators(text)
 	}
-	if err != nil {
-		if before != nil {
-			o.current.Store(&operatorFile{sum, before.list})
-		}
-		return false, fmt.Errorf("admin.tokenFile: %w", err)
+	switch {
+	case err != nil && before == nil:
+		next.err = fmt.Errorf("admin.tokenFile: %w", err)
+	case err != nil:
+		next.list, next.err = before.list, fmt.Errorf("admin.tokenFile: the old tokens stay: %w", err)
 	}
 	o.current.Store(next)
-	return true, nil
+	return true, next.err
+}
+
+// problem returns why what the file holds is not in use.
+func (o *operators) problem() error {
+	if o.file == "" {
+		return nil
+	}
+	return o.current.Load().err
 }
 
 // readOperators reads a token file: on each line a name and a token, or a token alone. Empty
@@ -89,9 +97,6 @@ func readOperators(text []byte) (list []operator, err error) {
 	if err := lines.Err(); err != nil {
 		return nil, err
 	}
-	if list == nil {
-		return nil, errors.New("no token in it")
-	}
 	return list, nil
 }
 
@@ -106,16 +111,26 @@ func (o *operators) find(token string) (name string, ok bool) {
 	return name, ok
 }
 
-// reloadOperators reads the token file again. A bad one changes nothing and is reported.
+// reloadOperators reads the token file again. A bad one changes nothing and is reported, in the log
+// once.
 func (g *Gateway) reloadOperators() error {
 	changed, err := g.operators.load()
 	switch {
+	case !changed:
 	case err != nil:
 		g.log.Error("operators' tokens not reloaded; the old ones stay", "err", err.Error())
-	case changed:
+	default:
 		g.log.Info("operators' tokens reloaded")
+		g.warnOfNoOperator()
 	}
 	return err
+}
+
+// warnOfNoOperator logs that no change is possible, if that is so.
+func (g *Gateway) warnOfNoOperator() {
+	if g.operators.file != "" && len(g.operators.current.Load().list) == 0 {
+		g.log.Warn("no operator: admin.tokenFile has no token, and every change is refused")
+	}
 }
 
 // change wraps what changes state on the admin listener: it needs an operator's token, or, where

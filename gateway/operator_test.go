@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -18,8 +19,8 @@ func TestTokenFiles(t *testing.T) {
 		{"alice " + token, "alice", ""},
 		{token, "operator", ""},
 		{"# who may\n\nalice " + token + "\n\tbob\t" + token + "x\r\n", "alice bob", ""},
-		{"", "", "no token in it"},
-		{"# only this\n", "", "no token in it"},
+		{"", "", ""},
+		{"# only this\n", "", ""},
 		{"alice short", "", "line 1: a token of less than 16 characters"},
 		{"\nalice " + token + " more", "", "line 2: more than a name and a token"},
 		{strings.Repeat("x", 1<<20), "", "bufio.Scanner: token too long"},
@@ -87,8 +88,17 @@ func TestChangesNeedAnOperatorsToken(t *testing.T) {
 	wstest.Eventually(t, "the bad file reported", func() bool {
 		return len(r.log.lines(t, "operators' tokens not reloaded; the old ones stay")) == 1
 	})
-	if code, _ := r.post("POST", "/reload", "", "alice-has-this-token"); code != http.StatusOK {
-		t.Errorf("the old token is gone: %d", code)
+	for range 2 { // as long as it is bad
+		code, body := r.post("POST", "/reload", "", "alice-has-this-token")
+		if code != http.StatusUnprocessableEntity || !strings.Contains(body, "admin.tokenFile: the old tokens stay: line 1: ") {
+			t.Errorf("with the old token: %d %s", code, body)
+		}
+	}
+	if _, body := get(t, r.AdminAddr(), "/readyz"); !strings.Contains(body, "admin.tokenFile: the old tokens stay: line 1: ") {
+		t.Errorf("/readyz: %s", body)
+	}
+	if _, body := get(t, r.AdminAddr(), "/metrics"); !strings.Contains(body, "omnia_gateway_config_in_use 0") {
+		t.Error("the metric does not know of the bad file")
 	}
 	writeFile(t, c.Admin.TokenFile, []byte("carol carol-has-another-one\n"))
 	wstest.Eventually(t, "the new token", func() bool {
@@ -98,6 +108,42 @@ func TestChangesNeedAnOperatorsToken(t *testing.T) {
 	if code, _ := r.post("POST", "/reload", "", "alice-has-this-token"); code != http.StatusUnauthorized {
 		t.Errorf("the old token still works: %d", code)
 	}
+	if _, body := get(t, r.AdminAddr(), "/readyz"); strings.Contains(body, "problems") {
+		t.Errorf("/readyz after the good file: %s", body)
+	}
+}
+
+func TestEmptiedTokenFileWithdrawsEveryRightAndAVanishedOneNone(t *testing.T) {
+	c := wstest.NewIssuer(t).Config("agent.invalid")
+	c.Admin.TokenFile = filepath.Join(t.TempDir(), "tokens")
+	const token = "0123456789abcdef"
+	writeFile(t, c.Admin.TokenFile, []byte(token))
+	r := run(t, c)
+	answers := func(want int) {
+		t.Helper()
+		wstest.Eventually(t, "the status", func() bool {
+			code, _ := r.post("DELETE", "/sessions?subject=none", "", token)
+			return code == want
+		})
+	}
+	if err := os.Remove(c.Admin.TokenFile); err != nil {
+		t.Fatal(err)
+	}
+	code, body := r.post("POST", "/reload", "", token)
+	if code != http.StatusUnprocessableEntity || !strings.Contains(body, "old tokens stay") {
+		t.Errorf("without the file: %d %s", code, body)
+	}
+	answers(http.StatusOK)
+	writeFile(t, c.Admin.TokenFile, []byte("# on holiday\n"))
+	answers(http.StatusUnauthorized)
+	if len(r.log.lines(t, "no operator: admin.tokenFile has no token, and every change is refused")) != 1 {
+		t.Error("the log does not say so")
+	}
+	writeFile(t, c.Admin.TokenFile, []byte(token))
+	answers(http.StatusOK)
+	writeFile(t, c.Admin.TokenFile, nil)
+	answers(http.StatusUnauthorized)
+	run(t, c) // it starts so, too: an emptied file must not keep a restart from clients
 }
 
 func TestWithoutTokensOnlyLoopbackMayChange(t *testing.T) {

@@ -89,6 +89,7 @@ func TestBadConfigurationChangesNothing(t *testing.T) {
 	c := i.Config(listening(t, echoing))
 	r := fromFile(t, c)
 	wstest.Eventually(t, "keys", r.ready)
+	r.connect("Authorization: Bearer " + i.Token())
 	before := r.Config()
 	for name, change := range map[string]func(*config.Config){
 		"invalid":                 func(c *config.Config) { c.Routes[0].Path = "no slash" },
@@ -101,7 +102,7 @@ func TestBadConfigurationChangesNothing(t *testing.T) {
 		change(&next)
 		save(t, &next)
 		done := r.reloaded("/reload", "", 422)
-		if len(done.Problems) != 1 || name == "invalid" && done.Problems[0].Text == "" ||
+		if len(done.Problems) != 1 || done.Sessions != 1 || name == "invalid" && done.Problems[0].Text == "" ||
 			name != "invalid" && !strings.HasPrefix(done.NeedStart[0], name) {
 			t.Errorf("%s: %+v", name, done)
 		}

@@ -7,9 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -333,23 +331,21 @@ func (g *Gateway) holders() (all []cluster.Holder) {
 	return all
 }
 
-// answerAllSessions answers GET /sessions?cluster=true. A replica that does not answer in time is
-// named in a header.
-func (g *Gateway) answerAllSessions(w http.ResponseWriter, r *http.Request) {
-	all := g.summaries()
-	if g.replicas != nil {
-		own(all, g.replicas.Name)
-		answers, missing := askOthers[[]sessionSummary](r.Context(), g, askSessions, nil)
-		for replica, theirs := range answers {
-			own(theirs, replica)
-			all = append(all, theirs...)
-		}
-		if len(missing) > 0 {
-			w.Header().Set("X-Gateway-Missing-Replicas", strings.Join(missing, ", "))
-		}
-		slices.SortFunc(all, func(a, b sessionSummary) int { return a.Start.Compare(b.Start) })
+// allSummaries returns the live sessions of all replicas, the longest first, and the replicas that
+// did not answer in time.
+func (g *Gateway) allSummaries(ctx context.Context) (all []sessionSummary, missing []string) {
+	all = g.summaries()
+	if g.replicas == nil {
+		return all, nil
 	}
-	writeJSON(w, http.StatusOK, all)
+	own(all, g.replicas.Name)
+	answers, missing := askOthers[[]sessionSummary](ctx, g, askSessions, nil)
+	for replica, theirs := range answers {
+		own(theirs, replica)
+		all = append(all, theirs...)
+	}
+	slices.SortFunc(all, func(a, b sessionSummary) int { return a.Start.Compare(b.Start) })
+	return all, missing
 }
 
 // own notes whose the sessions are.

@@ -125,33 +125,37 @@ type wanted struct {
 	Route   string `json:"route,omitempty"`
 }
 
-// has reports whether s is one of them.
+// has reports whether s is one of them. Without a filter none is: a mistake must not end every
+// session.
 func (n wanted) has(s *session.Session) bool {
-	for _, f := range [][2]string{
-		{n.Session, s.ID}, {n.Issuer, s.Issuer()}, {n.Subject, s.Subject()}, {n.Agent, s.Case.Agent}, {n.Route, s.Case.Route},
-	} {
-		if f[0] != "" && f[0] != f[1] {
-			return false
+	return n != wanted{} && n.name(s.ID, s.Issuer(), s.Subject(), s.Case.Agent, s.Case.Route)
+}
+
+// name reports whether all filters name a session.
+func (n wanted) name(id, issuer, subject, agent, route string) bool {
+	is := func(want, have string) bool { return want == "" || want == have }
+	return is(n.Session, id) && is(n.Issuer, issuer) && is(n.Subject, subject) && is(n.Agent, agent) && is(n.Route, route)
+}
+
+// filtersOf returns the filters of a query. They are not known if one of them is not, is empty or
+// stands twice.
+func filtersOf(query url.Values) (n wanted, known bool) {
+	filters := map[string]*string{"issuer": &n.Issuer, "subject": &n.Subject, "agent": &n.Agent, "route": &n.Route}
+	for name, values := range query {
+		if filters[name] == nil || len(values) != 1 || values[0] == "" {
+			return wanted{}, false
 		}
+		*filters[name] = values[0]
 	}
-	return n != wanted{}
+	return n, true
 }
 
 // answerEnd answers DELETE /sessions: it ends the sessions that all filters of the query name.
-// Without a filter, or with one that is not known, it ends none: a mistake must not end every
-// session.
+// Without a filter, or with one that is not known, it ends none.
 func (g *Gateway) answerEnd(w *changeWriter, r *http.Request) {
-	var n wanted
-	filters := map[string]*string{"issuer": &n.Issuer, "subject": &n.Subject, "agent": &n.Agent, "route": &n.Route}
 	query, err := url.ParseQuery(r.URL.RawQuery)
-	good := err == nil && len(query) > 0
-	for name, values := range query {
-		good = good && filters[name] != nil && len(values) == 1 && values[0] != ""
-		if good {
-			*filters[name] = values[0]
-		}
-	}
-	if !good {
+	n, known := filtersOf(query)
+	if err != nil || !known || len(query) == 0 {
 		writeProblem(w, http.StatusBadRequest, "name the sessions by issuer, subject, agent or route, each once and not empty")
 		return
 	}
@@ -163,6 +167,10 @@ func (g *Gateway) answerEnd(w *changeWriter, r *http.Request) {
 
 // answerEndOne answers DELETE /sessions/{id}.
 func (g *Gateway) answerEndOne(w *changeWriter, r *http.Request) {
+	if r.URL.RawQuery != "" {
+		writeProblem(w, http.StatusBadRequest, "a session that is named by its id takes no filters")
+		return
+	}
 	id := chi.URLParam(r, "id")
 	done := g.endEverywhere(r.Context(), wanted{Session: id})
 	w.note(slog.String("session", outcome.Clip(id)), slog.Int("sessions", done.Ended))

@@ -362,6 +362,11 @@ func TestOperatorsEndTheSessionsThatTheyName(t *testing.T) {
 	if n := r.ends("/sessions?subject=alice&route=/other"); n != 0 {
 		t.Errorf("%d ended", n)
 	}
+	for _, query := range []string{"?subject=alice", "?x"} { // it may mean another session
+		if code, body := r.post("DELETE", "/sessions/0123"+query, "", ""); code != http.StatusBadRequest {
+			t.Errorf("an id and %s: %d %s", query, code, body)
+		}
+	}
 	if code, body := r.post("DELETE", "/sessions/0123", "", ""); code != http.StatusNotFound {
 		t.Errorf("%d %s", code, body)
 	}

@@ -114,6 +114,7 @@ func (g *Gateway) Run(ctx context.Context, leave <-chan Departure) error {
 	}
 	wg.Go(func() { operators("admin", admin, g.admin) })
 	g.warnOfCertificates()
+	g.warnOfNoOperator()
 	log := g.log
 	if g.measures != nil {
 		server := g.operatorServer(ctx, guarded(g.config.Admin.Hosts, g.metricsHandler()))

@@ -22,6 +22,8 @@ type revocation struct {
 	IssuedBefore time.Time `json:"issuedBefore,omitzero"`
 	Until        time.Time `json:"until,omitzero"`
 	Logout       bool      `json:"logout,omitempty"`
+	Created      time.Time `json:"created,omitzero"`
+	Changed      time.Time `json:"changed,omitzero"`
 }
 
 func newRevoke() *cobra.Command {

@@ -47,12 +47,6 @@ func (f *filters) query() url.Values {
 	return query
 }
 
-// take reports whether all filters choose s.
-func (f *filters) take(s liveSession) bool {
-	is := func(want, have string) bool { return want == "" || want == have }
-	return is(f.issuer, s.Issuer) && is(f.subject, s.Subject) && is(f.agent, s.Agent) && is(f.route, s.Route)
-}
-
 func newSessions() *cobra.Command {
 	list := newSessionsList()
 	c := &cobra.Command{
@@ -78,26 +72,24 @@ func newSessionsList() *cobra.Command {
 			"tells of each. Several filters must all be true.",
 		Args: takes(0),
 		RunE: func(c *cobra.Command, _ []string) error {
-			var all []json.RawMessage
-			header, err := running.askAll(c, "GET", "/sessions?cluster=true", nil, &all)
+			query := chosen.query()
+			query.Set("cluster", "true")
+			all := []json.RawMessage{}
+			header, err := running.askAll(c, "GET", "/sessions?"+query.Encode(), nil, &all)
 			if err != nil {
 				return err
 			}
 			if missing := header.Get("X-Gateway-Missing-Replicas"); missing != "" {
 				fmt.Fprintln(c.ErrOrStderr(), "note: no answer from these replicas, whose sessions are missing:", missing)
 			}
-			found, shown := []json.RawMessage{}, []liveSession{}
-			for _, raw := range all {
-				var s liveSession
-				if err := json.Unmarshal(raw, &s); err != nil {
+			if form == asJSON {
+				return printJSON(c.OutOrStdout(), all)
+			}
+			shown := make([]liveSession, len(all))
+			for n, raw := range all {
+				if err := json.Unmarshal(raw, &shown[n]); err != nil {
 					return fmt.Errorf("/sessions: %w", err)
 				}
-				if chosen.take(s) {
-					found, shown = append(found, raw), append(shown, s)
-				}
-			}
-			if form == asJSON {
-				return printJSON(c.OutOrStdout(), found)
 			}
 			return printSessions(c.OutOrStdout(), shown, time.Now())
 		},
@@ -151,7 +143,8 @@ func newSessionsEnd() *cobra.Command {
 		Use:   "end [SESSION…]",
 		Short: "End live sessions",
 		Long: "End ends the sessions with these ids, or those that all filters choose, with 1000 \"ended\". Their\n" +
-			"clients may connect again; omnia-gateway revoke keeps them out.",
+			"clients may connect again; omnia-gateway revoke keeps them out. Replicas that have given no answer\n" +
+			"are named; they end their sessions when they are back.",
 		RunE: func(c *cobra.Command, ids []string) error {
 			query := chosen.query()
 			if (len(ids) == 0) == (len(query) == 0) {
@@ -164,20 +157,22 @@ func newSessionsEnd() *cobra.Command {
 			for _, id := range ids {
 				paths = append(paths, "/sessions/"+url.PathEscape(id))
 			}
-			var all struct {
-				Ended int `json:"ended"`
+			type summary struct {
+				Ended   int      `json:"ended"`
+				Missing []string `json:"missing,omitempty"` // replicas that gave no answer
 			}
+			var all summary
 			var faults []error
 			for _, path := range paths {
-				var answer struct {
-					Ended   int
-					Missing []string
-				}
+				var answer summary
 				faults = append(faults, running.ask(c, "DELETE", path, nil, &answer))
-				if all.Ended += answer.Ended; len(answer.Missing) > 0 {
-					missing := strings.Join(answer.Missing, ", ")
-					fmt.Fprintln(c.ErrOrStderr(), "note: no answer from these replicas, which will hear of it:", missing)
-				}
+				all.Ended += answer.Ended
+				all.Missing = append(all.Missing, answer.Missing...)
+			}
+			slices.Sort(all.Missing)
+			if all.Missing = slices.Compact(all.Missing); len(all.Missing) > 0 {
+				missing := strings.Join(all.Missing, ", ")
+				fmt.Fprintln(c.ErrOrStderr(), "note: no answer from these replicas, which will hear of it:", missing)
 			}
 			if form == asJSON {
 				faults = append(faults, printJSON(c.OutOrStdout(), all))
