@@ -2,6 +2,8 @@ package gateway
 
 import (
 	"context"
+	"runtime"
+	"runtime/debug"
 	gometrics "runtime/metrics"
 	"time"
 )
@@ -42,7 +44,7 @@ const (
 	// spare is how much garbage there may be before it is collected, even if there is less live
 	// data. Handshakes leave almost nothing but garbage: with Go's own least of 4 MiB for both,
 	// one of some thirty over TLS would cause a collection.
-	spare = 16 << 20
+	spare = 8 << 20
 	// normal is the garbage that Go allows, in percent of the live data.
 	normal = 100
 )
@@ -81,4 +83,11 @@ func liveBytes() uint64 {
 	sample := []gometrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	gometrics.Read(sample)
 	return sample[0].Value.Uint64()
+}
+
+// freeAll returns all memory that is not in use to the system. What waits in a sync.Pool is garbage
+// after two collections, not after one.
+func freeAll() {
+	runtime.GC()
+	debug.FreeOSMemory()
 }

@@ -61,8 +61,8 @@ func TestSomeGarbageMayWait(t *testing.T) {
 			live          uint64
 			percent, sets int
 		}{
-			{0, 400, 2}, {4 * mib, 400, 2}, {4*mib + mib/2, 400, 2}, // a little more changes nothing
-			{8 * mib, 200, 3}, {16 * mib, 100, 4}, {1 << 40, 100, 4}, {2 * mib, 400, 5},
+			{0, 200, 2}, {4 * mib, 200, 2}, {4*mib + mib/2, 200, 2}, // a little more changes nothing
+			{8 * mib, 100, 3}, {16 * mib, 100, 3}, {1 << 40, 100, 3}, {2 * mib, 200, 4},
 		} {
 			live = step.live
 			select {

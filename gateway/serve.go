@@ -88,7 +88,7 @@ func (g *Gateway) Run(ctx context.Context, leave <-chan Departure) error {
 	wg.Go(func() {
 		quiet := time.NewTicker(quietFor)
 		defer quiet.Stop()
-		giveBack(ctx, quiet.C, g.stir, debug.FreeOSMemory)
+		giveBack(ctx, quiet.C, g.stir, freeAll)
 	})
 	wg.Go(func() {
 		look := time.NewTicker(quietFor)
