@@ -176,6 +176,11 @@ func (l *loader) decodeVariable(text string, v reflect.Value, key string) bool {
 		}
 		return true
 	}
+	if isQuoted(text) { // its first and its last item would have one quote each
+		what, hint := leftover(text)
+		l.problem(at, key, what, hint)
+		return false
+	}
 	if strings.HasPrefix(text, "[") {
 		root, ok := parseYAML(text, func(int, int, string, string) {
 			// The parser's words may repeat the value.
@@ -242,14 +247,16 @@ func decodeItems[E any, L ~[]E](l *loader, list *L, key, text, separator, exampl
 	for item := range strings.SplitSeq(text, separator) {
 		item = strings.TrimSpace(item)
 		e, ok := read(item)
+		at, hint := index(key, len(*list)), "write the list like "+example
+		if strings.Contains(item, other) {
+			separated := fmt.Sprintf("entries are separated by %q", separator)
+			l.unsplit[at], hint = separated, separated+": "+hint
+			l.notes = append(l.notes, fmt.Sprintf("%s: %s has %q in one of its entries; %s", l.variable, key, other, separated))
+		}
 		if item == "" || !ok {
-			l.problem(Place{Name: l.variable}, fmt.Sprintf("%s[%d]", key, len(*list)), "not readable", "write the list like "+example)
+			l.problem(Place{Name: l.variable}, at, "not readable", hint)
 			l.bad[key] = true
 			good = false
-		}
-		if strings.Contains(item, other) {
-			l.notes = append(l.notes, fmt.Sprintf("%s: %s has %q in one of its entries; entries are separated by %q", l.variable, key,
-				other, separator))
 		}
 		*list = append(*list, e)
 	}

@@ -178,19 +178,25 @@ func TestEveryVariableIsReadIntoItsKey(t *testing.T) {
 			continue // of all routes, which has a test of its own
 		}
 		var c Config
-		at := reflect.ValueOf(&c).Elem()
-		for name := range strings.SplitSeq(v.key, ".") {
-			for f := range at.Type().Fields() {
-				if f.Tag.Get("yaml") == name {
-					at = at.FieldByIndex(f.Index)
-					break
-				}
-			}
-		}
+		at := valueOf(&c, v.key)
 		l := newLoader(Sources{})
 		l.readEnvironment(&c, []string{v.name + "=" + values[at.Type()]})
 		if at.IsZero() || len(l.problems) > 0 {
 			t.Errorf("%s=%s: %s is %v, %v", v.name, values[at.Type()], v.key, at, l.problems)
 		}
 	}
+}
+
+// valueOf is the value of a key of c that is in no list.
+func valueOf(c *Config, key string) reflect.Value {
+	at := reflect.ValueOf(c).Elem()
+	for name := range strings.SplitSeq(key, ".") {
+		for f := range at.Type().Fields() {
+			if f.Tag.Get("yaml") == name {
+				at = at.FieldByIndex(f.Index)
+				break
+			}
+		}
+	}
+	return at
 }

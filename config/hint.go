@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -13,14 +14,10 @@ import (
 // leftover finds in a text what a template, a shell or an env file should have taken away, and
 // returns what it is and what to do. No token and no request ever has a value like that.
 func leftover(value string) (what, hint string) {
-	first, last := "", ""
-	if value != "" {
-		first, last = value[:1], value[len(value)-1:]
-	}
 	switch {
-	case len(value) > 1 && first == last && strings.Contains(`"'`, first):
+	case isQuoted(value):
 		return "quotes around the value are a part of it", "remove them; an env file keeps quotes"
-	case strings.Contains(value, "${") || strings.Contains(value, "$("):
+	case unreplaced.MatchString(value):
 		return "a variable in it was not replaced", "write its value; only a shell, compose and the like put variables in"
 	case strings.Contains(value, "{{"):
 		return "a template in it was not filled in", "give what the template makes, such as the output of helm template"
@@ -34,6 +31,15 @@ func leftover(value string) (what, hint string) {
 	return "", ""
 }
 
+// isQuoted reports whether a text begins and ends with the same quote.
+func isQuoted(text string) bool {
+	return len(text) > 1 && text[0] == text[len(text)-1] && strings.ContainsRune(`"'`, rune(text[0]))
+}
+
+// unreplaced matches ${NAME}, $(NAME), $NAME and %NAME%. What may be a percent-escape, or a path
+// such as /$batch, is none.
+var unreplaced = regexp.MustCompile(`\$[{(]|^\$[A-Za-z_]\w*$|(?:^|[/:.@=])\$[A-Z_][A-Z0-9_]*\b|^%[A-Za-z_]\w*%$|%[G-Zg-z_]\w*%`)
+
 var placeholder = regexp.MustCompile(`<[A-Za-z][^<>]*>`)
 
 // leftovers are the keys of all texts in c that leftover finds something in, and what.
@@ -43,10 +49,11 @@ func (c *Config) leftovers() map[string][2]string {
 	walk = func(v reflect.Value, key string) {
 		switch {
 		case v.Kind() == reflect.String:
-			if strings.HasSuffix(key, ".prefix") {
-				return // that of a header ends in a space
+			text := v.String()
+			if strings.HasSuffix(key, ".prefix") { // that of a header ends in a space
+				text = strings.TrimSuffix(text, " ")
 			}
-			if what, hint := leftover(v.String()); what != "" {
+			if what, hint := leftover(text); what != "" {
 				found[key] = [2]string{what, hint}
 			}
 		case isScalar(v.Type()):
@@ -69,6 +76,37 @@ func (c *Config) leftovers() map[string][2]string {
 		}
 	}
 	walk(reflect.ValueOf(c).Elem(), "")
+	maps.Copy(found, c.wordsInOne())
+	return found
+}
+
+// wordsInOne are the values of several words that rules want of a claim whose text is a list with
+// spaces between the elements, each of which is one word.
+func (c *Config) wordsInOne() map[string][2]string {
+	found := map[string][2]string{}
+	look := func(key string, claims RequiredClaims, issuers ...JWT) {
+		for i, claim := range claims {
+			if slices.ContainsFunc(issuers, func(j JWT) bool { return !slices.Contains(j.SpaceDelimitedClaims, claim.Claim) }) {
+				continue
+			}
+			for j, value := range claim.Values {
+				if text, ok := value.(string); ok && len(strings.Fields(text)) > 1 {
+					found[index(index(key, i)+".values", j)] = [2]string{
+						"several words, where spaceDelimitedClaims makes an element of each word of " + claim.Claim,
+						"write one word; of several values one is enough, and each entry of requiredClaims must be met"}
+				}
+			}
+		}
+	}
+	a := c.Authentication
+	look("authentication.authorization.requiredClaims", a.Authorization.RequiredClaims, a.Issuers()...)
+	look("authentication.jwt.requiredClaims", a.JWT.RequiredClaims, a.JWT)
+	for i, j := range a.JWTRules {
+		look(index("authentication.jwtRules", i)+".requiredClaims", j.RequiredClaims, j)
+	}
+	for i, r := range c.Routes {
+		look(index("routes", i)+".requiredClaims", r.RequiredClaims, a.Issuers()...)
+	}
 	return found
 }
 
@@ -202,8 +240,8 @@ func hintFor(key string, t reflect.Type, text string) string {
 	case t == durationType && strings.HasSuffix(text, "d"):
 		return "the largest unit is the hour: write a day as 24h"
 	}
-	if _, hint := leftover(text); hint != "" {
-		return hint
+	if what, hint := leftover(text); what != "" {
+		return what + "; " + hint
 	}
 	return exampleOf(t)
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -140,9 +141,15 @@ func TestVariablesOfKubernetesAreNoMistake(t *testing.T) {
 
 func TestValuesThatNeverMatchAreNoted(t *testing.T) {
 	for _, test := range []struct{ environ, want string }{
-		{`JWT_AUDIENCES="agents"`, "OMNIA_GATEWAY_JWT_AUDIENCES: authentication.jwt.audiences[0]: quotes around the value are a part of " +
+		{`JWT_AUDIENCES=a,"agents"`, "OMNIA_GATEWAY_JWT_AUDIENCES: authentication.jwt.audiences[1]: quotes around the value are a part of " +
 			"it"},
-		{"JWT_AUDIENCES='agents'", "quotes around"},
+		{"JWT_AUDIENCES=a,'agents'", "quotes around"},
+		{"JWT_AUDIENCES=$AUDIENCE", "a variable in it was not replaced"},
+		{"JWT_AUDIENCES=api://$APP_ID", "a variable in it was not replaced"},
+		{"JWT_AUDIENCES=%AUDIENCE%", "a variable in it was not replaced"},
+		{"JWT_AUDIENCES=api://%TENANT%/a", "a variable in it was not replaced"},
+		{"JWT_FROM_HEADERS=Authorization=Bearer # ours", "authentication.jwt.fromHeaders[0].prefix: a comment is a part of the value"},
+		{"JWT_FROM_HEADERS=Authorization='Bearer'", "authentication.jwt.fromHeaders[0].prefix: quotes around"},
 		{"JWT_AUDIENCES=${AUDIENCE}", "a variable in it was not replaced"},
 		{"JWT_AUDIENCES=$(AUDIENCE)", "a variable in it was not replaced"},
 		{"JWT_AUDIENCES={{ .Values.audience }}", "a template in it was not filled in"},
@@ -151,6 +158,8 @@ func TestValuesThatNeverMatchAreNoted(t *testing.T) {
 		{"JWT_AUDIENCES=a;b", `authentication.jwt.audiences has ";" in one of its entries; entries are separated by ","`},
 		{"REQUIRED_CLAIMS=scope=a,role=b", `requiredClaims has "," in one of its entries; entries are separated by ";"`},
 		{"OUTPUT_CLAIM_TO_HEADERS=x-a=sub;x-b=email", `entries are separated by ","`},
+		{"REQUIRED_CLAIMS=scope=agents:access agents:write", "authentication.authorization.requiredClaims[0].values[0]: several words"},
+		{"JWT_REQUIRED_CLAIMS=role=user;permission=a b", "authentication.jwt.requiredClaims[1].values[0]: several words"},
 		{`REQUIRED_CLAIMS=scope="agents:access"`, "authentication.authorization.requiredClaims[0].values[0]: quotes around"},
 	} {
 		c, err := load(t, issuerOnly+routesOnly, variablePrefix+test.environ)
@@ -165,7 +174,7 @@ func TestValuesThatNeverMatchAreNoted(t *testing.T) {
 	// Where such a value is an error anyway, the error says what it is.
 	got := problems(t, issuerOnly+routesOnly, `OMNIA_GATEWAY_LISTEN=":8443"`, `OMNIA_GATEWAY_SESSION_IDLE_TIMEOUT="1h"`,
 		`OMNIA_GATEWAY_JWT_JWKS_URI=${JWKS}`)
-	if strings.Count(got, "quotes") != 3 || !strings.Contains(got, "a variable in it was not replaced") {
+	if strings.Count(got, "quotes around the value are a part of it; remove them") != 2 || !strings.Contains(got, "a variable in it was not replaced") {
 		t.Error(got)
 	}
 	for _, issuer := range []string{"https://{tenant}.example.com", "https://${TENANT}.example.com", "https://a example.com",
@@ -173,6 +182,70 @@ func TestValuesThatNeverMatchAreNoted(t *testing.T) {
 		if got := problems(t, routesOnly+"authentication: { jwt: { issuer: \""+issuer+"\" } }"); !strings.HasPrefix(got,
 			"authentication.jwt.issuer: a space, brace") {
 			t.Errorf("%s: %s", issuer, got)
+		}
+	}
+	for _, issuer := range []string{"$(ISSUER)", "$ISSUER", "%ISSUER%", "https://$TENANT.example.com"} {
+		if got := problems(t, routesOnly+"authentication: { jwt: { issuer: '"+issuer+"', jwksUri: https://a.example.com } }"); !strings.HasPrefix(got,
+			"authentication.jwt.issuer: not an issuer: a variable in it was not replaced; write its value") {
+			t.Errorf("%s: %s", issuer, got)
+		}
+	}
+}
+
+// TestWhatCannotBeMeantIsNotNoted has values that look like those of the test above.
+func TestWhatCannotBeMeantIsNotNoted(t *testing.T) {
+	for _, environ := range []string{"EXCLUDE_PATHS=/odata/$batch,/$metadata", "EXCLUDE_PATHS=/%E4%BD%A0", "JWT_AUDIENCES=100%",
+		`JWT_AUDIENCES=["a,b", 'c']`, "JWT_FROM_HEADERS=Authorization=Bearer,X-Token", "JWT_AUDIENCES=it's",
+		"REQUIRED_CLAIMS=department=Human Resources"} {
+		c, err := load(t, issuerOnly+routesOnly, variablePrefix+environ)
+		if err != nil {
+			t.Errorf("%s: %v", environ, err)
+		} else if notes := strings.Join(c.Notes, "\n"); strings.Contains(notes, "never match") {
+			t.Errorf("%s: %s", environ, notes)
+		}
+	}
+}
+
+// TestQuotesAroundAList gives every list what an env file of docker leaves of NAME="a,b".
+func TestQuotesAroundAList(t *testing.T) {
+	const said = "quotes around the value are a part of it; remove them"
+	for _, v := range variables() {
+		if v.key != everyDrop && valueOf(new(Config), v.key).Kind() == reflect.String {
+			continue // which Validate looks at
+		}
+		for _, value := range []string{`"a,b"`, "'a,b'", `"a=b;c=d"`, `'[{"issuer": "a"}]'`, `"a"`, ` "a,b" `} {
+			l, c := newLoader(Sources{}), Default()
+			c.Routes = Routes{DefaultRoute()}
+			l.readEnvironment(&c, []string{v.name + "=" + value})
+			if got := l.problems.Error(); len(l.problems) != 1 || !strings.HasPrefix(got, v.name+": "+v.key+": ") || !strings.Contains(got, said) {
+				t.Errorf("%s=%s: %s", v.name, value, got)
+			}
+		}
+	}
+	got := problems(t, issuerOnly+routesOnly, `OMNIA_GATEWAY_QUERY_DROP="agent,namespace,workspace,device_id"`)
+	if want := "OMNIA_GATEWAY_QUERY_DROP: routes[].query.drop: " + said; !strings.HasPrefix(got, want) || strings.Contains(got, "\n") {
+		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// TestSeparatorOfAListIsNamed gives lists that are separated as other lists are.
+func TestSeparatorOfAListIsNamed(t *testing.T) {
+	for environ, want := range map[string]string{
+		"ROUTES=/a=http://x:1,/b=http://y:2": `OMNIA_GATEWAY_ROUTES: routes[0].upstream: not an http:// or https:// URL with a host; ` +
+			`entries are separated by ";"`,
+		"ROUTES=/a,/b":                      `OMNIA_GATEWAY_ROUTES: routes[0]: not readable; entries are separated by ";": write the list like /my-agent=`,
+		"STRIP_FAMILIES=x-user-*;x-omnia-*": `authentication.edgeTrust.stripFamilies[0]: not a header name; entries are separated by ","`,
+		"ADDITIONAL_STRIP_HEADERS=x-a;x-b":  `authentication.edgeTrust.additionalStripHeaders[0]: not a header name; entries are separated by ","`,
+		"TRUSTED_PROXIES=10.0.0.0/8;::1":    `trustedProxies[0]: not readable; entries are separated by ","`,
+	} {
+		name, _, _ := strings.Cut(environ, "=")
+		for _, v := range variables() {
+			if strings.HasSuffix(v.name, "_"+name) {
+				environ = v.name + strings.TrimPrefix(environ, name)
+			}
+		}
+		if got := problems(t, issuerOnly+routesOnly, environ); !strings.Contains(got, want) || strings.Contains(got, "\n") {
+			t.Errorf("%s:\ngot  %s\nwant %s", environ, got, want)
 		}
 	}
 }

@@ -73,6 +73,9 @@ func Load(s Sources) (*Config, error) {
 			if left, ok := leftovers[p.Key]; ok {
 				p.Text, p.Hint = p.Text+": "+left[0], left[1]
 			}
+			if separated := l.ofUnsplit(p.Key); separated != "" {
+				p.Hint = separated
+			}
 			p.Place = l.place(p.Key)
 			if p.Key == "authentication.jwt.issuer" && len(s.Values) > 0 && !l.said {
 				p.Hint += "; or say authentication: {enabled: false}, which is the chart's default and admits every request"
@@ -251,19 +254,20 @@ func (p Problems) Error() string {
 
 // loader collects what is found on the way from text to Config.
 type loader struct {
-	files    []string         // all that are read, in their order
-	file     string           // the file being read
-	chart    bool             // it is a values file
-	said     bool             // some values file has the block authentication
-	variable string           // the environment variable being read; "" while a file is
-	places   map[string]Place // key → where it was given
-	bad      map[string]bool  // keys of which Validate would only repeat that something is wrong; "" stands for all
+	files    []string          // all that are read, in their order
+	file     string            // the file being read
+	chart    bool              // it is a values file
+	said     bool              // some values file has the block authentication
+	variable string            // the environment variable being read; "" while a file is
+	places   map[string]Place  // key → where it was given
+	bad      map[string]bool   // keys of which Validate would only repeat that something is wrong; "" stands for all
+	unsplit  map[string]string // elements of lists in a variable that have the separator of other lists → what separates theirs
 	problems Problems
 	notes    []string
 }
 
 func newLoader(s Sources) *loader {
-	return &loader{files: s.Files(), places: map[string]Place{}, bad: map[string]bool{}}
+	return &loader{files: s.Files(), places: map[string]Place{}, bad: map[string]bool{}, unsplit: map[string]string{}}
 }
 
 // read puts the sources over c, one after the other.
@@ -335,6 +339,17 @@ func (l *loader) isBad(key string) bool {
 		}
 	}
 	return l.bad[""]
+}
+
+// ofUnsplit returns what separates the elements of the list that key is in, if its element has the
+// separator of other lists and is perhaps more than one; "" if not.
+func (l *loader) ofUnsplit(key string) string {
+	for ; key != ""; key = parent(key) {
+		if separated, ok := l.unsplit[key]; ok {
+			return separated
+		}
+	}
+	return ""
 }
 
 // forget takes back what the file said of key: a variable has replaced it.

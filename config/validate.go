@@ -593,6 +593,8 @@ func (k *checker) issuer(key string, j JWT, needed bool) {
 	case strings.ContainsFunc(j.Issuer, func(c rune) bool { return isControl(c) || strings.ContainsRune(" {}<>\"", c) }):
 		k.add(key+".issuer", "a space, brace, bracket, quote or control character, which no issuer has",
 			"write it exactly as in the claim iss, with variables and templates filled in")
+	case unreplaced.MatchString(j.Issuer):
+		k.add(key+".issuer", "not an issuer", "write it exactly as in the claim iss")
 	case !isURL && j.Discovers():
 		k.add(key+".issuer", "not an http:// or https:// URL, so its keys cannot be found", "set jwksUri as well", key+".jwksUri")
 	case !isURL:
