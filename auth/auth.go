@@ -115,7 +115,7 @@ func New(c config.Authentication, maxToken int, keys *Keys, revocations *Revocat
 		}
 	}
 	for n, j := range c.Issuers() {
-		if n == 0 && j.Issuer == "" && v.clients != nil { // callers with keys alone
+		if n == 0 && j.Issuer == "" { // callers with keys alone, or agents that authenticate
 			v.places.add(j) // no agent is given what its clients take for a credential
 			continue
 		}

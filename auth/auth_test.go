@@ -203,7 +203,7 @@ func reasonOf(err error) outcome.Reason {
 
 func TestNewRefusesWhatWouldSwitchACheckOff(t *testing.T) {
 	for name, change := range map[string]func(*config.Authentication){
-		"no issuer":                func(c *config.Authentication) { c.JWT.Issuer = "" },
+		"a rule without issuer":    func(c *config.Authentication) { c.JWTRules = config.JWTRules{{}} },
 		"issuer twice":             func(c *config.Authentication) { c.JWTRules = config.JWTRules{c.JWT} },
 		"HS256":                    func(c *config.Authentication) { c.JWT.Algorithms = []string{"HS256"} },
 		"none":                     func(c *config.Authentication) { c.JWT.Algorithms = []string{"none"} },
@@ -213,6 +213,14 @@ func TestNewRefusesWhatWouldSwitchACheckOff(t *testing.T) {
 		if _, err := newGate(settings(change), Options{}); err == nil {
 			t.Errorf("%s: no error", name)
 		}
+	}
+}
+
+// TestWithoutIssuerNoTokenIsGood: where agents authenticate there need be no issuer.
+func TestWithoutIssuerNoTokenIsGood(t *testing.T) {
+	a := build(t, settings(func(c *config.Authentication) { c.JWT.Issuer = "" }), nil)
+	if got := reason(a, good("rsa1", nil)); got != outcome.WrongIssuer {
+		t.Errorf("got %q", got)
 	}
 }
 

@@ -132,6 +132,13 @@ func parseClientKeys(name string, text []byte) (*clientKeySet, error) {
 	return set, nil
 }
 
+// CheckClientKey returns what is wrong with the claims of an entry of the file of client keys, nil
+// if the gateway would take it.
+func CheckClientKey(k config.ClientKey) error {
+	_, err := newClientIdentity(k)
+	return err
+}
+
 // newClientIdentity returns the identity that a key stands for. Its claims are read as those of a
 // token are.
 func newClientIdentity(k config.ClientKey) (*Identity, error) {

@@ -92,7 +92,7 @@ func TestHintsSayWhatWasMeant(t *testing.T) {
 	for name, want := range map[string]string{
 		"HS256": "never accepted: the key would", "none": "never accepted: such a token is not signed",
 		"rs256":  `unknown value; did you mean "RS256"?`,
-		"ES256K": `unknown value; did you mean "ES256"?`, "Ed": "unknown value; one of RS256, ",
+		"ES256K": "not supported: it is for the curve secp256k1; one of RS256, ", "Ed": "unknown value; one of RS256, ",
 	} {
 		got := problems(t, routesOnly+"authentication: { jwt: { issuer: https://i.example.com, algorithms: ["+name+"] } }")
 		if !strings.HasPrefix(got, "authentication.jwt.algorithms[0]: "+want) {
@@ -141,8 +141,8 @@ func TestVariablesOfKubernetesAreNoMistake(t *testing.T) {
 
 func TestValuesThatNeverMatchAreNoted(t *testing.T) {
 	for _, test := range []struct{ environ, want string }{
-		{`JWT_AUDIENCES=a,"agents"`, "OMNIA_GATEWAY_JWT_AUDIENCES: authentication.jwt.audiences[1]: quotes around the value are a part of " +
-			"it"},
+		{`JWT_AUDIENCES=a,"agents"`, "OMNIA_GATEWAY_JWT_AUDIENCES: authentication.jwt.audiences[1]: quotes around the value are a part " +
+			"of it"},
 		{"JWT_AUDIENCES=a,'agents'", "quotes around"},
 		{"JWT_AUDIENCES=$AUDIENCE", "a variable in it was not replaced"},
 		{"JWT_AUDIENCES=api://$APP_ID", "a variable in it was not replaced"},
@@ -174,7 +174,8 @@ func TestValuesThatNeverMatchAreNoted(t *testing.T) {
 	// Where such a value is an error anyway, the error says what it is.
 	got := problems(t, issuerOnly+routesOnly, `OMNIA_GATEWAY_LISTEN=":8443"`, `OMNIA_GATEWAY_SESSION_IDLE_TIMEOUT="1h"`,
 		`OMNIA_GATEWAY_JWT_JWKS_URI=${JWKS}`)
-	if strings.Count(got, "quotes around the value are a part of it; remove them") != 2 || !strings.Contains(got, "a variable in it was not replaced") {
+	if strings.Count(got, "quotes around the value are a part of it; remove them") != 2 ||
+		!strings.Contains(got, "a variable in it was not replaced") {
 		t.Error(got)
 	}
 	for _, issuer := range []string{"https://{tenant}.example.com", "https://${TENANT}.example.com", "https://a example.com",
@@ -185,8 +186,8 @@ func TestValuesThatNeverMatchAreNoted(t *testing.T) {
 		}
 	}
 	for _, issuer := range []string{"$(ISSUER)", "$ISSUER", "%ISSUER%", "https://$TENANT.example.com"} {
-		if got := problems(t, routesOnly+"authentication: { jwt: { issuer: '"+issuer+"', jwksUri: https://a.example.com } }"); !strings.HasPrefix(got,
-			"authentication.jwt.issuer: not an issuer: a variable in it was not replaced; write its value") {
+		got := problems(t, routesOnly+"authentication: { jwt: { issuer: '"+issuer+"', jwksUri: https://a.example.com } }")
+		if !strings.HasPrefix(got, "authentication.jwt.issuer: not an issuer: a variable in it was not replaced; write its value") {
 			t.Errorf("%s: %s", issuer, got)
 		}
 	}
@@ -194,7 +195,8 @@ func TestValuesThatNeverMatchAreNoted(t *testing.T) {
 
 // TestWhatCannotBeMeantIsNotNoted has values that look like those of the test above.
 func TestWhatCannotBeMeantIsNotNoted(t *testing.T) {
-	for _, environ := range []string{"EXCLUDE_PATHS=/odata/$batch,/$metadata", "EXCLUDE_PATHS=/%E4%BD%A0", "JWT_AUDIENCES=100%",
+	for _, environ := range []string{
+		"EXCLUDE_PATHS=/odata/$batch,/$metadata", "EXCLUDE_PATHS=/%E4%BD%A0", "JWT_AUDIENCES=100%",
 		`JWT_AUDIENCES=["a,b", 'c']`, "JWT_FROM_HEADERS=Authorization=Bearer,X-Token", "JWT_AUDIENCES=it's",
 		"REQUIRED_CLAIMS=department=Human Resources"} {
 		c, err := load(t, issuerOnly+routesOnly, variablePrefix+environ)
@@ -217,7 +219,8 @@ func TestQuotesAroundAList(t *testing.T) {
 			l, c := newLoader(Sources{}), Default()
 			c.Routes = Routes{DefaultRoute()}
 			l.readEnvironment(&c, []string{v.name + "=" + value})
-			if got := l.problems.Error(); len(l.problems) != 1 || !strings.HasPrefix(got, v.name+": "+v.key+": ") || !strings.Contains(got, said) {
+			got, at := l.problems.Error(), v.name+": "+v.key+": "
+			if len(l.problems) != 1 || !strings.HasPrefix(got, at) || !strings.Contains(got, said) {
 				t.Errorf("%s=%s: %s", v.name, value, got)
 			}
 		}
@@ -233,9 +236,10 @@ func TestSeparatorOfAListIsNamed(t *testing.T) {
 	for environ, want := range map[string]string{
 		"ROUTES=/a=http://x:1,/b=http://y:2": `OMNIA_GATEWAY_ROUTES: routes[0].upstream: not an http:// or https:// URL with a host; ` +
 			`entries are separated by ";"`,
-		"ROUTES=/a,/b":                      `OMNIA_GATEWAY_ROUTES: routes[0]: not readable; entries are separated by ";": write the list like /my-agent=`,
-		"STRIP_FAMILIES=x-user-*;x-omnia-*": `authentication.edgeTrust.stripFamilies[0]: not a header name; entries are separated by ","`,
-		"ADDITIONAL_STRIP_HEADERS=x-a;x-b":  `authentication.edgeTrust.additionalStripHeaders[0]: not a header name; entries are separated by ","`,
+		"ROUTES=/a,/b": `OMNIA_GATEWAY_ROUTES: routes[0]: not readable; entries are separated by ";": write the ` +
+			"list like /my-agent=",
+		"STRIP_FAMILIES=x-user-*;x-omnia-*": `edgeTrust.stripFamilies[0]: not a header name; entries are separated by ","`,
+		"ADDITIONAL_STRIP_HEADERS=x-a;x-b":  `edgeTrust.additionalStripHeaders[0]: not a header name; entries are separated by ","`,
 		"TRUSTED_PROXIES=10.0.0.0/8;::1":    `trustedProxies[0]: not readable; entries are separated by ","`,
 	} {
 		name, _, _ := strings.Cut(environ, "=")

@@ -499,3 +499,22 @@ routes:
 		t.Errorf("got  %+v %+v\nwant %+v %+v", s, l, wantSession, wantLimits)
 	}
 }
+
+func TestAgentsThatAuthenticateNeedNoIssuer(t *testing.T) {
+	const route = "{ path: /a, upstream: http://a, agentAuthenticates: true }"
+	if got := problems(t, "routes: [ "+route+" ]"); got != "" {
+		t.Error(got)
+	}
+	for _, text := range []string{
+		"routes: [ " + route + ", { path: /b, upstream: http://b } ]",
+		"routes: [ " + route + ", { path: /b, upstream: http://b, public: true } ]",
+	} {
+		if got := problems(t, text); !strings.Contains(got, "authentication.jwt.issuer: missing") {
+			t.Errorf("%s: %s", text, got)
+		}
+	}
+	const rules = "authentication: { jwtRules: [ { audiences: [a] } ] }\n"
+	if got := problems(t, rules+"routes: [ "+route+" ]"); !strings.Contains(got, "authentication.jwtRules[0].issuer: missing") {
+		t.Error(got)
+	}
+}

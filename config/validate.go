@@ -48,7 +48,7 @@ func (c *Config) Validate() Problems {
 	k.routes(c)
 	k.networks("trustedProxies", c.TrustedProxies)
 	k.networks("proxyProtocol.from", c.ProxyProtocol.From)
-	k.authentication(c.Authentication)
+	k.authentication(c)
 	k.cookies(c)
 	k.session(c.Session)
 	k.limits(c.Limits)
@@ -434,15 +434,19 @@ func (k *checker) origin(key, value string) {
 	}
 }
 
-func (k *checker) authentication(a Authentication) {
+func (k *checker) authentication(c *Config) {
 	const key = "authentication"
+	a := c.Authentication
+	// Agents that authenticate need no issuer, and clients with keys are let in without one.
+	named := a.Enabled && a.ClientKeys.File == "" && (len(c.Routes) == 0 ||
+		slices.ContainsFunc(c.Routes, func(r Route) bool { return !r.AgentAuthenticates }))
 	seen := map[string]string{}
 	for i, jwt := range a.Issuers() {
 		key := key + ".jwt"
 		if i > 0 {
 			key = index("authentication.jwtRules", i-1)
 		}
-		k.jwt(key, jwt, a.Enabled && (i > 0 || a.ClientKeys.File == ""))
+		k.jwt(key, jwt, named || a.Enabled && i > 0)
 		if first, twice := seen[jwt.Issuer]; twice && jwt.Issuer != "" {
 			k.add(key+".issuer", "the same issuer as "+first, "keep one of the two: an issuer has one set of rules")
 		} else {
@@ -538,6 +542,8 @@ func (k *checker) jwt(key string, j JWT, needed bool) {
 		case "NONE":
 			k.add(index(key+".algorithms", i), "never accepted: such a token is not signed",
 				"let the issuer sign with RS256, ES256 or EdDSA")
+		case "ES256K":
+			k.add(index(key+".algorithms", i), "not supported: it is for the curve secp256k1", "one of "+strings.Join(Algorithms[:], ", "))
 		default:
 			k.oneOf(index(key+".algorithms", i), name, Algorithms[:]...)
 		}

@@ -118,6 +118,9 @@ func newKey() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := auth.CheckClientKey(entry); err != nil {
+				return fmt.Errorf("the entry: %w", err)
+			}
 			_, err = fmt.Fprintf(c.OutOrStdout(), "key %s\nentry for the list keys of authentication.clientKeys.file:\n%s", key, text)
 			return err
 		},
