@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
+	"github.com/altairalabs/omnia-gateway/internal/redistest"
 )
 
 // renewed is the answer to a renewal.
@@ -58,8 +59,21 @@ func (s *slowest) saw(d time.Duration) {
 
 // A token of 5 s is renewed every 3 s for 30 s (in the quick form: 4 s, 1.5 s, 7 s) while data
 // flows over a WebSocket, both ways, and over a stream of events: each byte arrives, in order, and
-// none waits for a renewal.
+// none waits for a renewal. With replicas, WebSocket and stream are at two of them, and the
+// renewals go to each in turn.
 func TestRenewedSessionsLoseNoByte(t *testing.T) {
+	t.Run("one gateway", func(t *testing.T) {
+		renewsWithoutLoss(t, func(s settings) []*gateway { return []*gateway{start(t, s)} })
+	})
+	t.Run("three replicas", func(t *testing.T) {
+		renewsWithoutLoss(t, func(s settings) []*gateway {
+			redis := redistest.Start(t)
+			return startReplicas(t, s, 3, func(int) string { return redis.Addr })
+		})
+	})
+}
+
+func renewsWithoutLoss(t *testing.T, run func(s settings) []*gateway) {
 	life, every, length := 4*time.Second, 1500*time.Millisecond, 7*time.Second
 	if isSoak() {
 		life, every, length = 5*time.Second, 3*time.Second, 30*time.Second
@@ -81,13 +95,14 @@ func TestRenewedSessionsLoseNoByte(t *testing.T) {
 			<-tick.C
 		}
 	})
-	g := start(t, plain(i, a.URL).with("authentication.jwt.clockSkew", "0s"))
+	all := run(plain(i, a.URL).with("authentication.jwt.clockSkew", "0s"))
+	first, last := all[0], all[len(all)-1]
 	token := func() string { return i.token(t, "exp", inSeconds(life.Seconds())) }
 	began := time.Now()
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 
-	socket := g.connect(t, "/my-agent/ws", "Authorization: Bearer "+token())
+	socket := first.connect(t, "/my-agent/ws", "Authorization: Bearer "+token())
 	socket.SetDeadline(began.Add(length + patience))
 	var echo, late slowest
 	var echoes, events atomic.Int64
@@ -112,7 +127,7 @@ func TestRenewedSessionsLoseNoByte(t *testing.T) {
 			time.Sleep(2 * time.Millisecond)
 		}
 	})
-	stream := g.dial(t)
+	stream := last.dial(t)
 	stream.SetDeadline(began.Add(length + patience))
 	stream.say("GET /my-agent/events HTTP/1.1\r\nHost: gateway.test\r\nAuthorization: Bearer " + token() + "\r\n\r\n")
 	resp, err := http.ReadResponse(stream.br, nil)
@@ -142,7 +157,7 @@ func TestRenewedSessionsLoseNoByte(t *testing.T) {
 	renewals := 0
 	for next := began.Add(every); next.Before(began.Add(length)); next = next.Add(every) {
 		time.Sleep(time.Until(next))
-		r := g.renew(t, token(), "")
+		r := all[renewals%len(all)].renew(t, token(), "")
 		if renewals++; r.Status != 200 || len(r.Sessions) != 2 || r.Sessions[0].Reason+r.Sessions[1].Reason != "" {
 			t.Errorf("renewal %d: %+v", renewals, r)
 		}
@@ -161,7 +176,7 @@ func TestRenewedSessionsLoseNoByte(t *testing.T) {
 		t.Errorf("reason %q", word)
 	}
 	io.Copy(io.Discard, stream)
-	g.awaitLine("msg", "answered", "route", "/my-agent", "err", "the answer was cut: expired")
+	last.awaitLine("msg", "answered", "route", "/my-agent", "err", "the answer was cut: expired")
 }
 
 // 2,000 sessions whose expiries are spread over 20 s (in the quick form: 400 over 4 s): each ends
