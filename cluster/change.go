@@ -202,7 +202,7 @@ func (c *Cluster) exchange(ctx context.Context) error {
 		return err
 	}
 	whole := c.whole.Swap(false)
-	differs, err := c.pull(ctx, whole)
+	differs, emptied, err := c.pull(ctx, whole)
 	if err != nil {
 		if whole {
 			c.whole.Store(true)
@@ -221,7 +221,7 @@ func (c *Cluster) exchange(ctx context.Context) error {
 		default:
 		}
 		return c.push(ctx)
-	case swept && differs && time.Since(c.changes.read) > wholeAgain:
+	case swept && differs && (emptied || time.Since(c.changes.read) > wholeAgain):
 		c.whole.Store(true)
 		c.rouse()
 	}
@@ -388,14 +388,16 @@ const (
 	// overlap is how far back what was read is read again now and then: a server that took over
 	// from another may lack its last changes, and number new ones in their place.
 	overlap = 15 * time.Second
-	// wholeAgain is how long after a whole read another may follow because the two sides differ.
+	// wholeAgain is how long after a whole read another may follow because the two sides differ,
+	// unless Redis is empty: then it costs nothing.
 	wholeAgain = time.Minute
 )
 
 // pull reads the changes that Redis has: all of them if whole, else those that are new. After a
 // whole read, what Redis lacks is pending. It reports whether the two differ after the new ones
-// were read, as they do when Redis has lost data and kept its connections.
-func (c *Cluster) pull(ctx context.Context, whole bool) (differs bool, err error) {
+// were read, as they do when Redis has lost data and kept its connections, and whether Redis has
+// none at all.
+func (c *Cluster) pull(ctx context.Context, whole bool) (differs, emptied bool, err error) {
 	since, seen := c.changes.since, map[string]struct{}{}
 	switch {
 	case whole:
@@ -409,7 +411,7 @@ func (c *Cluster) pull(ctx context.Context, whole bool) (differs bool, err error
 		began := time.Now()
 		answer, err := c.read(ctx, since)
 		if err != nil {
-			return false, err
+			return false, false, err
 		}
 		ended := time.Now()
 		c.offset.Store(int64(answer.now.Sub(began.Add(ended.Sub(began) / 2))))
@@ -433,10 +435,10 @@ func (c *Cluster) pull(ctx context.Context, whole bool) (differs bool, err error
 	c.changes.since = since
 	if whole {
 		c.changes.mark(seen)
-		return false, nil
+		return false, false, nil
 	}
 	known, pending, _ := c.changes.count()
-	return int64(known-pending) != there, nil
+	return int64(known-pending) != there, there == 0, nil
 }
 
 // learn keeps a change that Redis has, and reports whether it is new here.
