@@ -213,7 +213,7 @@ func (s *keySet) read(ctx context.Context, at address) ([]byte, error) {
 	req.Header.Set("Accept", "application/jwk-set+json, application/json;q=0.9")
 	req.Header.Set("User-Agent", "omnia-gateway")
 	if trusted && s.how.BearerTokenFile != "" {
-		token, err := s.bearer()
+		token, err := BearerToken(s.how.BearerTokenFile)
 		if err != nil {
 			return nil, fmt.Errorf("fetch.bearerTokenFile: %w", err)
 		}
@@ -343,15 +343,19 @@ func (s source) authorities() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// bearer reads bearerTokenFile. It is read for each fetch, because Kubernetes renews such tokens.
-func (s source) bearer() (string, error) {
-	text, err := readBounded(s.how.BearerTokenFile)
+// BearerToken reads a file that bearerTokenFile names. It is read for each fetch, because
+// Kubernetes renews such tokens.
+func BearerToken(name string) (string, error) {
+	text, err := readBounded(name)
 	if err != nil {
 		return "", err
 	}
 	token := strings.TrimSpace(string(text))
-	if token == "" || strings.ContainsFunc(token, func(c rune) bool { return c <= ' ' || c > '~' }) {
-		return "", fmt.Errorf("%s: not one token", s.how.BearerTokenFile)
+	if token == "" {
+		return "", fmt.Errorf("%s: it is empty", name)
+	}
+	if strings.ContainsFunc(token, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return "", fmt.Errorf("%s: not one token", name)
 	}
 	return token, nil
 }

@@ -6,10 +6,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -176,6 +178,33 @@ func TestKeysInAFileAreWatched(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// TestEachFaultOfAKeyFileIsLogged: an operator who mends one fault must see the next.
+func TestEachFaultOfAKeyFileIsLogged(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "keys.json")
+	var log bytes.Buffer
+	s := newKeySet(source{issuer: "https://a", file: file}, nil, Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	for _, text := range []string{"", "{", "{", `{"keys": []}`, set("rsa1"), "{"} {
+		if text != "" {
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.fetch(t.Context())
+	}
+	var got []string
+	for line := range strings.Lines(log.String()) {
+		for _, word := range []string{"no such file", "not a JSON object", "no keys in it", "keys fetched"} {
+			if strings.Contains(line, word) {
+				got = append(got, word)
+			}
+		}
+	}
+	want := []string{"no such file", "not a JSON object", "no keys in it", "keys fetched", "not a JSON object"}
+	if !slices.Equal(got, want) {
+		t.Errorf("logged %q, want %q", got, want)
+	}
 }
 
 func TestB12DiscoveryCannotPointToThisMachine(t *testing.T) {

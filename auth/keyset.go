@@ -359,10 +359,11 @@ func (s *keySet) fetch(ctx context.Context) error {
 }
 
 // failed notes a fetch that failed: the keys that are there stay in use for keepFor. One line is
-// logged for an outage, not for each try. s.mu is held.
+// logged for an outage, not for each try; for a file one for each cause, as an operator works on it
+// meanwhile. s.mu is held.
 func (s *keySet) failed(err error) {
 	level := slog.LevelWarn
-	if s.lastErr != nil {
+	if s.lastErr != nil && (s.file == "" || s.lastErr.Error() == err.Error()) {
 		level = slog.LevelDebug
 	}
 	s.log.Log(context.Background(), level, "keys cannot be fetched", "err", err)

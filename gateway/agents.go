@@ -110,17 +110,28 @@ func (f *fleet) prepare(c *config.Config) error {
 	for i, w := range waysOf(c) {
 		_, err := f.by(w)
 		if problems, ok := errors.AsType[config.Problems](err); ok {
-			for _, p := range problems {
-				p.Key = fmt.Sprintf("routes[%d].upstreamTLS.%s", i, p.Key)
-				p.Place = c.Place(p.Key)
-				found = append(found, p)
-			}
+			found = append(found, ofUpstreamTLS(c, i, problems)...)
 		}
 	}
-	if found != nil {
-		return found
+	return orNil(found)
+}
+
+// ofUpstreamTLS gives the problems of upstreamTLS of a route their whole keys, and their places.
+func ofUpstreamTLS(c *config.Config, route int, problems config.Problems) (placed config.Problems) {
+	for _, p := range problems {
+		p.Key = fmt.Sprintf("routes[%d].upstreamTLS.%s", route, p.Key)
+		p.Place = c.Place(p.Key)
+		placed = append(placed, p)
 	}
-	return nil
+	return placed
+}
+
+// orNil returns problems as an error, which is nil if there are none.
+func orNil(problems config.Problems) error {
+	if problems == nil {
+		return nil
+	}
+	return problems
 }
 
 // keep gives up all ways but those of c. Requests that are under way are not disturbed.
@@ -137,24 +148,30 @@ func (f *fleet) keep(c *config.Config) {
 	}
 }
 
-// refresh reads the files of every way again and reports whether something is new. Bad ones change
-// nothing, and the error is given once. One goroutine at a time may call it.
-func (f *fleet) refresh() (changed bool, err error) {
+// refresh reads the files of every way of c again and reports whether something is new. Bad ones
+// change nothing, and the error is given once, as a config.Problems. One goroutine at a time may
+// call it.
+func (f *fleet) refresh(c *config.Config) (changed bool, err error) {
 	f.mu.RLock()
 	before := maps.Clone(f.seen)
 	f.mu.RUnlock()
-	var faults []error
-	for w, seen := range before {
+	var faults config.Problems
+	for i, w := range waysOf(c) {
+		seen, known := before[w]
+		delete(before, w) // the next route may have the same
+		if !known {
+			continue
+		}
 		t, sum, err := readUpstreamTLS(w.tls)
 		if sum == seen {
 			continue
 		}
-		if err != nil {
-			faults = append(faults, fmt.Errorf("upstreamTLS: %w", err))
+		if problems, ok := errors.AsType[config.Problems](err); ok {
+			faults = append(faults, ofUpstreamTLS(c, i, problems)...)
 		}
 		changed = f.replace(w, t, sum) || changed
 	}
-	return changed, errors.Join(faults...)
+	return changed, orNil(faults)
 }
 
 // replace notes what the files of a way hold, and makes its new connections with t, unless that is
@@ -174,21 +191,25 @@ func (f *fleet) replace(w way, t *tls.Config, sum [sha256.Size]byte) bool {
 	return true
 }
 
-// fault returns which certificates of the gateway's own no agent can trust at a time.
-func (f *fleet) fault(now time.Time) error {
+// fault returns which certificates of the gateway's own no agent can trust at a time, as a
+// config.Problems. A file that several routes of c have is named once.
+func (f *fleet) fault(c *config.Config, now time.Time) error {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	faults := map[string]error{} // by file: several routes may have one
-	for w, a := range f.all {
-		for _, c := range a.dialer.tls.Certificates {
-			faults[w.tls.CertFile] = outOfTime("upstreamTLS.certFile", w.tls.CertFile, c.Leaf, now)
+	var faults config.Problems
+	named := map[string]bool{}
+	for i, w := range waysOf(c) {
+		a, name := f.all[w], w.tls.CertFile
+		if a == nil || name == "" || named[name] {
+			continue
+		}
+		named[name] = true
+		err := outOfTime(&file{key: "certFile", name: name}, a.dialer.tls.Certificates[0].Leaf, now)
+		if problem, ok := errors.AsType[config.Problem](err); ok {
+			faults = append(faults, ofUpstreamTLS(c, i, config.Problems{problem})...)
 		}
 	}
-	var sorted []error
-	for _, name := range slices.Sorted(maps.Keys(faults)) {
-		sorted = append(sorted, faults[name])
-	}
-	return errors.Join(sorted...)
+	return orNil(faults)
 }
 
 // files returns the names of the files of all ways.

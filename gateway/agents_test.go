@@ -323,8 +323,9 @@ func TestExpiredCertificateForAgentsIsNamed(t *testing.T) {
 	if _, err := g.CheckCertificates(); err != nil {
 		t.Error(err)
 	}
-	err = g.fleet.fault(time.Now().Add(2 * time.Hour))
-	if err == nil || !strings.HasPrefix(err.Error(), "upstreamTLS.certFile: "+to.CertFile+": the certificate has expired on ") ||
+	err = g.fleet.fault(&c, time.Now().Add(2*time.Hour))
+	want := "OMNIA_GATEWAY_ROUTES: routes[0].upstreamTLS.certFile: " + to.CertFile + ": the certificate has expired on "
+	if err == nil || !strings.HasPrefix(err.Error(), want) ||
 		strings.Contains(err.Error(), "\n") {
 		t.Errorf("%v", err)
 	}

@@ -54,10 +54,13 @@ func sumOfFiles(files ...*file) [sha256.Size]byte {
 // readAuthorities returns the authorities of a PEM file. The error is a config.Problem.
 func readAuthorities(f *file) (*x509.CertPool, error) {
 	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(f.text) {
-		return nil, f.fault("it holds no certificate in PEM form%s", otherForm(f.text, "openssl x509 -inform der"))
+	if pool.AppendCertsFromPEM(f.text) {
+		return pool, nil
 	}
-	return pool, nil
+	if _, err := readChain(f.text); err != nil {
+		return nil, f.fault("%w", err)
+	}
+	return nil, f.fault("its certificates have headers inside their blocks; take the PEM form without them")
 }
 
 // readPair makes a certificate of its two files. The error is a config.Problem: it names the key
@@ -65,7 +68,10 @@ func readAuthorities(f *file) (*x509.CertPool, error) {
 // failed to find any PEM data" of a file in another form.
 func readPair(cert, key *file) (tls.Certificate, error) {
 	chain, err := readChain(cert.text)
-	if err != nil {
+	switch {
+	case errors.Is(err, errKey):
+		return tls.Certificate{}, cert.fault("%w: are certFile and keyFile swapped?", err)
+	case err != nil:
 		return tls.Certificate{}, cert.fault("%w", err)
 	}
 	if err := readableKey(key.text); err != nil {
@@ -93,6 +99,8 @@ func readPair(cert, key *file) (tls.Certificate, error) {
 	return tls.Certificate{}, key.fault("the key cannot be read: %w; write it anew with openssl pkey", err)
 }
 
+var errKey = errors.New("it holds a private key and no certificate")
+
 // readChain reads all certificates of a PEM file, of which there must be one.
 func readChain(text []byte) (chain []*x509.Certificate, err error) {
 	types, blocks := blocksOf(text)
@@ -109,10 +117,12 @@ func readChain(text []byte) (chain []*x509.Certificate, err error) {
 	switch {
 	case len(chain) > 0:
 		return chain, nil
-	case slices.ContainsFunc(types, isKeyType):
-		return nil, errors.New("it holds a private key and no certificate: are certFile and keyFile swapped?")
-	case slices.Contains(types, "CERTIFICATE REQUEST"):
+	case slices.ContainsFunc(types, func(t string) bool { return strings.HasSuffix(t, "PRIVATE KEY") }):
+		return nil, errKey
+	case slices.ContainsFunc(types, isRequestType):
 		return nil, errors.New("it holds a request for a certificate; the authority gives the certificate itself")
+	case len(types) > 0:
+		return nil, fmt.Errorf("it holds no certificate but a block %q", types[0])
 	}
 	return nil, errors.New("it holds no certificate in PEM form" + otherForm(text, "openssl x509 -inform der"))
 }
@@ -133,6 +143,8 @@ func readableKey(text []byte) error {
 		return errors.New("it holds a certificate and no private key: are certFile and keyFile swapped?")
 	case slices.Contains(types, "PUBLIC KEY"):
 		return errors.New("it holds a public key; the private one is needed")
+	case slices.ContainsFunc(types, isRequestType):
+		return errors.New("it holds a request for a certificate and no private key")
 	}
 	return errors.New("it holds no private key in PEM form" + otherForm(text, "openssl pkey -inform der"))
 }
@@ -150,6 +162,10 @@ func blocksOf(text []byte) (types []string, blocks []*pem.Block) {
 
 func isKeyType(t string) bool {
 	return t == "PRIVATE KEY" || strings.HasSuffix(t, " PRIVATE KEY") && t != "ENCRYPTED PRIVATE KEY" && t != "OPENSSH PRIVATE KEY"
+}
+
+func isRequestType(t string) bool {
+	return t == "CERTIFICATE REQUEST" || t == "NEW CERTIFICATE REQUEST"
 }
 
 // otherForm says of a text without PEM what it may be.
@@ -182,18 +198,18 @@ func publicKind(c *x509.Certificate) string {
 // they trust: it has expired, or is not valid yet. A gateway serves with it all the same, as a
 // clock may be wrong and some clients do not look.
 func (t *certificates) fault(now time.Time) error {
-	return outOfTime("tls.certFile", t.config.CertFile, t.leaf(), now)
+	return outOfTime(&file{key: "tls.certFile", name: t.config.CertFile}, t.leaf(), now)
 }
 
-// outOfTime returns why a certificate is not valid at a time, nil if it is. The key of the
-// configuration names its file.
-func outOfTime(key, name string, leaf *x509.Certificate, now time.Time) error {
+// outOfTime returns why the certificate of a file is not valid at a time, nil if it is. The error
+// is a config.Problem.
+func outOfTime(f *file, leaf *x509.Certificate, now time.Time) error {
 	switch {
 	case now.After(leaf.NotAfter):
-		return fmt.Errorf("%s: %s: the certificate has expired on %s; renew it", key, name, leaf.NotAfter.UTC().Format(time.RFC3339))
+		return f.fault("the certificate has expired on %s; renew it", leaf.NotAfter.UTC().Format(time.RFC3339))
 	case now.Before(leaf.NotBefore):
-		return fmt.Errorf("%s: %s: the certificate is not valid before %s; look at this machine's clock, or use another certificate",
-			key, name, leaf.NotBefore.UTC().Format(time.RFC3339))
+		return f.fault("the certificate is not valid before %s; look at this machine's clock, or use another certificate",
+			leaf.NotBefore.UTC().Format(time.RFC3339))
 	}
 	return nil
 }

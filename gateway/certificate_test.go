@@ -101,6 +101,9 @@ func TestErrorsOfCertificatesSayWhatToDo(t *testing.T) {
 			"tls.keyFile: KEY: it holds no private key in PEM form: it is a key of SSH; convert it"},
 		{"broken key", good, block("PRIVATE KEY", nil), "tls.keyFile: KEY: the key cannot be read: "},
 		{"request", block("CERTIFICATE REQUEST", nil), key, "tls.certFile: CERT: it holds a request for a certificate; "},
+		{"request of Windows", block("NEW CERTIFICATE REQUEST", nil), key, "tls.certFile: CERT: it holds a request for a certificate; "},
+		{"request for key", good, block("CERTIFICATE REQUEST", nil), "tls.keyFile: KEY: it holds a request for a certificate and"},
+		{"revocations", block("X509 CRL", nil), key, "tls.certFile: CERT: it holds no certificate but a block \"X509 CRL\""},
 		{"broken certificate", block("CERTIFICATE", nil), key, "tls.certFile: CERT: certificate 1 cannot be read: "},
 		{"DER", leaf.cert.Raw, key, "tls.certFile: CERT: it holds no certificate in PEM form: it seems to be DER or PKCS #12; convert " +
 			"it with openssl x509 -inform der"},
@@ -120,6 +123,23 @@ func TestErrorsOfCertificatesSayWhatToDo(t *testing.T) {
 				t.Errorf("no error, want %s", test.want)
 			}
 		})
+	}
+}
+
+func TestMessagesForAuthorities(t *testing.T) {
+	block := func(kind string) []byte { return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: []byte("0")}) }
+	for want, text := range map[string][]byte{
+		"it holds a private key and no certificate":                                        block("EC PRIVATE KEY"),
+		"it holds a private key and no certificate ":                                       block("ENCRYPTED PRIVATE KEY"),
+		"it holds a request for a certificate; the authority gives the certificate itself": block("CERTIFICATE REQUEST"),
+		"it holds no certificate but a block \"PUBLIC KEY\"":                               block("PUBLIC KEY"),
+		"certificate 1 cannot be read: x509: malformed certificate":                        block("CERTIFICATE"),
+		"it holds no certificate in PEM form: PEM begins with \"-----BEGIN\"":              []byte("hello"),
+	} {
+		_, err := readAuthorities(&file{"caFile", "CA", text})
+		if err == nil || err.Error() != "caFile: CA: "+strings.TrimSpace(want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
 	}
 }
 

@@ -162,7 +162,7 @@ func (g *Gateway) reloadCertificate() error {
 
 // reloadFleet reads the files of upstreamTLS again. Bad ones change nothing and are reported once.
 func (g *Gateway) reloadFleet() error {
-	changed, err := g.fleet.refresh()
+	changed, err := g.fleet.refresh(g.Config())
 	if err != nil {
 		g.log.Error("certificates for agents not reloaded; the old ones stay", "err", err.Error())
 	}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,9 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/gateway/relay"
+
+	"github.com/altairalabs/omnia-gateway/auth"
+	"github.com/altairalabs/omnia-gateway/config"
 )
 
 // Listen binds the listeners, and begins to keep the revocations. Nothing is served before Run.
@@ -187,7 +191,7 @@ func http1() *http.Protocols {
 // of upstreamTLS, and what an operator should know of the listener's.
 func (g *Gateway) CheckCertificates() (notes []string, err error) {
 	now := time.Now()
-	err = g.fleet.fault(now)
+	err = g.fleet.fault(g.Config(), now)
 	if g.certs == nil {
 		return nil, err
 	}
@@ -208,6 +212,43 @@ func (g *Gateway) warnOfCertificates() {
 
 // Refresh fetches the keys of every issuer once; the error names each that failed.
 func (g *Gateway) Refresh(ctx context.Context) error { return g.keys.Refresh(ctx) }
+
+// CheckFetch returns what is wrong with the files that issuers are asked with, as a
+// config.Problems. A gateway starts without them, as they are read for each fetch.
+func (g *Gateway) CheckFetch() error {
+	c := g.Config()
+	if !c.Authentication.Enabled {
+		return nil
+	}
+	var found config.Problems
+	add := func(p config.Problem) {
+		p.Place = c.Place(p.Key)
+		found = append(found, p)
+	}
+	for i, j := range c.Authentication.Issuers() {
+		at := "authentication.jwt.fetch."
+		if i > 0 {
+			at = fmt.Sprintf("authentication.jwtRules[%d].fetch.", i-1)
+		}
+		if authorities := (&file{key: at + "caFile", name: j.Fetch.CAFile}); authorities.name != "" {
+			if err := authorities.read(); err != nil {
+				add(config.Problem{Key: authorities.key, Text: errors.Unwrap(err).Error(),
+					Hint: "name a PEM file that the gateway may read"})
+			} else if _, err := readAuthorities(authorities); err != nil {
+				problem, _ := errors.AsType[config.Problem](err)
+				problem.Hint = cmp.Or(problem.Hint, "name the file of the authorities' certificates, in PEM form")
+				add(problem)
+			}
+		}
+		if name := j.Fetch.BearerTokenFile; name != "" {
+			if _, err := auth.BearerToken(name); err != nil {
+				add(config.Problem{Key: at + "bearerTokenFile", Text: err.Error(),
+					Hint: "name a file with one token that the gateway may read"})
+			}
+		}
+	}
+	return orNil(found)
+}
 
 // CheckIssuers fetches the keys of every issuer once and returns how many there are. The error
 // names each whose keys cannot be fetched or used, and each whose discovery document names

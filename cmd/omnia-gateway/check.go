@@ -69,6 +69,7 @@ func examine(c *cobra.Command, from config.Sources, online bool) (findings, erro
 	}
 	found := findings{config: conf, verdict: "the configuration is good"}
 	notes, err := g.CheckCertificates()
+	err = errors.Join(g.CheckFetch(), err)
 	found.notes = slices.Concat(conf.Notes, notes)
 	if online {
 		err = errors.Join(err, found.ask(c.Context(), g, conf))
@@ -158,6 +159,10 @@ func (f findings) printJSON(w io.Writer, err error) error {
 	for _, err := range each(err) {
 		if problems, ok := errors.AsType[config.Problems](err); ok {
 			report.Problems = append(report.Problems, problems...)
+			continue
+		}
+		if problem, ok := errors.AsType[config.Problem](err); ok {
+			report.Problems = append(report.Problems, problem)
 			continue
 		}
 		report.Problems = append(report.Problems, config.Problem{Text: err.Error()})
