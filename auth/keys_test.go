@@ -514,6 +514,7 @@ func TestStrangersCannotUseUpTheFetchAfterARotation(t *testing.T) {
 		if n := i.count(); n != 2 {
 			t.Fatalf("%d fetches", n)
 		}
+		time.Sleep(refetchPause)
 		if got := from(away, good("rsa2", object{"sub": "alice"})); got != outcome.UnknownKey {
 			t.Errorf("a caller from an address that is not known: %q", got)
 		}
@@ -530,6 +531,35 @@ func TestStrangersCannotUseUpTheFetchAfterARotation(t *testing.T) {
 		time.Sleep(refetchPause)
 		if got := from(home, good("ec256", object{"sub": "bob"})); got != "" || i.count() != 4 {
 			t.Errorf("another caller that is known: %q after %d fetches", got, i.count())
+		}
+	})
+}
+
+// The fetch that a caller has of its own is not spent on keys that have come just now.
+func TestForgedTokensInTheNameOfAKnownCallerCauseOneFetch(t *testing.T) {
+	i := &idp{status: 200, body: set("rsa1")}
+	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
+		if got := reason(a, good("rsa1", nil)); got != "" {
+			t.Fatal(got)
+		}
+		forged := mint("unknown", object{"alg": "RS256", "kid": "made-up"}, claims(nil))
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() { reason(a, forged) })
+		}
+		wg.Wait()
+		for range 10 {
+			if got := reason(a, forged); got != outcome.UnknownKey {
+				t.Error(got)
+			}
+		}
+		if n := i.count(); n != 2 {
+			t.Errorf("%d fetches", n-1)
+		}
+		i.answer(200, set("rsa2"))
+		time.Sleep(refetchPause)
+		if got := reason(a, good("rsa2", nil)); got != "" || i.count() != 3 {
+			t.Errorf("the caller itself, after a rotation: %q after %d fetches", got, i.count())
 		}
 	})
 }

@@ -24,7 +24,7 @@ const (
 	firstRetry   = 250 * time.Millisecond // after a fetch that failed; doubled for each further one
 	lastRetry    = 15 * time.Second
 	refetchEvery = 30 * time.Second   // at most, for a token that no key verifies, of a stranger or of one caller
-	refetchPause = time.Second        // between fetches for callers
+	refetchPause = time.Second        // before a fetch for a caller, since the last one
 	refetchWait  = 3 * time.Second    // that a request with such a token waits
 	keepFor      = 7 * 24 * time.Hour // that keys are used through an outage
 	maxKeys      = 100                // in one set; further ones are skipped
@@ -158,11 +158,11 @@ type keySet struct {
 	running      bool
 	waiting      chan struct{} // closed when the fetch that requests wait for has ended; nil when none waits
 	forStrangers time.Time     // when wake was last used for a stranger
-	forVisitors  time.Time     // and for a caller that is known
 	url          string        // where the keys were last asked for, fit for a log
 	started      uint64        // fetches
 	stored       uint64        // the fetch whose set is in use
 	ended        uint64        // fetches, and how many of them failed
+	answered     time.Time     // when the last of them ended
 	late         bool          // Await has given up on the first one
 	failures     uint64
 	fetched      time.Time // when set was last confirmed
@@ -279,7 +279,7 @@ func (s *keySet) release() {
 // any of them: a client that goes away cannot spoil it. If the last such fetch is less than
 // refetchEvery ago refetch returns at once, so that made-up tokens cost the issuer nothing.
 // Strangers cannot use up the fetch that users need after a rotation: a caller that is known has
-// one of its own. who returns the caller that the token names, of which nothing is verified.
+// one of its own, unless the keys have come just now: a second fetch would bring the same. who returns the caller that the token names, of which nothing is verified.
 func (s *keySet) refetch(ctx context.Context, who func() visitor) *jwks {
 	s.mu.Lock()
 	if s.waiting == nil {
@@ -291,8 +291,7 @@ func (s *keySet) refetch(ctx context.Context, who func() visitor) *jwks {
 			return s.current()
 		case passed(s.forStrangers, refetchEvery):
 			s.forStrangers = now
-		case passed(s.forVisitors, refetchPause) && s.visitors.ask(who(), now):
-			s.forVisitors = now
+		case passed(s.answered, refetchPause) && s.visitors.ask(who(), now):
 		default:
 			s.mu.Unlock()
 			return s.current()
@@ -335,6 +334,7 @@ func (s *keySet) fetch(ctx context.Context) error {
 	if from != "" {
 		s.url = from
 	}
+	s.answered = time.Now()
 	if s.ended++; s.ended == 1 {
 		close(s.once)
 	}
