@@ -530,7 +530,8 @@ func TestCurveIsBoundToTheAlgorithm(t *testing.T) {
 }
 
 func TestA29TokensForAnotherPurpose(t *testing.T) {
-	for _, typ := range []string{"logout+jwt", "LOGOUT+JWT", "secevent+jwt", "application/logout+jwt", `logout\u002bjwt`} {
+	for _, typ := range []string{"logout+jwt", "LOGOUT+JWT", "secevent+jwt", "application/logout+jwt", `logout\u002bjwt`,
+		"logout+jwt;x=1", "logout+jwt ; x=1", "Secevent+jwt ", ` \tapplication/logout+jwt`} {
 		refused(t, outcome.WrongType, mint("rsa1", `{"alg":"RS256","kid":"rsa1","typ":"`+typ+`"}`, claims(nil)))
 	}
 	refused(t, outcome.Malformed, mint("rsa1", `{"alg":"RS256","kid":"rsa1","TYP":"logout+jwt"}`, claims(nil)))

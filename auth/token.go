@@ -270,7 +270,8 @@ func dateOf(name, value string) (time.Time, error) {
 // notAccess returns the type of a token that is for another purpose than access, "" for any other
 // (RFC 8725 §3.12). A logout token is signed by the same keys as an access token.
 func (t *token) notAccess() string {
-	switch typ := t.mediaType(); typ {
+	typ, _, _ := strings.Cut(t.mediaType(), ";") // parameters and blanks do not make it another type
+	switch typ = strings.TrimPrefix(strings.TrimSpace(typ), "application/"); typ {
 	case "logout+jwt", "secevent+jwt":
 		return typ
 	}
