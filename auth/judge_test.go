@@ -2,6 +2,7 @@ package auth
 
 import (
 	"encoding/base64"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +41,30 @@ func TestIdentityIsJudgedByOtherRules(t *testing.T) {
 	}
 }
 
+func TestRefusalForThePrincipalNamesTheClaims(t *testing.T) {
+	for _, c := range []struct {
+		names  []string
+		claims object
+		want   string
+	}{
+		{[]string{"sub"}, object{"sub": ""}, "the token has no user: the claim sub is missing, empty or no text; " +
+			"the issuer's key principalClaim names what the gateway looks for"},
+		{[]string{"email", "upn"}, nil, "the claim email or upn is missing"},
+		{[]string{"sub"}, object{"sub": "a "}, `the user is "a ", of the claim sub, with white space at an end or a line break; `},
+		{[]string{"sub"}, object{"sub": "a"}, ""},
+	} {
+		a := ready(t, allKeys(), func(s *config.Authentication) { s.JWT.PrincipalClaim = c.names })
+		id, err := a.Verify(t.Context(), Credential{Token: good("rsa1", c.claims)}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = a.Principal(id)
+		if c.want == "" && err != nil || c.want != "" && (reasonOf(err) != outcome.NoPrincipal || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%v of %v: %v", c.names, c.claims, err)
+		}
+	}
+}
+
 func TestPrincipalClaim(t *testing.T) {
 	for _, c := range []struct {
 		names  []string
@@ -56,7 +81,11 @@ func TestPrincipalClaim(t *testing.T) {
 		{[]string{"a.b"}, object{"a": object{"b": "nested"}}, "nested"},
 	} {
 		a := ready(t, allKeys(), func(s *config.Authentication) { s.JWT.PrincipalClaim = c.names })
-		id, err := a.Verify(t.Context(), Credential{Token: good("rsa1", c.claims)}, nil)
+		var told []string
+		id, err := a.Verify(t.Context(), Credential{Token: good("rsa1", c.claims)}, func(check, _ string) { told = append(told, check) })
+		if slices.Contains(told, "subject") != (c.want != "") {
+			t.Errorf("%v of %v: passed %v", c.names, c.claims, told)
+		}
 		if err != nil || id.Subject != c.want || id.HasPrincipal() != (c.want != "") {
 			t.Errorf("%v of %v: %+v, %v", c.names, c.claims, id, err)
 		}
@@ -100,6 +129,8 @@ func TestRefusalsEndTheSearch(t *testing.T) {
 		{"audience", good("rsa1", object{"aud": []string{"a", "b"}}), nil, `the token is for "a", "b"; needed is one of ["agents"]`},
 		{"no audience", good("rsa1", object{"aud": nil}), nil, `the token has no aud; needed is one of ["agents"]`},
 		{"encrypted", "a.b.c.d.e", nil, "it is encrypted (JWE, five parts)"},
+		{"the whole header", "Authorization: Bearer " + token, nil, "the header Authorization: give the token alone"},
+		{"the issuer's answer", `{"access_token":"` + token + `"}`, nil, "it is a JSON object"},
 		{"bearer twice", "Bearer " + token, nil, "it begins with the word Bearer"},
 		{"quotes", `"` + token + `"`, nil, "it is in quotes"},
 	} {

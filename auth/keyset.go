@@ -279,7 +279,8 @@ func (s *keySet) release() {
 // any of them: a client that goes away cannot spoil it. If the last such fetch is less than
 // refetchEvery ago refetch returns at once, so that made-up tokens cost the issuer nothing.
 // Strangers cannot use up the fetch that users need after a rotation: a caller that is known has
-// one of its own, unless the keys have come just now: a second fetch would bring the same. who returns the caller that the token names, of which nothing is verified.
+// one of its own, unless the keys have come just now: a second fetch would bring the same. who
+// returns the caller that the token names, of which nothing is verified.
 func (s *keySet) refetch(ctx context.Context, who func() visitor) *jwks {
 	s.mu.Lock()
 	if s.waiting == nil {

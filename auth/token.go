@@ -60,6 +60,10 @@ func decodeJWS(text string) (*token, error) {
 	switch n := strings.Count(text, "."); {
 	case len(text) > 7 && strings.EqualFold(text[:7], "bearer "):
 		return nil, errors.New("it begins with the word Bearer: give the token alone")
+	case len(text) > 14 && strings.EqualFold(text[:14], "authorization:"):
+		return nil, errors.New("it begins with the name of the header Authorization: give the token alone")
+	case text != "" && text[0] == '{':
+		return nil, errors.New("it is a JSON object, as an issuer answers: give the value of its access_token alone")
 	case text != "" && (text[0] == '"' || text[0] == '\''):
 		return nil, errors.New("it is in quotes: give the token without them")
 	case n == 4:

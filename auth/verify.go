@@ -159,7 +159,7 @@ func (v *Verifier) read(text string, t Trace) (*token, error) {
 		return nil, v.strange(tok.issuer)
 	}
 	if !v.algorithms[tok.alg] {
-		return nil, &outcome.Refusal{Reason: outcome.AlgNotAllowed, Detail: "algorithm " + outcome.Brief(tok.alg)}
+		return nil, v.refuseAlgorithm(tok)
 	}
 	if tok.protected[2] != "" {
 		// RFC 7515 §4.1.11: what must be understood and is not. We understand no extension.
@@ -175,10 +175,34 @@ func (v *Verifier) signer(tok *token) (*issuer, error) {
 		return nil, v.strange(tok.issuer)
 	}
 	if !i.algorithms[tok.alg] {
-		return nil, &outcome.Refusal{Reason: outcome.AlgNotAllowed,
-			Detail: fmt.Sprintf("algorithm %s for issuer %s", tok.alg, i.Issuer)}
+		return nil, v.refuseAlgorithm(tok)
 	}
 	return i, nil
+}
+
+// refuseAlgorithm refuses a token for its algorithm, and tells what to do.
+func (v *Verifier) refuseAlgorithm(tok *token) error {
+	i := v.byName[tok.issuer]
+	if i == nil && len(v.issuers) == 1 {
+		i = v.issuers[0]
+	}
+	why := ""
+	switch upper := strings.ToUpper(tok.alg); {
+	case upper == "NONE":
+		why = "is never accepted: such a token is not signed"
+	case upper == "HS256" || upper == "HS384" || upper == "HS512":
+		why = "is never accepted, nor is another of HS256, HS384 and HS512: who can verify with their shared secret can also sign"
+	case methods[tok.alg] == nil:
+		why = "is not supported"
+	case i != nil:
+		return outcome.Refuse(outcome.AlgNotAllowed, fmt.Sprintf("algorithm %s is not in the list algorithms of issuer %s, which is %v; "+
+			"add it there, or have the issuer sign with one of these", tok.alg, outcome.Quote(i.Issuer), i.Algorithms))
+	default:
+		return outcome.Refuse(outcome.AlgNotAllowed, fmt.Sprintf("algorithm %s is in the list algorithms of none of %d issuers; "+
+			"add it to that of the token's issuer", tok.alg, len(v.issuers)))
+	}
+	return outcome.Refuse(outcome.AlgNotAllowed,
+		fmt.Sprintf("algorithm %s %s; have the issuer sign with RS256, ES256 or EdDSA", outcome.Brief(tok.alg), why))
 }
 
 // notForAccess refuses a token of a type that is for another purpose.
@@ -241,10 +265,8 @@ func (i *issuer) judge(c content, now time.Time, t Trace) (*Identity, error) {
 	if err := intended(c.audience, i.Audiences, t); err != nil {
 		return nil, err
 	}
-	if id.HasPrincipal() {
+	if id.HasPrincipal() { // else it is for Principal to tell, where one is needed
 		t.trace("subject", "%s", outcome.Brief(id.Subject))
-	} else {
-		t.trace("subject", "%s cannot be a principal", outcome.Brief(id.Subject))
 	}
 	return id, nil
 }
@@ -257,6 +279,24 @@ func (i *issuer) principal(c content) string {
 		}
 	}
 	return ""
+}
+
+// Principal returns a refusal if a caller that was verified has no subject that can be a principal.
+func (v *Verifier) Principal(id *Identity) error {
+	if id.HasPrincipal() {
+		return nil
+	}
+	i := v.issuerOf(id)
+	if i == nil {
+		return v.strange(id.Issuer)
+	}
+	const key = "; the issuer's key principalClaim names what the gateway looks for"
+	if id.Subject != "" {
+		return outcome.Refuse(outcome.NoPrincipal, "the user is "+outcome.Quote(id.Subject)+", of the claim "+
+			strings.Join(i.PrincipalClaim, " or ")+", with white space at an end or a line break"+key)
+	}
+	return outcome.Refuse(outcome.NoPrincipal, "the token has no user: the claim "+strings.Join(i.PrincipalClaim, " or ")+
+		" is missing, empty or no text"+key)
 }
 
 // takes returns a refusal when a token of this issuer may not sit where it was found. Places are

@@ -19,6 +19,37 @@ import (
 
 var rs256 = object{"alg": "RS256", "kid": "rsa1", "typ": "JWT"}
 
+func TestRefusalOfAnAlgorithmTellsWhatToDo(t *testing.T) {
+	const do = "; have the issuer sign with RS256, ES256 or EdDSA"
+	one := ready(t, allKeys(), func(s *config.Authentication) { s.JWT.Algorithms = []string{"RS256", "EdDSA"} })
+	two := ready(t, allKeys(), func(s *config.Authentication) {
+		s.JWT.Algorithms = []string{"RS256"}
+		other := s.JWT
+		other.Issuer, other.Algorithms = "https://other.example.com", []string{"ES256"}
+		s.JWTRules = append(s.JWTRules, other)
+	})
+	for _, c := range []struct {
+		gate        *gate
+		alg, issuer string
+		want        string
+	}{
+		{one, "HS256", issuerName, `algorithm "HS256" is never accepted, nor is another of HS256, HS384 and HS512: `},
+		{one, "hs512", issuerName, `algorithm "hs512" is never accepted`},
+		{one, "none", issuerName, `algorithm "none" is never accepted: such a token is not signed` + do},
+		{one, "ES256K", issuerName, `algorithm "ES256K" is not supported` + do},
+		{one, "ES256", issuerName, `algorithm ES256 is not in the list algorithms of issuer "` + issuerName +
+			`", which is [RS256 EdDSA]; add it there`},
+		{one, "ES256", "https://x", `of issuer "` + issuerName + `", which`},
+		{two, "ES256", issuerName, `of issuer "` + issuerName + `", which is [RS256]`},
+		{two, "ES384", "https://x", `algorithm ES384 is in the list algorithms of none of 2 issuers; add it`},
+	} {
+		_, err := c.gate.Verify(t.Context(), Credential{Token: mint("rsa1", object{"alg": c.alg}, claims(object{"iss": c.issuer}))}, nil)
+		if reasonOf(err) != outcome.AlgNotAllowed || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s of %s: %v", c.alg, c.issuer, err)
+		}
+	}
+}
+
 func TestForm(t *testing.T) {
 	a := ready(t, allKeys(), nil)
 	token := good("rsa1", nil)

@@ -2,12 +2,14 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -92,6 +94,9 @@ func (q question) request(stdin io.Reader) (*http.Request, error) {
 	if !q.plain && q.method == http.MethodGet {
 		lines = append(lines, "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13",
 			"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==") // the sample nonce of RFC 6455 §1.3
+	}
+	if u, err := url.Parse(q.path); err == nil && (u.Scheme == "ws" || u.Scheme == "wss") {
+		return nil, fmt.Errorf("--path: give only the path, as in --path %s --host %s", cmp.Or(u.EscapedPath(), "/"), u.Host)
 	}
 	if !strings.HasPrefix(q.path, "/") && !strings.Contains(q.path, "://") {
 		return nil, fmt.Errorf("--path %q: want a path that begins with /, such as /my-agent/ws", q.path)

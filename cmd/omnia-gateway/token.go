@@ -266,7 +266,10 @@ func inspect(c *cobra.Command, token string, from config.Sources) error {
 	if err := keys.Refresh(c.Context()); err != nil {
 		fmt.Fprintf(out, "note: %v\n", err)
 	}
-	_, err = v.Verify(c.Context(), auth.Credential{Token: token}, func(check, detail string) { printPassed(out, check, detail) })
+	id, err := v.Verify(c.Context(), auth.Credential{Token: token}, func(check, detail string) { printPassed(out, check, detail) })
+	if err == nil {
+		err = v.Principal(id)
+	}
 	if refusal, ok := errors.AsType[*outcome.Refusal](err); ok {
 		printFailed(out, refusal.Reason, refusal.Text())
 		return errNo

@@ -17,6 +17,8 @@ func TestMistakesOnTheCommandLine(t *testing.T) {
 		{"check --config", "flag needs an argument: --config\nsee omnia-gateway check --help\n"},
 		{"explain", "required flag(s) \"path\" not set\nsee omnia-gateway explain --help\n"},
 		{"explain --path /a --header nonsense", "--header \"nonsense\": want \"Name: value\"\nsee omnia-gateway explain --help\n"},
+		{"explain --path ws://localhost:8080/a/ws?x=1", "--path: give only the path, as in --path /a/ws --host localhost:8080\n" +
+			"see omnia-gateway explain --help\n"},
 		{"token mint --issuer x", "required flag(s) \"key\", \"subject\" not set\nsee omnia-gateway token mint --help\n"},
 		{"token inspect", "an argument is missing: omnia-gateway token inspect TOKEN|- [flags]\nsee omnia-gateway token inspect --help\n"},
 		{"token inspect a b", "unexpected argument \"b\"\nsee omnia-gateway token inspect --help\n"},

@@ -165,11 +165,6 @@ func refuseOrigin(origins []string) error {
 	return outcome.Refuse(outcome.BadOrigin, outcome.Clip(strings.Join(origins, ", "))+" is not among the origins of the route")
 }
 
-// refusePrincipal is the refusal of a caller without a usable subject.
-func refusePrincipal() error {
-	return outcome.Refuse(outcome.NoPrincipal, "the token has no usable subject")
-}
-
 // find enters the room of routes. It returns the route and the path that is left after its prefix,
 // or makes the request a probe.
 func (p *Policy) find(pass *Pass, method string) (_ *route, rest string, err error) {
@@ -223,7 +218,7 @@ func (p *Policy) authorize(ctx context.Context, pass *Pass, r *route, credential
 	}
 	if open {
 		t.ok("rule", "not asked: %s", pass.Reason)
-	} else if err := permit(r, pass.Identity, pass.Names, t); err != nil {
+	} else if err := p.permit(r, pass.Identity, pass.Names, t); err != nil {
 		return err
 	}
 	return p.tell(pass, r, credential.Token, open, t)
@@ -263,9 +258,9 @@ func (p *Policy) entry(path string, r *route, rest string) outcome.Reason {
 }
 
 // permit asks the rules of a route about a verified caller.
-func permit(r *route, id *auth.Identity, names config.Names, t *trace) error {
-	if !id.HasPrincipal() {
-		return refusePrincipal()
+func (p *Policy) permit(r *route, id *auth.Identity, names config.Names, t *trace) error {
+	if err := p.verifier.Principal(id); err != nil {
+		return err
 	}
 	return r.rules.Check(id, names, t.auth())
 }

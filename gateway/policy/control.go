@@ -63,8 +63,8 @@ func (p *Policy) admitRenewal(ctx context.Context, pass *Pass, r *http.Request, 
 	if pass.Identity, err = p.verifier.Verify(ctx, credential, t.auth()); err != nil {
 		return err
 	}
-	if !pass.Identity.HasPrincipal() {
-		return refusePrincipal()
+	if err := p.verifier.Principal(pass.Identity); err != nil {
+		return err
 	}
 	pass.Reason = outcome.Renewal
 	return nil
@@ -77,8 +77,8 @@ func (p *Policy) Renewed(issuer, claims, clientKey string) (Case, error) {
 	if err != nil {
 		return Case{}, err
 	}
-	if !id.HasPrincipal() {
-		return Case{}, refusePrincipal()
+	if err := p.verifier.Principal(id); err != nil {
+		return Case{}, err
 	}
 	return Case{Identity: id}, nil
 }

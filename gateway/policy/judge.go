@@ -30,7 +30,7 @@ func (p *Policy) Judge(c Case) error {
 	if err != nil || open {
 		return err
 	}
-	if err := permit(route, id, pass.Names, nil); err != nil {
+	if err := p.permit(route, id, pass.Names, nil); err != nil {
 		return err
 	}
 	_, err = p.verifier.Headers(id)
