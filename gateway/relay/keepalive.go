@@ -29,6 +29,9 @@ func (m *machine) tick(now time.Duration) {
 		if w.held {
 			m.moved = now // a message waits, so the session is not idle
 		}
+		if now >= w.waitsBy() {
+			m.goes(w, "hung up while messages waited for its pace")
+		}
 		if m.ending == nil {
 			w.judge()
 		}
@@ -119,13 +122,21 @@ func (w *way) pingBy() time.Duration {
 func (w *way) answerBy() time.Duration {
 	m := w.m
 	if w.waits() || w.other.full {
-		return never // what is full takes bytes, or stalls; and what is held goes on when its time comes
+		return never // what is full takes bytes, or stalls; and then what is held goes on
 	}
 	since := max(m.closedAt, w.other.took)
 	if w.dst == listening {
 		since = max(since, w.heard)
 	}
 	return since + m.rules.replyWait
+}
+
+// waitsBy is until when bytes may wait for the pace of a source.
+func (w *way) waitsBy() time.Duration {
+	if !w.held || w.walk.pace == nil {
+		return never
+	}
+	return w.hungBy
 }
 
 // unanswered ends the session because the source has not answered the other side's Close. The
@@ -149,6 +160,7 @@ func (m *machine) next() time.Duration {
 		if w.rest > m.now {
 			next = min(next, w.rest)
 		}
+		next = min(next, w.waitsBy())
 		switch {
 		case m.ending != nil:
 			next = min(next, m.cutoff)

@@ -224,6 +224,9 @@ func (l *lane) event(e *syscall.EpollEvent) {
 	if e.Events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
 		s.hung = true
 	}
+	if e.Events&(syscall.EPOLLHUP|syscall.EPOLLERR) != 0 {
+		s.reset = true
+	}
 	s.ride.enqueue()
 }
 
@@ -372,6 +375,9 @@ func (r *ride) move() {
 			if s.readable && r.m.reads(s.from, now) {
 				r.enqueue()
 			}
+		}
+		if s.hung {
+			r.m.hung(s.from, s.reset, now)
 		}
 	}
 	r.after()

@@ -64,11 +64,16 @@ func TestCallAfterTheLanesAreClosedIsIgnored(t *testing.T) {
 	}
 }
 
-// Without Pings nothing else tells a silent agent from one that is gone.
+// Without Pings nothing else tells a silent agent from one that is gone, and no Ping is sent to one
+// that waits for its pace.
 func TestAgentIsProbedBySystemOrGateway(t *testing.T) {
-	for _, every := range []time.Duration{0, time.Hour} {
+	for _, tt := range []struct {
+		every time.Duration
+		pace  Pace
+		want  bool
+	}{{0, Pace{}, true}, {time.Hour, Pace{}, false}, {time.Hour, Pace{MessagesPerSecond: 1}, true}} {
 		rules := lasting
-		rules.PingInterval = every
+		rules.PingInterval, rules.FromAgent = tt.every, tt.pace
 		j := prepare(t, rules, 0, nil, nil)
 		agent := j.sides[1].tcp
 		if err := agent.SetKeepAlive(false); err != nil {
@@ -81,8 +86,8 @@ func TestAgentIsProbedBySystemOrGateway(t *testing.T) {
 		}
 		raw.Control(func(fd uintptr) {
 			got, err := syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_KEEPALIVE)
-			if want := every == 0; got == 1 != want || err != nil {
-				t.Errorf("Pings every %s: SO_KEEPALIVE is %d, %v", every, got, err)
+			if got == 1 != tt.want || err != nil {
+				t.Errorf("Pings every %s, pace %+v: SO_KEEPALIVE is %d, %v", tt.every, tt.pace, got, err)
 			}
 		})
 		j.client.Close()

@@ -98,6 +98,7 @@ type way struct {
 	begun  []byte        // where they are kept, if they are the beginning of a head or a control frame
 	hold   *[]byte       // where they are kept, if they have to wait for their pace
 	held   bool          // they have to, until rest; the source is not read
+	hungBy time.Duration // until when they may, because the source's side has hung up; never: it has not
 	full   bool          // the sink has not taken all that was written; the source is not read
 	rest   time.Duration // the source is not read before this time
 	bulk   bool          // of what it has not taken, a part is data
@@ -131,7 +132,7 @@ func (m *machine) init(rules Rules, rsv byte, p port, now time.Duration) {
 		w.m, w.other, w.from, w.to = m, other, from, to
 		w.jitter = rand.N(rules.PingInterval/10 + 1)
 		w.walk = walker{fromClient: from == outcome.Client, rsv: rsv, max: uint64(rules.MaxMessage)}
-		w.heard, w.pinged, w.took = now, now, now
+		w.heard, w.pinged, w.took, w.hungBy = now, now, now, never
 	}
 	join(&m.up, &m.down, outcome.Client, outcome.Agent)
 	join(&m.down, &m.up, outcome.Agent, outcome.Client)
@@ -213,6 +214,14 @@ func (w *way) resume() {
 	w.pour(w.carry)
 }
 
+// lift lets the source speak on without its pace, once resume is called.
+func (w *way) lift() {
+	w.walk.pace = nil
+	if w.held {
+		w.rest = 0
+	}
+}
+
 // noted looks at what the walker has seen pass.
 func (w *way) noted() {
 	if w.walk.moved {
@@ -237,12 +246,29 @@ func (w *way) owing() {
 // gone takes note that the source's stream has ended; detail is the operator's.
 func (m *machine) gone(w *way, detail string, now time.Duration) {
 	m.now = now
+	m.goes(w, detail)
+	m.settle()
+}
+
+// goes is gone, inside another event.
+func (m *machine) goes(w *way, detail string) {
 	was := w.src
 	w.src, w.carry, w.held = gone, nil, false
 	if m.ending == nil && was == speaking {
 		m.lost(w, detail)
 	}
-	m.settle()
+}
+
+// hung takes note that the source's side has hung up, though the end of its stream is not read
+// yet. What it has said goes on, but what has to wait for its pace does so for closeGrace at most,
+// and not at all if the connection was reset. The driver may say so again.
+func (m *machine) hung(w *way, reset bool, now time.Duration) {
+	m.now = now
+	by := now
+	if !reset {
+		by += m.rules.closeGrace
+	}
+	w.hungBy = min(w.hungBy, by)
 }
 
 // lost ends a session of which one side has hung up without a Close.
@@ -282,9 +308,16 @@ func (m *machine) took(w *way, left bool, now time.Duration) {
 // failed takes note that a write to the sink has failed. What the side may still have to say, the
 // other way hears, and decides.
 func (m *machine) failed(w *way, now time.Duration) {
-	m.now, w.dst, w.full = now, dead, false
+	m.now = now
+	w.fails()
 	w.resume()
 	m.settle()
+}
+
+// fails gives the sink up.
+func (w *way) fails() {
+	w.dst, w.full = dead, false
+	w.m.hung(w.other, false, w.m.now)
 }
 
 // end ends the session for a reason. Only the first reason counts.
@@ -309,7 +342,8 @@ func (m *machine) endFor(e *outcome.Ending) {
 		return
 	}
 	m.ending, m.cutoff = e, m.now+m.rules.closeGrace
-	m.up.walk.pace, m.down.walk.pace = nil, nil // the frames under way may finish
+	m.up.lift() // the frames under way may finish, and an answer to the Close stands after what waits
+	m.down.lift()
 	m.up.atBoundary()
 	m.down.atBoundary()
 }
@@ -415,7 +449,7 @@ func (w *way) write(b []byte) {
 	full, err := w.m.port.write(w, b)
 	switch {
 	case err != nil:
-		w.dst, w.full = dead, false
+		w.fails()
 	case full && !w.full:
 		w.full, w.fullAt, w.took = true, w.m.now, w.m.now
 	}
@@ -444,5 +478,8 @@ func (w *way) closes(frame []byte, code int) {
 	w.told()
 	if m.first != w {
 		m.endFor(&outcome.Ending{Reason: outcome.Closed, Code: m.code})
+		return
 	}
+	w.other.lift() // its answer stands after what waits
+	w.other.resume()
 }

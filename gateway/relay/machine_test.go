@@ -57,12 +57,15 @@ type fake struct {
 	countable int      // bytes written to it before the end
 	written   []piled  // when they were
 	pace      Pace     // how fast the other side may send
+
+	gone time.Duration // when the machine was told that it has hung up; 0: it was not
 }
 
 // piled is that a side has been written all its bytes up to an offset by a time.
 type piled struct {
 	offset int
 	at     time.Duration
+	free   bool // they need not keep a pace, because the side has sent its Close
 }
 
 func (w *world) choose(n int) int {
@@ -100,7 +103,7 @@ func (w *world) write(x *way, b []byte) (bool, error) {
 	}
 	if w.m.ending == nil {
 		f.countable += len(b)
-		f.written = append(f.written, piled{f.countable, w.now})
+		f.written = append(f.written, piled{f.countable, w.now, w.m.first == x.other})
 	}
 	k := 0
 	if len(f.queue) == 0 {
@@ -230,6 +233,11 @@ func (w *world) passes(d time.Duration) {
 		}
 		w.now = max(w.now, next)
 		w.m.tick(w.now)
+		for _, f := range w.sides {
+			if f.gone > 0 && w.now >= f.gone+closeGrace && f.from.held && w.m.ending == nil {
+				w.broken("what a side had to say that hung up at %v waits at %v", f.gone, w.now)
+			}
+		}
 		if after := w.m.next(); after <= w.now {
 			w.broken("the next look is at %v, and it is %v", after, w.now)
 			return
@@ -294,6 +302,10 @@ func (s schedule) play() error {
 		case 11:
 			if w.choose(4) == 0 {
 				f.hung = true
+			}
+			if f.hung && f.gone == 0 && w.choose(2) == 0 { // its system tells so at once
+				f.gone = max(w.now, 1)
+				w.m.hung(f.from, w.choose(2) == 0, w.now)
 			}
 		case 12:
 			if w.choose(8) == 0 {
@@ -468,6 +480,9 @@ func (b *bill) pay(first byte, begun, end int) {
 	for _, w := range b.f.written {
 		if w.offset <= from || from >= end {
 			continue
+		}
+		if w.free {
+			return
 		}
 		passed := (w.at - b.at).Seconds()
 		b.messages = min(b.messages+passed*p.MessagesPerSecond, float64(p.MessagesBurst))

@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"io"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -173,21 +174,89 @@ func TestCloseOfAPacedSideComesAfterItsMessages(t *testing.T) {
 	w.ended(t, outcome.Closed, outcome.Neither, 1000, "")
 }
 
-// The agent's Close is not answered, because the answer stands after messages that wait: that is no
-// fault.
-func TestAnswerToACloseMayWaitForItsPace(t *testing.T) {
-	w, client, agent := newWorld(t, Rules{FromClient: Pace{MessagesPerSecond: 0.1}})
-	client.say(many(client.text("hello"), 4))
-	agent.say(rawws.MakeClose(1001, "restart", false))
-	client.say(rawws.MakeClose(1001, "", true))
-	for w.now < time.Minute && w.m.ending == nil {
-		w.passes(time.Second)
-		client.say()
+// The answer to the agent's Close stands after messages that wait. So they wait no longer, and
+// neither does what the client says until it answers.
+func TestCloseLiftsThePaceOfTheOtherSide(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		answer bool // it has come before the Close that it answers
+		full   bool // the agent takes nothing for a moment
+	}{{"the answer comes later", false, false}, {"the answer waits", true, false}, {"the agent is slow", true, true}} {
+		t.Run(tt.name, func(t *testing.T) {
+			w, client, agent := newWorld(t, Rules{FromClient: Pace{MessagesPerSecond: 0.01}})
+			said, answer := many(client.text("hello"), 4), rawws.MakeClose(1001, "", true)
+			if tt.answer {
+				said = append(said, answer...)
+			}
+			client.say(said)
+			if tt.full {
+				agent.room = 0
+				w.m.up.wantPing = true
+				w.m.up.atBoundary()
+			}
+			agent.say(rawws.MakeClose(1001, "restart", false))
+			if tt.full {
+				w.passes(time.Second)
+				agent.takes(1 << 20)
+			}
+			if !tt.answer {
+				client.say(answer)
+			}
+			w.ended(t, outcome.Closed, outcome.Neither, 1001, "")
+			if got := agent.counts(client.text("hello")); got != 4 {
+				t.Errorf("%d messages of 4", got)
+			}
+		})
 	}
-	w.ended(t, outcome.Closed, outcome.Neither, 1001, "")
-	if got := agent.counts(client.text("hello")); got != 4 {
-		t.Errorf("%d messages of 4", got)
+}
+
+// What a side that has hung up has said passes at its pace for a moment, and then ends with it.
+func TestSideThatHasHungUpDoesNotWaitForItsPace(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		reset   bool
+		arrives int
+	}{{"it ended its stream", false, 3}, {"it was reset", true, 1}} {
+		for n, reason := range []outcome.Reason{outcome.ClientLost, outcome.UpstreamLost} {
+			t.Run(tt.name+", "+string(reason), func(t *testing.T) {
+				pace := Pace{MessagesPerSecond: 1}
+				w, client, agent := newWorld(t, Rules{FromClient: pace, FromAgent: pace, PingInterval: 25 * time.Second})
+				f, other := client, agent
+				if n == 1 {
+					f, other = agent, client
+				}
+				f.say(many(f.text("hello"), 100), rawws.MakeClose(1000, "bye", f.masked))
+				w.m.hung(f.from, tt.reset, w.now)
+				if !tt.reset {
+					w.passes(closeGrace - 1)
+					if w.m.ending != nil {
+						t.Fatalf("ended too early as %+v", w.m.ending)
+					}
+					w.m.hung(f.from, false, w.now) // which puts nothing off
+				}
+				w.passes(1)
+				w.ended(t, reason, outcome.Neither, 1001, "hung up while messages waited")
+				if got := other.counts(f.text("hello")); got != tt.arrives {
+					t.Errorf("%d messages, want %d", got, tt.arrives)
+				}
+			})
+		}
 	}
+}
+
+// A queue that is short enough arrives whole, with its Close.
+func TestSideThatHasHungUpIsHeardWhileThatIsQuick(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{FromClient: Pace{MessagesPerSecond: 1}})
+	client.say(many(client.text("hello"), 3), rawws.MakeClose(1000, "bye", true))
+	client.hung = true
+	w.m.hung(client.from, false, w.now)
+	w.passes(2100 * time.Millisecond)
+	if want := string(many(client.text("hello"), 3)) + string(rawws.MakeClose(1000, "bye", true)); agent.hears() != want {
+		t.Error("not all of it has come after two seconds")
+	}
+	client.say()
+	agent.say(rawws.MakeClose(1000, "", false))
+	w.ended(t, outcome.Closed, outcome.Neither, 1000, "")
 }
 
 // When the session ends, the frame under way may finish, and no other begins.
@@ -205,6 +274,55 @@ func TestEndLiftsThePace(t *testing.T) {
 	if w.passes(closeGrace); !w.m.over {
 		t.Error("it is not over")
 	}
+}
+
+// Nothing is read of a side that waits for its pace, and its end is noticed all the same.
+func TestPacedSideThatIsGoneEndsTheSession(t *testing.T) {
+	slow := Pace{MessagesPerSecond: 0.01}
+	cases := []struct {
+		name   string
+		play   func(j *joined)
+		reason outcome.Reason
+		code   int
+		detail string
+	}{
+		{"the client ends its stream", func(j *joined) {
+			j.client.Conn.(*net.TCPConn).CloseWrite()
+			j.agent.HearsClose(1001, "client-lost")
+		}, outcome.ClientLost, 1001, "waited for its pace"},
+		{"the client is reset", func(j *joined) {
+			j.client.Conn.(*net.TCPConn).SetLinger(0)
+			j.client.Close()
+			j.agent.HearsClose(1001, "client-lost")
+		}, outcome.ClientLost, 1001, "waited for its pace"},
+		{"the client gives its Close up", func(j *joined) {
+			j.client.Say(j.client.CloseFrame(1000, ""))
+			j.client.Close()
+			j.agent.HearsClose(1001, "client-lost")
+		}, outcome.ClientLost, 1001, "waited for its pace"},
+		{"the agent closes", func(j *joined) {
+			j.agent.Say(j.agent.CloseFrame(4001, "enough"))
+			j.client.HearsClose(4001, "enough")
+			j.client.Say(j.client.CloseFrame(4001, ""))
+			for range 99 {
+				j.agent.Hears(rawws.Fin|rawws.Text, "hello")
+			}
+			j.agent.HearsClose(4001, "")
+		}, outcome.Closed, 4001, ""},
+	}
+	bothWays(t, func(t *testing.T, rules Rules) {
+		rules.FromClient, rules.closeGrace = slow, 500*time.Millisecond
+		for _, tt := range cases {
+			t.Run(tt.name, func(t *testing.T) {
+				t.Parallel()
+				j := join(t, rules, 0, nil, nil)
+				j.client.Say(many(j.client.Frame(rawws.Fin|rawws.Text, "hello"), 100))
+				j.agent.Hears(rawws.Fin|rawws.Text, "hello")
+				tt.play(j)
+				j.over(tt.reason, tt.code, tt.detail)
+			})
+		}
+	})
 }
 
 func TestPaceHoldsOverSockets(t *testing.T) {

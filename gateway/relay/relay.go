@@ -111,8 +111,15 @@ func (r *Relay) Launch(done func(*outcome.Ending)) {
 	for _, s := range r.sides {
 		s.tcp.SetDeadline(time.Time{}) // what was agreed about time for the handshake does not hold any more
 	}
-	if r.rules.PingInterval == 0 { // then only the system's probes notice that a silent agent is gone
-		r.sides[1].tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true})
+	// Only the system's probes notice that a silent agent is gone, if there are no Pings, and that
+	// a side is gone while what it has sent waits for its pace.
+	for i, needed := range [...]bool{
+		newPace(r.rules.FromClient) != nil,
+		newPace(r.rules.FromAgent) != nil || r.rules.PingInterval == 0,
+	} {
+		if needed {
+			r.sides[i].tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true})
+		}
 	}
 	r.done = done
 	r.launched.Store(true)

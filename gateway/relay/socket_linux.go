@@ -14,6 +14,7 @@ type socket struct {
 
 	readable bool // there may be something to read
 	hung     bool // the peer has closed its end, or the connection has failed: there is an end to read
+	reset    bool // it has failed
 
 	out   []byte  // what the peer has not taken yet
 	base  *[]byte // the buffer that out lies in, to be given back

@@ -80,6 +80,25 @@ func unsentBy(c *net.TCPConn) (n int) {
 	return n
 }
 
+// hungUp reports whether the peer of a connection has closed its end, and whether the connection
+// was reset, also when there is more to read first (TCP_INFO).
+func hungUp(c *net.TCPConn) (hung, reset bool) {
+	controlled(c, func(fd int) {
+		state, err := syscall.GetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_INFO)
+		if err != nil {
+			return
+		}
+		const ( // include/net/tcp_states.h; for the states after the gateway's own FIN it is too late
+			tcpClose     = 7
+			tcpCloseWait = 8
+		)
+		state &= 0xff // tcpi_state is the first byte
+		reset = state == tcpClose
+		hung = reset || state == tcpCloseWait
+	})
+	return hung, reset
+}
+
 // controlled calls f with the descriptor of a connection, unless that is closed.
 func controlled(c *net.TCPConn, f func(fd int)) {
 	if raw, err := c.SyscallConn(); err == nil {

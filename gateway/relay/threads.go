@@ -73,15 +73,29 @@ func (t *threads) tick() {
 	defer t.mu.Unlock()
 	defer t.mistake()
 	if !t.m.over {
+		for _, s := range t.ends {
+			if s.from.held {
+				if hung, reset := hungUp(s.link.tcp.TCPConn); hung {
+					t.m.hung(s.from, reset, t.now())
+				}
+			}
+		}
 		t.m.tick(t.now())
 		t.after()
 	}
 }
 
+// peek is how often a side that is not read is looked at, because nothing tells that it hangs up.
+const peek = time.Second
+
 // after looks at what an event has left.
 func (t *threads) after() {
 	t.publish()
-	switch next := t.m.next(); {
+	next := t.m.next()
+	if t.m.up.held || t.m.down.held {
+		next = min(next, t.now()+peek)
+	}
+	switch {
 	case t.m.over && !t.closed:
 		t.closed = true
 		t.timer.Stop()
