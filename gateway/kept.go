@@ -25,6 +25,11 @@ const (
 	maxKeptBody = 64 << 10         // of a request that may be sent once more
 	lessonLasts = 10 * time.Minute // since it was last confirmed
 	maxLessons  = 1024             // agents that close connections early
+
+	// leastIdle is the least that is taken for an agent's idle time: a second, which begins at
+	// the agent a little sooner. What closes a connection sooner is a request, and a client may
+	// send it.
+	leastIdle = 900 * time.Millisecond
 )
 
 // keeper carries plain HTTP to agents, over connections that it keeps between requests.
@@ -98,6 +103,7 @@ func (k *keeper) RoundTrip(r *http.Request) (*http.Response, error) {
 			}
 			c := got.Conn.(*keptConn)
 			limit := k.lessons.limit(c.addr)
+			k.lessons.survived(c.addr, got.IdleTime)
 			u := c.take(got.IdleTime)
 			last.Store(u)
 			if sent == 2 || u.again() && (sent > 0 || got.IdleTime >= limit) || got.IdleTime > limit {
@@ -280,14 +286,15 @@ func (c *keptConn) Read(b []byte) (int, error) {
 	c.mu.Lock()
 	c.heads.Write(b[:n])
 	c.mu.Unlock()
-	if after, ok := c.closedAfter(n, err); ok {
+	if after, ok := c.closedAfter(n, err); ok && after >= leastIdle {
+		c.lessons.survived(c.addr, after)
 		c.lessons.learn(c.addr, after)
 	}
 	return n, err
 }
 
 // closedAfter returns after how long the agent has closed an idle connection, if what was just
-// read tells that. A byte that nothing asked for tells it too, as a 408 does.
+// read may tell that. A byte that nothing asked for tells it too, as a 408 does.
 func (c *keptConn) closedAfter(n int, err error) (time.Duration, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -366,6 +373,16 @@ func (l *lessons) forget(now time.Time) {
 		if len(l.byAddr) < maxLessons {
 			return
 		}
+		delete(l.byAddr, addr)
+	}
+}
+
+// survived is told that a connection to an agent was idle for a time, and open until then. That
+// refutes a lesson of less than half of it; the margin is for a close that is still on its way.
+func (l *lessons) survived(addr string, idle time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if known, ok := l.byAddr[addr]; ok && idle > 2*known.after {
 		delete(l.byAddr, addr)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -109,6 +110,9 @@ func TestRequestOnAConnectionThatHangsUpIsSentOnceMoreIfThatIsAllowed(t *testing
 			if a.times[tt.path] != tt.times || (err == nil) != tt.answered {
 				t.Errorf("the agent got it %d times, want %d; %v", a.times[tt.path], tt.times, err)
 			}
+			if limit := k.lessons.limit(host); limit != time.Minute {
+				t.Errorf("a request that the agent hung up at is taken for its idle time: %v", limit)
+			}
 		})
 	}
 }
@@ -174,6 +178,16 @@ func TestConnectionIsUsedAgainForLessThanItsAgentKeepsIt(t *testing.T) {
 			}
 		}
 	}
+	firstCloses := func(idle time.Duration) func(net.Conn, *bufio.Reader) {
+		var others atomic.Bool
+		return func(c net.Conn, br *bufio.Reader) {
+			if others.Swap(true) {
+				answering("", 0)(c, br)
+			} else {
+				answering("", idle)(c, br)
+			}
+		}
+	}
 	for _, tt := range []struct {
 		name   string
 		most   time.Duration
@@ -190,6 +204,10 @@ func TestConnectionIsUsedAgainForLessThanItsAgentKeepsIt(t *testing.T) {
 			[]time.Duration{0, 3900 * ms}, "[1 1]"},
 		{"the agent was seen to close one", 4 * time.Second, answering("", time.Second),
 			[]time.Duration{0, 900 * ms, 1100 * ms, 400 * ms, 600 * ms, 400 * ms}, "[1 1 2 2 3 3]"},
+		{"it closed one sooner than any agent's idle time", 4 * time.Second, firstCloses(150 * ms),
+			[]time.Duration{0, 200 * ms, 3900 * ms}, "[1 2 2]"},
+		{"a later one stays open for longer", 4 * time.Second, firstCloses(time.Second),
+			[]time.Duration{0, 1100 * ms, 400 * ms, 2100 * ms, 3900 * ms}, "[1 2 2 3 3]"},
 		{"that was long ago", 4 * time.Second, answering("", time.Second),
 			[]time.Duration{0, 1100 * ms, lessonLasts + time.Minute, 900 * ms}, "[1 2 3 3]"},
 	} {
