@@ -81,7 +81,13 @@ func TestLinksOfTheDocsLeadSomewhere(t *testing.T) {
 func TestConfigurationsOfTheDocsAreGood(t *testing.T) {
 	elsewhere := regexp.MustCompile(`(?m)^(apiVersion|services|groups|scrape_configs|config|keys):`)
 	c := newCertificate(t)
-	files := strings.NewReplacer("/etc/omnia/tls.crt", c.certFile, "/etc/omnia/tls.key", c.keyFile, "/run/secrets/redis", c.keyFile)
+	account := "/var/run/secrets/kubernetes.io/serviceaccount/"
+	token := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(token, []byte("a.b.c\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	files := strings.NewReplacer("/etc/omnia/tls.crt", c.certFile, "/etc/omnia/tls.key", c.keyFile, "/run/secrets/redis", c.keyFile,
+		account+"ca.crt", c.certFile, account+"token", token)
 	tested := 0
 	for page, text := range pages(t) {
 		for _, block := range fence.FindAllStringSubmatch(text, -1) {
