@@ -86,13 +86,13 @@ func (c *Config) wordsInOne() map[string][2]string {
 	found := map[string][2]string{}
 	look := func(key string, claims RequiredClaims, issuers ...JWT) {
 		for i, claim := range claims {
-			if slices.ContainsFunc(issuers, func(j JWT) bool { return !slices.Contains(j.SpaceDelimitedClaims, claim.Claim) }) {
+			if slices.ContainsFunc(issuers, func(j JWT) bool { return !j.Splits(claim.Claim) }) {
 				continue
 			}
 			for j, value := range claim.Values {
 				if text, ok := value.(string); ok && len(strings.Fields(text)) > 1 {
 					found[index(index(key, i)+".values", j)] = [2]string{
-						"several words, where spaceDelimitedClaims makes an element of each word of " + claim.Claim,
+						"several words, where each word of " + claim.Claim + " is an element",
 						"write one word; of several values one is enough, and each entry of requiredClaims must be met"}
 				}
 			}
