@@ -224,12 +224,43 @@ func (s *keySet) read(ctx context.Context, at address) ([]byte, error) {
 		return nil, err
 	}
 	body, err := ask(req, transport)
-	if err != nil && !trusted && s.how.BearerTokenFile != "" {
-		err = fmt.Errorf("%w; the token of fetch.bearerTokenFile is not sent to a host that only the discovery document names: write "+
-			"this address as jwksUri", err)
+	if err != nil {
+		return nil, s.advised(err, u, trusted)
 	}
-	return body, err
+	return body, nil
 }
+
+// advised returns an error of one request with the key of the configuration that it is about, if
+// there is one.
+func (s source) advised(err error, u *url.URL, trusted bool) error {
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "proxyconnect" {
+		err = fmt.Errorf("the proxy of fetch.proxy cannot be reached: %w", err)
+	}
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		if s.how.CAFile == "" {
+			return fmt.Errorf("%w; fetch.caFile can name a private authority", err)
+		}
+		return fmt.Errorf("%w: none of those in fetch.caFile, %s, which replace the system's", err, s.how.CAFile)
+	}
+	code, answered := errors.AsType[status](err)
+	switch {
+	case answered && s.how.Proxy != "" && u.Scheme == "http":
+		return fmt.Errorf("%w, perhaps of the proxy of fetch.proxy", err)
+	case code != http.StatusUnauthorized && code != http.StatusForbidden:
+		return err
+	case s.how.BearerTokenFile == "":
+		return fmt.Errorf("%w; if a token is needed, as by a Kubernetes API server, name its file in fetch.bearerTokenFile", err)
+	case trusted:
+		return fmt.Errorf("%w, although the token of fetch.bearerTokenFile was sent", err)
+	}
+	return fmt.Errorf("%w; the token of fetch.bearerTokenFile is not sent to a host that only the discovery document names: write "+
+		"this address as jwksUri", err)
+}
+
+// status is the error of an answer other than 200.
+type status int
+
+func (s status) Error() string { return fmt.Sprintf("status %d", int(s)) }
 
 // ask makes one request and returns the document that is the answer.
 func ask(req *http.Request, transport http.RoundTripper) ([]byte, error) {
@@ -251,7 +282,7 @@ func ask(req *http.Request, transport http.RoundTripper) ([]byte, error) {
 			return nil, fmt.Errorf("status %d: a redirect to %s, which is not followed; write the address of the keys as jwksUri",
 				resp.StatusCode, redacted(to.String()))
 		}
-		return nil, fmt.Errorf("status %d", resp.StatusCode)
+		return nil, status(resp.StatusCode)
 	}
 	var body io.Reader = resp.Body
 	switch encoding := strings.ToLower(resp.Header.Get("Content-Encoding")); encoding {
@@ -312,6 +343,15 @@ func (s *keySet) roundTripper(guarded bool) (http.RoundTripper, error) {
 			return nil, errors.New("fetch.proxy: not a URL") // not the error: it repeats the password
 		}
 		t.Proxy = http.ProxyURL(proxy)
+		t.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
+			switch answer.StatusCode {
+			case http.StatusOK:
+				return nil
+			case http.StatusProxyAuthRequired:
+				return errors.New("the proxy of fetch.proxy answers 407: it wants a user and a password, as in http://user:password@host")
+			}
+			return fmt.Errorf("the proxy of fetch.proxy answers %d, and does not connect", answer.StatusCode)
+		}
 	} else if guarded {
 		dialer.Control = func(_, address string, _ syscall.RawConn) error {
 			if a, err := netip.ParseAddrPort(address); err != nil || isLocal(a.Addr()) {

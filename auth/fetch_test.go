@@ -4,9 +4,14 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -297,6 +302,66 @@ func TestTokenForTheIssuerGoesToTheIssuerOnly(t *testing.T) {
 	}
 	if fmt.Sprint(sent) != "[Bearer first Bearer second]" {
 		t.Error(sent)
+	}
+}
+
+func TestErrorOfAFetchNamesTheKeyThatItIsAbout(t *testing.T) {
+	secure := httptest.NewUnstartedServer(http.NotFoundHandler())
+	secure.Config.ErrorLog = log.New(io.Discard, "", 0)
+	secure.StartTLS()
+	defer secure.Close()
+	dir := t.TempDir()
+	token, authority := filepath.Join(dir, "token"), filepath.Join(dir, "ca.pem")
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true}
+	der := must(x509.CreateCertificate(nil, template, template, public, private))
+	for file, text := range map[string][]byte{token: []byte("t"),
+		authority: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})} {
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	answers := func(code int) string {
+		s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }))
+		t.Cleanup(s.Close)
+		return s.URL
+	}
+	closed := httptest.NewServer(nil)
+	closed.Close()
+	for name, c := range map[string]struct {
+		uri  string
+		how  config.Fetch
+		want string
+	}{
+		"unknown authority": {secure.URL, config.Fetch{}, "unknown authority; fetch.caFile can name"},
+		"other authorities": {secure.URL, config.Fetch{CAFile: authority}, "none of those in fetch.caFile, " + authority},
+		"proxy that refuses": {"https://keys.example.com", config.Fetch{Proxy: answers(403)},
+			": the proxy of fetch.proxy answers 403, and does not connect"},
+		"proxy that wants a user": {"https://keys.example.com", config.Fetch{Proxy: answers(407)},
+			"the proxy of fetch.proxy answers 407: it wants a user"},
+		"proxy that is gone": {"https://keys.example.com", config.Fetch{Proxy: closed.URL},
+			"the proxy of fetch.proxy cannot be reached: "},
+		"proxy for plain http": {"http://keys.example.com", config.Fetch{Proxy: answers(403)},
+			"status 403, perhaps of the proxy of fetch.proxy"},
+		"no token": {answers(401), config.Fetch{},
+			"status 401; if a token is needed, as by a Kubernetes API server, name its file in fetch.bearerTokenFile"},
+		"a token that is refused": {answers(403), config.Fetch{BearerTokenFile: token},
+			"status 403, although the token of fetch.bearerTokenFile was sent"},
+		"another status": {answers(404), config.Fetch{BearerTokenFile: token}, "status 404"},
+	} {
+		a, err := newGate(settings(func(s *config.Authentication) {
+			s.JWT.JWKSURI, s.JWT.Fetch, s.JWT.InsecureHTTP = c.uri+"/keys", c.how, true
+		}), Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = a.Refresh(t.Context())
+		if err == nil || !strings.Contains(err.Error(), c.want) || c.want == "status 404" && !strings.HasSuffix(err.Error(), c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

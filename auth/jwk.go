@@ -69,10 +69,23 @@ func parseKey(raw []byte) (k jwk, err error) {
 	if err != nil {
 		return k, err
 	}
+	var needed []string
 	switch m.KTY {
-	case jwkset.KtyRSA, jwkset.KtyEC, jwkset.KtyOKP:
+	case jwkset.KtyRSA:
+		needed = []string{"n", "e"}
+	case jwkset.KtyEC:
+		needed = []string{"crv", "x", "y"}
+	case jwkset.KtyOKP:
+		needed = []string{"crv", "x"}
+	case "":
+		return k, errors.New("kty is missing")
 	default: // oct is a secret, and not when it is published
 		return k, fmt.Errorf("kty %s cannot verify", outcome.Brief(string(m.KTY)))
+	}
+	for _, name := range needed {
+		if member(name) == "" {
+			return k, fmt.Errorf("%s is missing, of a key with kty %s", name, m.KTY)
+		}
 	}
 	if len(m.E) > 8 { // the library would cut it to 64 bits
 		return k, errors.New("RSA exponent out of range")

@@ -564,6 +564,39 @@ func TestForgedTokensInTheNameOfAKnownCallerCauseOneFetch(t *testing.T) {
 	})
 }
 
+func TestErrorTellsWhatAKeySetLooksLike(t *testing.T) {
+	single, _ := strings.CutPrefix(set("rsa1"), `{"keys":[`)
+	for text, want := range map[string]string{
+		strings.TrimSuffix(single, `]}`):                  "no keys in it: it is a single JWK, which",
+		`{"kid1":"-----BEGIN CERTIFICATE-----\nMII"}`:     "no keys in it: it is a map of certificates or keys in PEM",
+		`{"issuer":"https://x","jwks_uri":"https://x/k"}`: "no keys in it: it is a discovery document",
+		`{"keys":{}}`:                          "no keys in it: keys is no list, or an empty one",
+		`{"keys":[]}`:                          "no keys in it: keys is no list, or an empty one",
+		`{}`:                                   "no keys in it",
+		"\n-----BEGIN PUBLIC KEY-----\nMII":    "not a JSON object, but PEM",
+		"<!doctype html><title>Log in</title>": "not a JSON object, but HTML",
+		`[{"kty":"RSA"}]`:                      "not a JSON object, but a list",
+		" ":                                    "not a JSON object, but empty",
+		"nonsense":                             "not a JSON object",
+	} {
+		if _, err := parseKeys([]byte(text)); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	for key, want := range map[string]string{
+		`{"kty":"RSA","kid":"a","e":"AQAB"}`:              `"a": n is missing, of a key with kty RSA`,
+		`{"kty":"RSA","kid":"a","n":"AQAB","e":""}`:       `"a": e is missing, of a key with kty RSA`,
+		`{"kty":"EC","kid":"a","crv":"P-256","x":"AQAB"}`: `"a": y is missing, of a key with kty EC`,
+		`{"kty":"OKP","kid":"a","crv":"Ed25519"}`:         `"a": x is missing, of a key with kty OKP`,
+		`{"kid":"a","n":"AQAB"}`:                          `"a": kty is missing`,
+	} {
+		keys, err := parseKeys([]byte(`{"keys":[` + key + `]}`))
+		if err != nil || keys.why() != want {
+			t.Errorf("%s: %v, %v", key, keys, err)
+		}
+	}
+}
+
 func TestVisitorsAreBounded(t *testing.T) {
 	var c visitors
 	now := time.Now()

@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto"
@@ -79,11 +80,11 @@ func (s *jwks) why() string {
 func parseKeys(b []byte) (*jwks, error) {
 	var document map[string]json.RawMessage // and no struct, which would also take KEYS
 	if err := json.Unmarshal(b, &document); err != nil {
-		return nil, errors.New("not a JSON object")
+		return nil, errors.New("not a JSON object" + otherText(b))
 	}
 	var list []json.RawMessage
 	if err := json.Unmarshal(document["keys"], &list); err != nil || len(list) == 0 {
-		return nil, errors.New("no keys in it")
+		return nil, errors.New("no keys in it" + otherObject(document))
 	}
 	set := &jwks{}
 	for n, raw := range list {
@@ -101,6 +102,40 @@ func parseKeys(b []byte) (*jwks, error) {
 	slices.SortStableFunc(set.keys, func(a, b jwk) int { return cmp.Or(cmp.Compare(a.kid, b.kid), cmp.Compare(a.alg, b.alg)) })
 	slices.SortStableFunc(set.skipped, func(a, b skipped) int { return cmp.Or(cmp.Compare(a.kid, b.kid), cmp.Compare(a.why, b.why)) })
 	return set, nil
+}
+
+// otherText tells what a text looks like that should be a key set, or returns "".
+func otherText(b []byte) string {
+	switch b = bytes.TrimSpace(b); {
+	case bytes.HasPrefix(b, []byte("-----BEGIN")):
+		return ", but PEM: a JWK set is needed"
+	case bytes.HasPrefix(b, []byte("<")):
+		return ", but HTML or XML, such as a page for people"
+	case bytes.HasPrefix(b, []byte("[")):
+		return `, but a list: a JWK set has it in {"keys": …}`
+	case len(b) == 0:
+		return ", but empty"
+	}
+	return ""
+}
+
+// otherObject tells what an object looks like that should be a key set, or returns "".
+func otherObject(document map[string]json.RawMessage) string {
+	switch {
+	case document["keys"] != nil:
+		return ": keys is no list, or an empty one"
+	case document["kty"] != nil:
+		return `: it is a single JWK, which a set has in {"keys": [ … ]}`
+	case document["jwks_uri"] != nil:
+		return ": it is a discovery document, whose jwks_uri is the address of the keys"
+	}
+	for _, value := range document {
+		if bytes.HasPrefix(value, []byte(`"-----BEGIN`)) {
+			return ": it is a map of certificates or keys in PEM, such as Google has beside its JWK sets: " +
+				"write the address of the JWK set as jwksUri"
+		}
+	}
+	return ""
 }
 
 var errTooMany = fmt.Errorf("more than %d keys", maxKeys)
