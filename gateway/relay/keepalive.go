@@ -157,7 +157,7 @@ func (m *machine) next() time.Duration {
 	}
 	next := never
 	for _, w := range m.ways() {
-		if w.rest > m.now {
+		if w.rest > m.now || w.held && !w.full { // a time that has passed counts until resume has seen it
 			next = min(next, w.rest)
 		}
 		next = min(next, w.waitsBy())

@@ -48,6 +48,18 @@ func TestMessagesAboveTheBurstWait(t *testing.T) {
 	}
 }
 
+// An event of the other way, after the time of a message has come, does not take the tick for it
+// away.
+func TestOtherWayDoesNotPutAMessageOff(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{FromClient: Pace{MessagesPerSecond: 1}})
+	client.say(many(client.text("hello"), 2))
+	w.now = 2 * time.Second
+	agent.say(agent.text("hello"))
+	if next := w.m.next(); next > w.now {
+		t.Errorf("the next look is at %s, and it is %s", next, w.now)
+	}
+}
+
 func TestBurstIsOneSecondByDefault(t *testing.T) {
 	for _, tt := range []struct {
 		pace Pace
