@@ -311,6 +311,15 @@ func TestNotes(t *testing.T) {
 	}{
 		{name: "chart keys", text: "istio: { x: [] }\ngateway:\n", want: []string{"istio, gateway of the Helm chart ignored"}},
 		{name: "no TLS", want: []string{"plain HTTP"}},
+		{
+			name: "a wildcard over a whole domain",
+			environ: []string{
+				`OMNIA_GATEWAY_ROUTES=[{"path":"/a","upstream":"http://a",` +
+					`"allowedOrigins":["https://*.a.com","https://*.com","https://*.org:8443"]}]`,
+			},
+			want: []string{"routes[0].allowedOrigins[1] allows every domain of com",
+				"routes[0].allowedOrigins[2] allows every domain of org"},
+		},
 		{name: "no audiences", want: []string{"authentication.jwt.audiences is empty"}},
 		{name: "disabled", text: "authentication: { enabled: false }", want: []string{"everybody is let in"}},
 		{

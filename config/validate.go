@@ -429,6 +429,8 @@ func (k *checker) origin(key, value string) {
 		k.add(key, "* is understood as the first label only", hint)
 	case err != nil || u.Scheme == "" || !isURLHost(u) || u.Scheme+"://"+u.Host != plain || strings.ToLower(value) != value:
 		k.add(key, "not an origin", hint)
+	case plain != value && isDigits(u.Hostname()[strings.LastIndexByte(u.Hostname(), '.')+1:]):
+		k.add(key, "* in front of an IP address, which has no labels", "write each address, such as https://10.0.0.1")
 	case u.Scheme == "https" && u.Port() == "443" || u.Scheme == "http" && u.Port() == "80":
 		k.add(key, "the scheme's own port", "leave it out, as browsers do")
 	}
@@ -973,6 +975,15 @@ func (c *Config) remarks() (notes []string) {
 	case len(e.StripFamilies) == 0:
 		notes = append(notes, "authentication.edgeTrust.stripFamilies is empty: clients can send headers that Omnia's agents believe, "+
 			"such as x-user-groups")
+	}
+	for i, r := range c.Routes {
+		for j, origin := range r.AllowedOrigins {
+			_, domain, ok := strings.Cut(origin, "://"+OriginWildcard+".")
+			if name, _, _ := strings.Cut(domain, ":"); ok && !strings.Contains(name, ".") && name != "localhost" {
+				notes = append(notes, fmt.Sprintf("%s allows every domain of %s: anybody can have one",
+					index(index("routes", i)+".allowedOrigins", j), name))
+			}
+		}
 	}
 	if !c.Session.CloseOnTokenExpiry && c.Session.ExpiryNotice.Text != "" {
 		notes = append(notes, "session.expiryNotice is never sent while session.closeOnTokenExpiry is false: "+

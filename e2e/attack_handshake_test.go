@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -270,6 +271,38 @@ func TestG08OtherOriginsAreRefused(t *testing.T) {
 	}
 }
 
+// Names do not depend on case, but some agents and clients do.
+func TestHeadersOfTheHandshakeAreSpelledRightInPlainHTTP(t *testing.T) {
+	i := newIssuer(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	asked := make(chan string, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		head := make([]byte, 4096)
+		n, _ := io.ReadAtLeast(c, head, 1)
+		asked <- string(head[:n])
+		io.WriteString(c, "HTTP/1.1 426 Upgrade Required\r\nsec-websocket-version: 13\r\nContent-Length: 0\r\n\r\n")
+	}()
+	g := start(t, plain(i, "http://"+l.Addr().String()))
+	s := g.dial(t)
+	s.say(plainRequest("GET", "/my-agent/x", "sec-websocket-key: "+rawws.Key, "Connection: close", i.bearer(t)))
+	answer, _ := io.ReadAll(s)
+	if head := <-asked; !strings.Contains(head, "\r\nSec-WebSocket-Key: ") {
+		t.Errorf("the agent got %q", head)
+	}
+	if !strings.Contains(string(answer), "\r\nSec-WebSocket-Version: 13\r\n") {
+		t.Errorf("the client got %q", answer)
+	}
+}
+
 func TestG09HandshakeFieldsAreSingle(t *testing.T) {
 	i, a := newIssuer(t), newAgent(t, nil)
 	g := start(t, plain(i, a.URL))
@@ -282,6 +315,7 @@ func TestG09HandshakeFieldsAreSingle(t *testing.T) {
 		{"Sec-WebSocket-Key": "Sec-WebSocket-Key: !GhlIHNhbXBsZSBub25jZQ=="},
 		{"Sec-WebSocket-Key": "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZSEh"},
 		{"Connection": ""}, {"Connection": "Connection: keep-alive"}, {"Connection": "Connection: Upgrades"},
+		{"Upgrade": "Upgrade: websocket/13"}, {"Upgrade": "Upgrade: h2c, WebSocket/8"},
 		{"method": "POST"}, {"method": "OPTIONS"}, {"method": "HEAD"}, {"method": "DELETE"},
 	} {
 		if change["method"] == "HEAD" { // its answer has no body

@@ -113,7 +113,7 @@ func (g *Gateway) passOn(x *exchange, a *answer) {
 	defer a.conn.Close()
 	defer context.AfterFunc(x.r.Context(), func() { a.conn.Close() })()
 	a.conn.SetDeadline(time.Now().Add(bodyStall)) // no client waits longer for the body of a refusal
-	maps.Copy(x.w.Header(), handshake.Spelled(policy.EndToEnd(a.Header)))
+	maps.Copy(x.w.Header(), policy.EndToEnd(a.Header))
 	x.pass.CORS.Tell(x.w.Header())
 	x.w.WriteHeader(a.StatusCode)
 	_, err := io.Copy(flushing{x.w, http.NewResponseController(x.w)}, a.Body)

@@ -26,7 +26,8 @@ type clientConn struct {
 
 	mu    sync.Mutex
 	lines lines
-	known int // lines with a Content-Length that net/http has told of
+	known int   // lines with a Content-Length that net/http has told of
+	last  error // of the last read
 }
 
 // clientKey is the one value that a context carries: net/http has no other way from a request to
@@ -56,6 +57,7 @@ func (c *clientConn) Read(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lines.read(b[:n])
+	c.last = err
 	return n, err
 }
 
@@ -72,6 +74,17 @@ func (c *clientConn) tell(r *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.known += len(r.Header["Content-Length"])
+}
+
+// reads reports whether the last read from the client succeeded: it has not gone away, and has not
+// stopped in the middle.
+func (c *clientConn) reads() bool {
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last == nil
 }
 
 // clear reports whether every line so far that may say how long a body is was one that net/http

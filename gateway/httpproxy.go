@@ -19,6 +19,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/altairalabs/omnia-gateway/gateway/handshake"
 	"github.com/altairalabs/omnia-gateway/gateway/policy"
 	"github.com/altairalabs/omnia-gateway/gateway/session"
 	"github.com/altairalabs/omnia-gateway/outcome"
@@ -168,7 +169,7 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 		out := pr.Out
 		out.URL = &url.URL{Scheme: p.Scheme, Host: p.Addr, Opaque: p.Target}
 		out.Host = p.AgentHost
-		out.Header = p.Header // set here, after everything that the client's Connection header could take away
+		out.Header = handshake.Spelled(p.Header) // set here, after everything that the client's Connection header could take away
 		out.Trailer = nil
 		if len(out.Header["User-Agent"]) == 0 {
 			out.Header["User-Agent"] = []string{""}
@@ -194,6 +195,8 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 		switch {
 		case errors.As(e, new(*outcome.Refusal)):
 			err = e
+		case body.broken.Load() && clientOf(r).reads():
+			err = outcome.Refuse(outcome.BadBody, "the body of the request is not well-formed")
 		case body.broken.Load():
 			err = outcome.Refuse(outcome.ClientLost, "the body of the request broke off")
 		default:
@@ -267,7 +270,8 @@ type answerWriter struct {
 // WriteHeader is all that is written of an answer without a body.
 func (w *answerWriter) WriteHeader(code int) {
 	h := w.Header()
-	if code < 200 { // httputil passes an agent's interim answers on as they are
+	handshake.Spell(h) // an agent may answer plain HTTP with the version that it wants
+	if code < 200 {    // httputil passes an agent's interim answers on as they are
 		keep := policy.EndToEnd(h)
 		maps.DeleteFunc(h, func(name string, _ []string) bool { return keep[name] == nil })
 	} else if w.last || w.chunked != nil && !w.chunked.clear() { // not sooner, because httputil clears all headers after an interim answer
@@ -297,8 +301,8 @@ func (r *stallReader) Read(b []byte) (int, error) {
 	n, err := r.ReadCloser.Read(b)
 	r.n.Add(uint64(n))
 	if err != nil {
-		r.broken.Store(err != io.EOF)
-		r.rc.SetReadDeadline(time.Time{}) // net/http reads on by itself, to notice a client that goes away
+		r.broken.Store(err != io.EOF && err != http.ErrBodyReadAfterClose) // which net/http may read as it gives an agent up
+		r.rc.SetReadDeadline(time.Time{})                                  // net/http reads on by itself, to notice a client that goes away
 	}
 	return n, err
 }

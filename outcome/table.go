@@ -24,6 +24,7 @@ const (
 	BadMethod  Reason = "bad-method"
 	BadUpgrade Reason = "bad-upgrade"
 	BadVersion Reason = "bad-version"
+	BadBody    Reason = "bad-body"
 	BadOrigin  Reason = "bad-origin"
 	NoRoute    Reason = "no-route"
 	NoSession  Reason = "no-session" // to renew
@@ -146,6 +147,7 @@ var table = [...]row{
 	{reason: BadMethod, status: 405, check: "method"},
 	{reason: BadUpgrade, status: 400, check: "upgrade"},
 	{reason: BadVersion, status: 426, check: "upgrade"},
+	{reason: BadBody, status: 400},
 	{reason: BadOrigin, status: 403, code: forbidden, check: "origin"},
 	{reason: NoRoute, status: 404, code: forbidden, check: "route"},
 	{reason: NoSession, status: 404},

@@ -9,6 +9,7 @@ package handshake
 import (
 	"crypto/sha1"
 	"encoding/base64"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -20,7 +21,10 @@ import (
 // Wanted reports whether a request asks for a WebSocket, in a right or a wrong way. An Upgrade to
 // any other protocol is ignored (RFC 9110 §7.8): Java's HttpClient sends h2c with every request.
 func Wanted(r *http.Request) bool {
-	return slices.ContainsFunc(headers.List(r.Header["Upgrade"]), isWebSocket)
+	return slices.ContainsFunc(headers.List(r.Header["Upgrade"]), func(s string) bool {
+		name, _, _ := strings.Cut(s, "/") // before the version that RFC 9110 §7.8 allows, and RFC 6455 does not have
+		return isWebSocket(strings.TrimSpace(name))
+	})
 }
 
 // Fault returns the word and the detail of what is wrong with a client's handshake (RFC 6455
@@ -28,6 +32,8 @@ func Wanted(r *http.Request) bool {
 func Fault(r *http.Request) (outcome.Reason, string) {
 	versions := r.Header["Sec-Websocket-Version"]
 	switch {
+	case !slices.ContainsFunc(headers.List(r.Header["Upgrade"]), isWebSocket):
+		return outcome.BadUpgrade, "Upgrade has a version after websocket"
 	case !slices.ContainsFunc(headers.List(r.Header["Connection"]), isUpgrade):
 		return outcome.BadUpgrade, "Connection does not say Upgrade"
 	case r.Method != http.MethodGet:
@@ -62,14 +68,19 @@ var spelling = map[string]string{
 // meant to be written, not looked up. Names do not depend on case (RFC 9110 §5.1), but some
 // agents do: Debian's broadwayd knows only this spelling.
 func Spelled(h http.Header) http.Header {
-	out := make(http.Header, len(h))
-	for name, values := range h {
-		if right, ok := spelling[name]; ok {
-			name = right
-		}
-		out[name] = values
-	}
+	out := maps.Clone(h)
+	Spell(out)
 	return out
+}
+
+// Spell is Spelled in place.
+func Spell(h http.Header) {
+	for name, right := range spelling {
+		if values, ok := h[name]; ok {
+			delete(h, name)
+			h[right] = values
+		}
+	}
 }
 
 // AnswerFault returns what is wrong with an agent's 101 (RFC 6455 §4.1), given the headers that it

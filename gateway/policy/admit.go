@@ -28,6 +28,9 @@ func (p *Policy) admit(ctx context.Context, r *http.Request, t *trace) (*Pass, e
 	route, rest, query, err := p.locate(pass, r, t)
 	switch {
 	case err != nil:
+		if pass.Route == "" {
+			pass.CORS = p.corsOfAny(r.Header["Origin"])
+		}
 		return pass, err
 	case pass.Own == Renew:
 		return pass, p.admitRenewal(ctx, pass, r, t)

@@ -55,6 +55,21 @@ func (p *Policy) corsOf(r *route, lines []string) CORS {
 	return CORS{varies: true, origin: lines[0], credentials: p.cookies}
 }
 
+// corsOfAny is corsOf for a refusal before the route is known: a page that any route lists may read
+// the word.
+func (p *Policy) corsOfAny(lines []string) (c CORS) {
+	for _, r := range p.routes {
+		switch {
+		case !r.cors:
+		case r.origins.allow(lines):
+			return p.corsOf(r, lines)
+		default:
+			c.varies = true
+		}
+	}
+	return c
+}
+
 // exposed are the headers of an answer that a page may read beside the simple ones and those that
 // the agent exposes. An MCP client must read the last one.
 var exposed = [...]string{"WWW-Authenticate", "Retry-After", "X-Gateway-Session", "Mcp-Session-Id"}

@@ -81,6 +81,20 @@ func TestPreflights(t *testing.T) {
 	}
 }
 
+func TestRefusalBeforeTheRouteCanBeReadByAPageThatAnyRouteLists(t *testing.T) {
+	p := admission(t, wstest.NewIssuer(t), nil)
+	for origin, want := range map[string]string{"https://app.example.com": "https://app.example.com", "https://evil.com": ""} {
+		for target, word := range map[string]outcome.Reason{"/none": outcome.NoRoute, "/my-agent//x": outcome.BadPath} {
+			pass, err := p.Admit(t.Context(), asking(target, "Origin: "+origin))
+			h := http.Header{}
+			pass.CORS.Tell(h)
+			if outcome.RefusalOf(err).Reason != word || h.Get("Access-Control-Allow-Origin") != want || h.Get("Vary") != "Origin" {
+				t.Errorf("%s from %s: %v, %v", target, origin, err, h)
+			}
+		}
+	}
+}
+
 func TestAgentsOwnCORSIsReplaced(t *testing.T) {
 	h := http.Header{
 		"Access-Control-Allow-Origin": {"*"}, "Access-Control-Allow-Credentials": {"true"}, "Vary": {"Accept"}, "Content-Type": {"a/b"},
