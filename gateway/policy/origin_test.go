@@ -82,7 +82,9 @@ func TestPreflights(t *testing.T) {
 }
 
 func TestRefusalBeforeTheRouteCanBeReadByAPageThatAnyRouteLists(t *testing.T) {
-	p := admission(t, wstest.NewIssuer(t), nil)
+	p := admission(t, wstest.NewIssuer(t), func(c *config.Config) {
+		c.Routes[0].CORS, c.Routes[0].AllowedOrigins = true, []string{"https://app.example.com"}
+	})
 	for origin, want := range map[string]string{"https://app.example.com": "https://app.example.com", "https://evil.com": ""} {
 		for target, word := range map[string]outcome.Reason{"/none": outcome.NoRoute, "/my-agent//x": outcome.BadPath} {
 			pass, err := p.Admit(t.Context(), asking(target, "Origin: "+origin))
