@@ -234,7 +234,7 @@ func (w *world) passes(d time.Duration) {
 		w.now = max(w.now, next)
 		w.m.tick(w.now)
 		for _, f := range w.sides {
-			if f.gone > 0 && w.now >= f.gone+closeGrace && f.from.held && w.m.ending == nil {
+			if x := f.from; f.gone > 0 && w.now >= f.gone+closeGrace && x.held && x.walk.pace != nil && w.m.ending == nil {
 				w.broken("what a side had to say that hung up at %v waits at %v", f.gone, w.now)
 			}
 		}
@@ -391,7 +391,8 @@ func (f *fake) check(from *fake, before *outcome.Ending) {
 				f.w.broken("%d bytes at the end that were not sent", len(rest))
 			}
 			counted += max(0, min(len(stream), f.countable)-begun)
-			if len(rest) > 1 && rest[0]&0x0f < opClose {
+			own := rawws.Make(rawws.Fin|rawws.Text, []byte(notice), false)
+			if len(rest) > 1 && rest[0]&0x0f < opClose && !bytes.HasPrefix(own, rest) {
 				bill.pay(rest[0], begun, len(stream))
 			}
 			break
