@@ -21,10 +21,7 @@ import (
 // Wanted reports whether a request asks for a WebSocket, in a right or a wrong way. An Upgrade to
 // any other protocol is ignored (RFC 9110 §7.8): Java's HttpClient sends h2c with every request.
 func Wanted(r *http.Request) bool {
-	return slices.ContainsFunc(headers.List(r.Header["Upgrade"]), func(s string) bool {
-		name, _, _ := strings.Cut(s, "/") // before the version that RFC 9110 §7.8 allows, and RFC 6455 does not have
-		return isWebSocket(strings.TrimSpace(name))
-	})
+	return slices.ContainsFunc(headers.List(r.Header["Upgrade"]), isWebSocket)
 }
 
 // Fault returns the word and the detail of what is wrong with a client's handshake (RFC 6455
@@ -32,8 +29,6 @@ func Wanted(r *http.Request) bool {
 func Fault(r *http.Request) (outcome.Reason, string) {
 	versions := r.Header["Sec-Websocket-Version"]
 	switch {
-	case !slices.ContainsFunc(headers.List(r.Header["Upgrade"]), isWebSocket):
-		return outcome.BadUpgrade, "Upgrade has a version after websocket"
 	case !slices.ContainsFunc(headers.List(r.Header["Connection"]), isUpgrade):
 		return outcome.BadUpgrade, "Connection does not say Upgrade"
 	case r.Method != http.MethodGet:
