@@ -233,6 +233,10 @@ func (s *keySet) read(ctx context.Context, at address) ([]byte, error) {
 // advised returns an error of one request with the key of the configuration that it is about, if
 // there is one.
 func (s source) advised(err error, u *url.URL, trusted bool) error {
+	if !trusted && s.how.BearerTokenFile != "" {
+		return fmt.Errorf("%w; the token of fetch.bearerTokenFile is not sent to a host that only the discovery document names: write "+
+			"this address as jwksUri", err)
+	}
 	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "proxyconnect" {
 		err = fmt.Errorf("the proxy of fetch.proxy cannot be reached: %w", err)
 	}
@@ -250,11 +254,8 @@ func (s source) advised(err error, u *url.URL, trusted bool) error {
 		return err
 	case s.how.BearerTokenFile == "":
 		return fmt.Errorf("%w; if a token is needed, as by a Kubernetes API server, name its file in fetch.bearerTokenFile", err)
-	case trusted:
-		return fmt.Errorf("%w, although the token of fetch.bearerTokenFile was sent", err)
 	}
-	return fmt.Errorf("%w; the token of fetch.bearerTokenFile is not sent to a host that only the discovery document names: write "+
-		"this address as jwksUri", err)
+	return fmt.Errorf("%w, although the token of fetch.bearerTokenFile was sent", err)
 }
 
 // status is the error of an answer other than 200.
