@@ -16,7 +16,7 @@ unit: ## the quick tests: everything but e2e, with the race detector
 	go test -race $$(go list ./... | grep -v /e2e)
 
 test: tools ## all tests with the race detector, but for one of memory; what was skipped, and why, is named at the end
-	$(with_tools) gotestsum --format standard-quiet -- -race -timeout 20m ./...
+	$(with_tools) gotestsum --format standard-quiet -- -race -timeout 25m ./...
 	$(with_tools) go test -count=1 -run TestA28TenThousandLargeTokensLeaveNoMemory ./e2e
 
 simulate: ## the relay's state machine with a million random schedules; without the race detector, as it has no concurrency
