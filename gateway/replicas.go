@@ -295,16 +295,19 @@ func (g *Gateway) add(ctx context.Context, s *session.Session, p *policy.Policy)
 
 // free gives the place of a session to others, on all replicas.
 func (g *Gateway) free(s *session.Session) {
-	g.sessions.Free(s)
-	g.release(s)
+	if g.sessions.Free(s) {
+		g.release(s)
+	}
 }
 
-// remove forgets a session.
+// remove forgets a session, whose place was freed before or is now.
 func (g *Gateway) remove(s *session.Session) {
-	g.sessions.Remove(s)
-	g.release(s)
+	if g.sessions.Remove(s) {
+		g.release(s)
+	}
 }
 
+// release gives the place of a session back to the cluster.
 func (g *Gateway) release(s *session.Session) {
 	if g.shares(s, g.Config().Limits) {
 		g.replicas.Release(holder(s))

@@ -115,18 +115,19 @@ func (r *Registry) take(s *Session, l limits) *outcome.Refusal {
 	return nil
 }
 
-// Free gives the place of s to others, at the latest when s is removed. A client that is told
-// that a session is over, by an answer or by a log line, may count on it.
-func (r *Registry) Free(s *Session) {
+// Free gives the place of s to others, at the latest when s is removed, and reports whether s still
+// had one. A client that is told that a session is over, by an answer or by a log line, may count
+// on it.
+func (r *Registry) Free(s *Session) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.release(s)
+	return r.release(s)
 }
 
 // release is Free, with the lock held.
-func (r *Registry) release(s *Session) {
+func (r *Registry) release(s *Session) bool {
 	if !s.holds {
-		return
+		return false
 	}
 	s.holds = false
 	p := &r.places[s.Kind]
@@ -139,10 +140,12 @@ func (r *Registry) release(s *Session) {
 	if p.addrs[addr]--; p.addrs[addr] == 0 {
 		delete(p.addrs, addr)
 	}
+	return true
 }
 
-// Remove forgets s: a drain no longer waits for it. Its traffic stays counted.
-func (r *Registry) Remove(s *Session) {
+// Remove forgets s: a drain no longer waits for it. Its traffic stays counted. It reports whether s
+// still had its place.
+func (r *Registry) Remove(s *Session) bool {
 	s.unwatch()
 	var moved outcome.Traffic
 	if s.Kind == WebSocket { // the metrics of traffic are about WebSockets
@@ -151,16 +154,16 @@ func (r *Registry) Remove(s *Session) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if _, there := r.live[s]; !there {
-		return
+		return false
 	}
 	delete(r.live, s)
 	u := user{s.Issuer(), s.Subject()}
 	if delete(r.callers[u], s); len(r.callers[u]) == 0 {
 		delete(r.callers, u)
 	}
-	r.release(s)
 	r.ended.Add(moved)
 	r.noticeIfNone()
+	return r.release(s)
 }
 
 // End ends the sessions that match, and returns how many that were.

@@ -393,6 +393,22 @@ func TestPlainRequestsAreTakenWhileADrainLasts(t *testing.T) {
 	}
 }
 
+func TestPlaceIsGivenBackOnce(t *testing.T) {
+	l := New()
+	freed, removed := caller(1), caller(2)
+	for _, s := range []*Session{freed, removed} {
+		if refusal := l.Add(s, config.Limits{}, nil); refusal != nil {
+			t.Fatal(refusal)
+		}
+	}
+	if !l.Free(freed) || l.Free(freed) || l.Remove(freed) {
+		t.Error("the place that was freed was not given back exactly once")
+	}
+	if !l.Remove(removed) || l.Remove(removed) || l.Free(removed) {
+		t.Error("the place of the removed session was not given back exactly once")
+	}
+}
+
 func TestTrafficOfEndedSessionsStaysCounted(t *testing.T) {
 	l := New()
 	for i := range 3 {
