@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"sync"
@@ -128,12 +129,12 @@ const maxSpent = 100_000
 type Spent struct {
 	mu  sync.Mutex
 	now func() time.Time
-	lru *simplelru.LRU[digest, time.Time]
+	lru *simplelru.LRU[string, time.Time]
 }
 
 // NewSpent returns an empty set.
 func NewSpent() *Spent {
-	lru, _ := simplelru.NewLRU[digest, time.Time](maxSpent, nil) // it fails only for a size below 1
+	lru, _ := simplelru.NewLRU[string, time.Time](maxSpent, nil) // it fails only for a size below 1
 	return &Spent{now: time.Now, lru: lru}
 }
 
@@ -141,7 +142,7 @@ func NewSpent() *Spent {
 func (s *Spent) Use(l Logout) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key := l.key()
+	key := l.Key()
 	if until, used := s.lru.Peek(key); used && !s.now().After(until) {
 		return false
 	}
@@ -153,10 +154,11 @@ func (s *Spent) Use(l Logout) bool {
 func (s *Spent) Forget(l Logout) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lru.Remove(l.key())
+	s.lru.Remove(l.Key())
 }
 
-// key returns the name under which the token is remembered.
-func (l Logout) key() digest {
-	return sha256.Sum256([]byte(fmt.Sprintf("%q %q", l.Issuer, l.Token)))
+// Key returns the name under which the token is remembered, here and by other replicas.
+func (l Logout) Key() string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q", l.Issuer, l.Token))
+	return hex.EncodeToString(sum[:16])
 }

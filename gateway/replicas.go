@@ -179,8 +179,7 @@ func (g *Gateway) firstUse(ctx context.Context, l auth.Logout) bool {
 	if g.replicas == nil {
 		return true
 	}
-	name := sha256.Sum256(fmt.Appendf(nil, "%q %q", l.Issuer, l.Token))
-	return g.replicas.Once(ctx, cluster.Change{Kind: cluster.Logout, Key: hex.EncodeToString(name[:16]), Until: l.Expires})
+	return g.replicas.Once(ctx, cluster.Change{Kind: cluster.Logout, Key: l.Key(), Until: l.Expires})
 }
 
 // ending is an end that all replicas are told of.
