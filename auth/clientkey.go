@@ -70,12 +70,10 @@ func (k *clientKeys) verify(key string, now time.Time, t Trace) (*Identity, erro
 // its key, and also if the entry says something else now, or ends it earlier: its client comes back
 // as what it is now.
 func (k *clientKeys) again(id *Identity) (*Identity, error) {
-	set := k.file.current()
-	n := slices.IndexFunc(set.identities, func(now *Identity) bool { return now.ClientKey == id.ClientKey })
-	if n < 0 {
-		return nil, outcome.Refuse(outcome.UnknownClientKey, "its client key is no longer in the file")
+	now, err := k.file.current().of(id.ClientKey)
+	if err != nil {
+		return nil, err
 	}
-	now := set.identities[n]
 	sooner := !now.Expiry.IsZero() && (id.Expiry.IsZero() || now.Expiry.Before(id.Expiry))
 	if sooner || now.Claims.JSON() != id.Claims.JSON() {
 		return nil, outcome.Refuse(outcome.UnknownClientKey, "the entry of its client key has changed")
@@ -85,12 +83,11 @@ func (k *clientKeys) again(id *Identity) (*Identity, error) {
 
 // vouched returns the identity of the key with this hash, unless it has expired.
 func (k *clientKeys) vouched(hash string, now time.Time) (*Identity, error) {
-	for _, id := range k.file.current().identities {
-		if id.ClientKey == hash {
-			return id, k.live(id, now, nil)
-		}
+	id, err := k.file.current().of(hash)
+	if err != nil {
+		return nil, err
 	}
-	return nil, outcome.Refuse(outcome.UnknownClientKey, "its client key is not in the file")
+	return id, k.live(id, now, nil)
 }
 
 // live returns a refusal when the key has expired.
@@ -173,6 +170,15 @@ func (s *clientKeySet) find(hash digest) *Identity {
 		return nil
 	}
 	return s.identities[found]
+}
+
+// of returns the identity of the key whose hash was found before. The error is an *outcome.Refusal.
+func (s *clientKeySet) of(hash string) (*Identity, error) {
+	n := slices.IndexFunc(s.identities, func(id *Identity) bool { return id.ClientKey == hash })
+	if n < 0 {
+		return nil, outcome.Refuse(outcome.UnknownClientKey, "its client key is not in the file")
+	}
+	return s.identities[n], nil
 }
 
 // clientKeyFile is a file of client keys, read again by run. Keys hold it over reloads.
