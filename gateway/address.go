@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"context"
-	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -36,13 +35,7 @@ func (d *deadAddresses) add(a netip.AddrPort, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if _, known := d.until[a]; !known && len(d.until) >= maxDead {
-		maps.DeleteFunc(d.until, func(_ netip.AddrPort, until time.Time) bool { return !until.After(now) })
-		for other := range d.until {
-			if len(d.until) < maxDead {
-				break
-			}
-			delete(d.until, other)
-		}
+		makeRoom(d.until, maxDead, func(until time.Time) bool { return !until.After(now) })
 	}
 	d.until[a] = now.Add(deadLasts)
 }

@@ -361,19 +361,19 @@ func (l *lessons) learn(addr string, after time.Duration) {
 	case ok && now.Sub(known.last) < lessonLasts:
 		after = min(after, known.after)
 	case !ok && len(l.byAddr) >= maxLessons:
-		l.forget(now)
+		makeRoom(l.byAddr, maxLessons, func(known lesson) bool { return now.Sub(known.last) >= lessonLasts })
 	}
 	l.byAddr[addr] = lesson{after, now}
 }
 
-// forget makes room for one: it removes the lessons that are too old, or else any.
-func (l *lessons) forget(now time.Time) {
-	maps.DeleteFunc(l.byAddr, func(_ string, known lesson) bool { return now.Sub(known.last) >= lessonLasts })
-	for addr := range l.byAddr {
-		if len(l.byAddr) < maxLessons {
+// makeRoom makes room for one more in m, which may have most: it removes what is old, or else any.
+func makeRoom[K comparable, V any](m map[K]V, most int, old func(V) bool) {
+	maps.DeleteFunc(m, func(_ K, v V) bool { return old(v) })
+	for k := range m {
+		if len(m) < most {
 			return
 		}
-		delete(l.byAddr, addr)
+		delete(m, k)
 	}
 }
 
