@@ -240,7 +240,7 @@ func readUpstreamTLS(c config.UpstreamTLS) (*tls.Config, [sha256.Size]byte, erro
 	}
 	for _, f := range []*file{authorities, cert, key} {
 		if err := f.read(); err != nil {
-			found(config.Problem{Key: f.key, Text: errors.Unwrap(err).Error(), Hint: "name a PEM file that the gateway may read"})
+			found(f.unreadable(err))
 		}
 	}
 	sum := sumOfFiles(authorities, cert, key)

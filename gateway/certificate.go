@@ -36,6 +36,11 @@ func (f *file) read() (err error) {
 	return nil
 }
 
+// unreadable makes a config.Problem of an error of read.
+func (f *file) unreadable(err error) config.Problem {
+	return config.Problem{Key: f.key, Text: errors.Unwrap(err).Error(), Hint: "name a PEM file that the gateway may read"}
+}
+
 // fault makes a config.Problem of what is wrong with the text, which may end with what to do.
 func (f *file) fault(format string, a ...any) error {
 	text, hint, _ := strings.Cut(fmt.Errorf(format, a...).Error(), "; ")

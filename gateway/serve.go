@@ -232,8 +232,7 @@ func (g *Gateway) CheckFetch() error {
 		}
 		if authorities := (&file{key: at + "caFile", name: j.Fetch.CAFile}); authorities.name != "" {
 			if err := authorities.read(); err != nil {
-				add(config.Problem{Key: authorities.key, Text: errors.Unwrap(err).Error(),
-					Hint: "name a PEM file that the gateway may read"})
+				add(authorities.unreadable(err))
 			} else if _, err := readAuthorities(authorities); err != nil {
 				problem, _ := errors.AsType[config.Problem](err)
 				problem.Hint = cmp.Or(problem.Hint, "name the file of the authorities' certificates, in PEM form")

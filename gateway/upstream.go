@@ -190,7 +190,7 @@ type answer struct {
 }
 
 // handshake asks the agent of p for a WebSocket with the client's own key, and checks its 101
-// (RFC 6455 §4.1). The error is an *auth.Refusal. It is bounded by the dialer's timeout and ctx.
+// (RFC 6455 §4.1). The error is an *outcome.Refusal. It is bounded by the dialer's timeout and ctx.
 func (d *dialer) handshake(ctx context.Context, p *policy.Pass, r *http.Request) (_ *answer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
