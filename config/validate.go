@@ -270,15 +270,10 @@ func (k *checker) routePath(key, path string) {
 		return
 	}
 	for segment := range strings.SplitSeq(path, "/") {
-		_, isName := NameIn(segment)
-		switch names := namesIn(segment); {
+		switch isName, ok := k.whole(key, segment, "segment", "/agents/{agent}"); {
+		case !ok:
+			return
 		case isName:
-		case len(names) > 0:
-			k.add(key, "{"+names[0]+"} beside other text in its segment", "give it a segment of its own, such as /agents/{agent}")
-			return
-		case strings.ContainsAny(segment, "{}"):
-			k.add(key, notAName, nameHint)
-			return
 		case strings.Contains(segment, "*"):
 			k.add(key, "* in the path of a route", "a route takes all that is below its path anyway")
 			return
@@ -292,25 +287,29 @@ func (k *checker) routePath(key, path string) {
 	k.once(key, path)
 }
 
-// What is said of braces in a path or a host that hold no name.
-const (
-	notAName = "braces without a name"
-	nameHint = "a name is a letter and then letters, digits, - or _, such as {agent}"
-)
+// whole reports whether a part of a path or of a host is a name. It is not ok, and a problem, if
+// there are other braces in it; what is the kind of the part, and example has one that is a name.
+func (k *checker) whole(key, part, what, example string) (isName, ok bool) {
+	if _, isName := NameIn(part); isName {
+		return true, true
+	}
+	switch names := namesIn(part); {
+	case len(names) > 0:
+		k.add(key, "{"+names[0]+"} beside other text in its "+what, "give it a "+what+" of its own, such as "+example)
+		return false, false
+	case strings.ContainsAny(part, "{}"):
+		k.add(key, "braces without a name", "a name is a letter and then letters, digits, - or _, such as {agent}")
+		return false, false
+	}
+	return false, true
+}
 
 func (k *checker) routeHost(key, host string) {
 	if host == "" {
 		return
 	}
 	for label := range strings.SplitSeq(host, ".") {
-		_, isName := NameIn(label)
-		switch names := namesIn(label); {
-		case isName:
-		case len(names) > 0:
-			k.add(key, "{"+names[0]+"} beside other text in its label", "give it a label of its own, such as {agent}.agents.example.com")
-			return
-		case strings.ContainsAny(label, "{}"):
-			k.add(key, notAName, nameHint)
+		if _, ok := k.whole(key, label, "label", "{agent}.agents.example.com"); !ok {
 			return
 		}
 	}
