@@ -25,25 +25,27 @@ func snippet(t *testing.T, page, heading string) string {
 	return block[2]
 }
 
-// What the test adds to the programs of the docs: they greet the agent on each connection, say
-// what they hear, and how it ended.
+// What tests add to the programs of the docs: how they get a token, and here that they greet the
+// agent on each connection, say what they hear, and how it ended.
 const (
-	sayJS = `
+	fetchJS = `
 async function fetchToken() {
   const answer = await fetch(%[2]q);
   if (!answer.ok) throw new Error(answer.status);
   return answer.text();
 }
-stayConnected(%[1]q, fetchToken, message => console.log('heard ' + message), code => console.log('end ' + code));
 `
-	sayPython = `
+	sayJS = fetchJS + `stayConnected(%[1]q, fetchToken, message => console.log('heard ' + message), code => console.log('end ' + code));
+`
+	fetchPython = `
 
 async def fetch():
     import urllib.request
     return (await asyncio.to_thread(urllib.request.urlopen, %[2]q)).read().decode()
 
 
-async def hear(message, ws):
+`
+	sayPython = fetchPython + `async def hear(message, ws):
     print("heard", message, flush=True)
 
 

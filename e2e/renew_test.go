@@ -373,21 +373,9 @@ func TestClientWithLittleTimeIsToldAtOnce(t *testing.T) {
 // What the test adds to the programs of docs/sessions.md, which stand beside those of
 // docs/clients.md.
 const (
-	renewJS = `
-async function fetchToken() {
-  const answer = await fetch(%[2]q);
-  if (!answer.ok) throw new Error(answer.status);
-  return answer.text();
-}
-stayRenewed(%[1]q, fetchToken, message => console.log('heard ' + message), code => console.log('end ' + code));
+	renewJS = fetchJS + `stayRenewed(%[1]q, fetchToken, message => console.log('heard ' + message), code => console.log('end ' + code));
 `
-	renewPython = `
-
-async def fetch():
-    return (await asyncio.to_thread(urllib.request.urlopen, %[2]q)).read().decode()
-
-
-async def hear(message, ws):
+	renewPython = fetchPython + `async def hear(message, ws):
     if message == EXPIRING:
         hear.renewing = asyncio.create_task(renew(%[1]q.replace("ws", "http", 1).split("/my-agent")[0], fetch))
     else:

@@ -27,6 +27,15 @@ func save(t testing.TB, c *config.Config) {
 	writeFile(t, c.Sources.File, []byte(config.Changes(c, &base).String()))
 }
 
+// saveWithIssuer is save with one more issuer in c.
+func saveWithIssuer(t testing.TB, c config.Config, issuer, keys string) {
+	t.Helper()
+	other := c.Authentication.JWT
+	other.Issuer, other.JWKSURI = issuer, keys
+	c.Authentication.JWTRules = config.JWTRules{other}
+	save(t, &c)
+}
+
 // fromFile runs a gateway whose configuration is in a file. Only Reload looks into it.
 func fromFile(t *testing.T, c *config.Config) *running {
 	t.Helper()
@@ -278,16 +287,13 @@ func TestNewIssuerIsAskedBeforeItIsUsed(t *testing.T) {
 	defer keys.Close()
 	c := i.Config(listening(t, echoing))
 	r := fromFile(t, c)
-	next := *c
-	other := c.Authentication.JWT
-	other.Issuer, other.JWKSURI = "https://other.example.com", keys.URL
-	next.Authentication.JWTRules = config.JWTRules{other}
-	save(t, &next)
+	const other = "https://other.example.com"
+	saveWithIssuer(t, *c, other, keys.URL)
 	time.AfterFunc(50*time.Millisecond, func() { close(slow) })
 	if answer := r.reloaded("/reload", "", 200); len(answer.NoKeys) != 0 {
 		t.Errorf("%+v", answer)
 	}
-	token, err := signer.Sign(map[string]any{"iss": other.Issuer, "sub": "bob", "aud": "agents", "exp": time.Now().Add(time.Hour).Unix()})
+	token, err := signer.Sign(map[string]any{"iss": other, "sub": "bob", "aud": "agents", "exp": time.Now().Add(time.Hour).Unix()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,19 +308,16 @@ func TestNewIssuerThatIsDownDoesNotMakeTheGatewayUnready(t *testing.T) {
 	defer close(hung)
 	c := i.Config(listening(t, echoing))
 	r := fromFile(t, c)
-	next := *c
-	other := c.Authentication.JWT
-	other.Issuer, other.JWKSURI = "https://other.example.com", keys.URL
-	next.Authentication.JWTRules = config.JWTRules{other}
-	save(t, &next)
+	const other = "https://other.example.com"
+	saveWithIssuer(t, *c, other, keys.URL)
 	began := time.Now()
-	if done := r.reloaded("/reload", "", 200); !slices.Equal(done.NoKeys, []string{other.Issuer}) {
+	if done := r.reloaded("/reload", "", 200); !slices.Equal(done.NoKeys, []string{other}) {
 		t.Errorf("%+v", done)
 	}
 	if took := time.Since(began); took < askNew || took > askNew+wstest.Patience/2 {
 		t.Errorf("the reload took %s", took)
 	}
-	if code, body := get(t, r.AdminAddr(), "/readyz"); code != http.StatusOK || !strings.Contains(body, other.Issuer) {
+	if code, body := get(t, r.AdminAddr(), "/readyz"); code != http.StatusOK || !strings.Contains(body, other) {
 		t.Errorf("%d %s", code, body)
 	}
 	r.connect("Authorization: Bearer " + i.Token())
