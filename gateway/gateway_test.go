@@ -595,20 +595,26 @@ func TestAnswerOnAKeptConnectionHasATimeOfItsOwn(t *testing.T) {
 	})
 }
 
-func TestMaxDurationCutsAStreamOfEventsAndNoOtherAnswer(t *testing.T) {
-	i := wstest.NewIssuer(t)
-	const after = 200 * time.Millisecond
-	release := make(chan struct{})
-	c := i.Config(listening(t, asked(func(c net.Conn, r *http.Request) {
+// eventsOrFile is an agent that has a stream of events without an end at /events, and elsewhere a
+// file whose second half comes after release.
+func eventsOrFile(release <-chan struct{}) func(net.Conn, *http.Request) {
+	return func(c net.Conn, r *http.Request) {
 		if r.URL.Path == "/events" {
-			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n")
+			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\ndata: 1\n\n")
 			io.Copy(io.Discard, c)
 			return
 		}
 		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha")
 		<-release
 		io.WriteString(c, "lf")
-	})))
+	}
+}
+
+func TestMaxDurationCutsAStreamOfEventsAndNoOtherAnswer(t *testing.T) {
+	i := wstest.NewIssuer(t)
+	const after = 200 * time.Millisecond
+	release := make(chan struct{})
+	c := i.Config(listening(t, asked(eventsOrFile(release))))
 	c.Session.MaxDuration = after
 	r := run(t, c)
 	ask := func(path string) io.Reader {
@@ -636,16 +642,10 @@ func TestMaxDurationCutsAStreamOfEventsAndNoOtherAnswer(t *testing.T) {
 func TestStreamOfEventsIsASession(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	told, release := make(chan string, 2), make(chan struct{})
+	answer := eventsOrFile(release)
 	r := run(t, i.Config(listening(t, asked(func(c net.Conn, r *http.Request) {
 		told <- r.Header.Get("X-Gateway-Session")
-		if r.URL.Path == "/events" {
-			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\ndata: 1\n\n")
-			io.Copy(io.Discard, c)
-			return
-		}
-		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha")
-		<-release
-		io.WriteString(c, "lf")
+		answer(c, r)
 	}))))
 	ask := func(path string) (*wstest.Peer, *http.Response) {
 		e := r.dial()
