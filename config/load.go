@@ -252,6 +252,20 @@ func (p Problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// Each returns the errors that were joined into one; none for nil.
+func Each(err error) (all []error) {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range joined.Unwrap() {
+			all = append(all, Each(err)...)
+		}
+		return all
+	}
+	if err != nil {
+		all = append(all, err)
+	}
+	return all
+}
+
 // loader collects what is found on the way from text to Config.
 type loader struct {
 	files    []string          // all that are read, in their order

@@ -68,16 +68,14 @@ func (g *Gateway) answerReloaded(w http.ResponseWriter, done Reloaded, err error
 
 // problemsOf returns what is wrong, one problem for each error that was joined.
 func problemsOf(err error) (all config.Problems) {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, err := range joined.Unwrap() {
-			all = append(all, problemsOf(err)...)
+	for _, err := range config.Each(err) {
+		if problems, ok := errors.AsType[config.Problems](err); ok {
+			all = append(all, problems...)
+		} else {
+			all = append(all, config.Problem{Text: err.Error()})
 		}
-		return all
 	}
-	if problems, ok := errors.AsType[config.Problems](err); ok {
-		return problems
-	}
-	return config.Problems{{Text: err.Error()}}
+	return all
 }
 
 // writeProblem answers with what is wrong with a request (RFC 9457).

@@ -156,7 +156,7 @@ func (f findings) printJSON(w io.Writer, err error) error {
 		Problems config.Problems `json:"problems"`
 		Notes    []string        `json:"notes"`
 	}{err == nil, config.Problems{}, append([]string{}, f.notes...)}
-	for _, err := range each(err) {
+	for _, err := range config.Each(err) {
 		if problems, ok := errors.AsType[config.Problems](err); ok {
 			report.Problems = append(report.Problems, problems...)
 			continue
@@ -171,18 +171,4 @@ func (f findings) printJSON(w io.Writer, err error) error {
 		return printed
 	}
 	return errNo
-}
-
-// each returns the errors that were joined into one.
-func each(err error) (all []error) {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		for _, err := range joined.Unwrap() {
-			all = append(all, each(err)...)
-		}
-		return all
-	}
-	if err != nil {
-		all = append(all, err)
-	}
-	return all
 }
