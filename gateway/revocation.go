@@ -28,17 +28,12 @@ func (g *Gateway) revoke(v auth.Revocation) (_ auth.Revocation, ended int, err e
 		g.log.Error("revocation not kept: it is in force until this process ends", "revocation", v.ID, "err", err.Error())
 	}
 	g.shareRevocation(v)
-	return v, g.endRevoked(v), err
-}
-
-// endRevoked ends the live sessions that a revocation bars, and returns how many that were.
-func (g *Gateway) endRevoked(v auth.Revocation) int {
-	ended := g.endBarred(v)
+	ended = g.endBarred(v)
 	g.log.Info("revoked", "revocation", v.ID, "issuer", outcome.Clip(v.Issuer), "logout", v.Logout, "until", v.Until, "sessions", ended)
-	return ended
+	return v, ended, err
 }
 
-// endBarred is endRevoked without its log line.
+// endBarred ends the live sessions that a revocation bars, and returns how many that were.
 func (g *Gateway) endBarred(v auth.Revocation) int {
 	return g.sessions.End(func(s *session.Session) bool { return v.Bars(s.Judged().Identity) },
 		outcome.End(outcome.Revoked, "by revocation "+v.ID))
