@@ -328,6 +328,7 @@ func TestNodeKeepsItsConnectionAfterAChunkedBody(t *testing.T) {
 			t.Errorf("it ended with %v and\n%s", err, out)
 		}
 		remotes := map[any]bool{}
+		eventually(t, "six lines", func() bool { return len(g.log.with("msg", "answered")) == 6 })
 		for _, line := range g.log.with("msg", "answered") {
 			remotes[line["remote"]] = true
 		}

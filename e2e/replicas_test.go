@@ -184,7 +184,9 @@ func TestGatewayStartsWithoutItsRedis(t *testing.T) {
 	if s := g.cluster(t); s.Connected || s.Error == "" {
 		t.Errorf("%+v", s)
 	}
-	if n := len(g.log.with("msg", "redis not reachable; this replica goes on alone")); n != 1 {
+	const away = "redis not reachable; this replica goes on alone"
+	g.awaitLine("msg", away)
+	if n := len(g.log.with("msg", away)); n != 1 {
 		t.Errorf("logged %d times", n)
 	}
 }

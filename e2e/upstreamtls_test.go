@@ -77,6 +77,7 @@ func TestAgentIsReachedOverMutualTLS(t *testing.T) {
 	} {
 		g.refused(t, 502, "upstream-unreachable", path+"/ws", bearer)
 		g.rejected(t, 502, "upstream-unreachable", plainRequest("GET", path+"/x", bearer))
+		eventually(t, "both in the log", func() bool { return len(g.log.with("msg", "refused", "route", path)) == 2 })
 		for _, line := range g.log.with("msg", "refused", "route", path) {
 			if text := line["err"].(string); !strings.Contains(text, why) {
 				t.Errorf("%s: the log says %q, want %q", path, text, why)
