@@ -83,8 +83,8 @@ func TestC08WhatAgentsBelieveIsRemovedUnlessAllowed(t *testing.T) {
 			}
 		}
 	}
-	// The first of each kind is logged, with the key that allows it. The lines of a connection's end
-	// come later than those.
+	// The first of each kind is logged, with the key that allows it. The line of a connection's end
+	// is later.
 	eventually(t, "both sessions in the log", func() bool { return len(g.log.with("msg", "ended")) == 2 })
 	for kind, key := range map[string]string{"header": "authentication.edgeTrust.stripFamilies", "parameter": "routes[].query.drop"} {
 		if found := g.log.with("msg", "removed", "route", "/my-agent", "kind", kind); len(found) != 1 || found[0]["key"] != key {
