@@ -16,8 +16,7 @@ import (
 // time to find out that there is no more; so over TLS the measure is what a connection without a
 // relay allocates.
 func BenchmarkRelayedFrame(b *testing.B) {
-	there := rawws.Make(rawws.Fin|rawws.Text, make([]byte, 128), true)
-	back := rawws.Make(rawws.Fin|rawws.Text, make([]byte, 128), false)
+	var there, back []byte
 	trip := func(b *testing.B, client, agent io.ReadWriter, buf []byte) {
 		client.Write(there)
 		io.ReadFull(agent, buf[:len(there)])
@@ -31,11 +30,14 @@ func BenchmarkRelayedFrame(b *testing.B) {
 		name    string
 		version uint16
 		pace    Pace
+		size    int
 	}{
-		{"plain", 0, Pace{}}, {"plain with limits", 0, ample},
-		{"TLS", tls.VersionTLS13, Pace{}}, {"TLS with limits", tls.VersionTLS13, ample},
+		{"plain", 0, Pace{}, 128}, {"plain with limits", 0, ample, 128}, {"plain and long", 0, Pace{}, 3 * long},
+		{"TLS", tls.VersionTLS13, Pace{}, 128}, {"TLS with limits", tls.VersionTLS13, ample, 128},
 	} {
 		b.Run(kind.name, func(b *testing.B) {
+			there = rawws.Make(rawws.Fin|rawws.Text, make([]byte, kind.size), true)
+			back = rawws.Make(rawws.Fin|rawws.Text, make([]byte, kind.size), false)
 			buf := make([]byte, len(there))
 			inside, outside := connect(b, kind.version, true)
 			direct := mallocs(500, func() { trip(b, outside, inside, buf) })

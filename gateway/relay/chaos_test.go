@@ -78,6 +78,7 @@ func chaos(t *testing.T, src *rand.Rand, rules Rules) {
 			BytesPerSecond: 64 << 20, BytesBurst: 100_000,
 		}
 	}
+	rules.long = [...]uint64{1, 5000, long}[src.IntN(3)]
 	client, outerClient := connect(t, version, true)
 	agent, outerAgent := connect(t, versions[src.IntN(3)], false)
 	r, err := New(client, agent, nil, nil, 0, rules)

@@ -56,7 +56,8 @@ type walker struct {
 	rsv        byte   // reserved bits for which an extension was negotiated
 	max        uint64 // bytes of a message, over all its fragments
 
-	rest     uint64 // payload of the current data frame that is still to come
+	frame    uint64 // payload of the current data frame, or of the last one
+	rest     uint64 // of it, what is still to come
 	size     uint64 // bytes of the current message so far
 	open     bool   // a fragmented message is under way
 	messages uint64 // messages that have passed whole
@@ -97,9 +98,8 @@ func (w *walker) walk(b []byte, oneFrame bool) (n int, c control, v *violation) 
 					return n, control{}, nil
 				}
 			}
-			w.rest, w.moved = w.rest-uint64(k), true
+			w.skip(k)
 			n += k
-			w.count()
 			continue
 		}
 		if oneFrame && n > 0 {
@@ -235,7 +235,13 @@ func (w *walker) cost(f head) uint64 {
 
 // begin enters a data frame.
 func (w *walker) begin(f head) {
-	w.size, w.rest, w.open, w.moved = w.cost(f), f.payload, !f.fin, true
+	w.size, w.frame, w.rest, w.open, w.moved = w.cost(f), f.payload, f.payload, !f.fin, true
+}
+
+// skip goes on by n bytes of the payload of a data frame, which may have passed unseen.
+func (w *walker) skip(n int) {
+	w.rest, w.moved = w.rest-uint64(n), true
+	w.count()
 }
 
 // count counts a message when its last byte has passed.

@@ -15,7 +15,7 @@ func newWorld(t *testing.T, rules Rules) (w *world, client, agent *fake) {
 	t.Helper()
 	w = &world{}
 	rules.MaxMessage, rules.StallTimeout = 1<<20, 30*time.Second
-	rules.closeGrace, rules.replyWait, rules.linger = closeGrace, replyWait, linger
+	rules.closeGrace, rules.replyWait, rules.linger, rules.long = closeGrace, replyWait, linger, long
 	w.m.init(rules, 0, w, 0)
 	w.m.up.jitter, w.m.down.jitter = 0, 0
 	client = &fake{w: w, from: &w.m.up, to: &w.m.down, masked: true, room: 1 << 20}

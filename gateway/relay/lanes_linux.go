@@ -44,7 +44,10 @@ func NewLanes() (*Lanes, error) {
 func (l *Lanes) Run() {
 	var wg sync.WaitGroup
 	for _, lane := range l.all {
-		wg.Go(lane.run)
+		wg.Go(func() {
+			lane.run()
+			lane.pipes.close()
+		})
 	}
 	wg.Wait()
 }
@@ -79,6 +82,7 @@ type lane struct {
 	woken  bool // by a time that has come, or by another goroutine
 	now    time.Duration
 	buf    [bufSize]byte
+	pipes  pipes
 
 	mu     sync.Mutex
 	inbox  []*ride // sessions of which other goroutines want something; if there are any, the lane does not wait
@@ -92,6 +96,8 @@ type seat struct {
 	link link
 	to   *way // the way whose sink this side is
 	from *way // the way whose source this side is
+
+	flows bool // so much has come from it at once that more is likely
 }
 
 // ride is a session in its lane. It is the machine's port.
@@ -330,7 +336,7 @@ func (r *ride) sink(w *way) *seat {
 func (r *ride) write(w *way, b []byte) (full bool, err error) {
 	s := r.sink(w)
 	_, err = s.link.conn.Write(b)
-	return len(s.out) > 0, err
+	return s.waits(), err
 }
 
 // shut is the machine's.
@@ -340,7 +346,11 @@ func (r *ride) shut(w *way) { r.sink(w).link.closeWrite() }
 func (r *ride) unsent(w *way) (acked, left int64) {
 	s := r.sink(w)
 	inside := int64(unsentOf(s.fd))
-	return s.sent - inside, inside + int64(len(s.out))
+	left = inside + int64(len(s.out))
+	if s.pipe != nil {
+		left += int64(s.pipe.n)
+	}
+	return s.sent - inside, left
 }
 
 // tick is called when the session's time has come.
@@ -359,13 +369,13 @@ func (r *ride) move() {
 	defer r.mistake()
 	now := r.lane.now
 	for _, s := range r.seats() {
-		if len(s.out) > 0 {
+		if s.waits() {
 			went := s.flush()
 			switch {
 			case s.fault != nil:
 				r.m.failed(s.to, now)
 			case went:
-				r.m.took(s.to, len(s.out) > 0, now)
+				r.m.took(s.to, s.waits(), now)
 			}
 		}
 	}
@@ -383,17 +393,67 @@ func (r *ride) move() {
 	r.after()
 }
 
-// read reads once what has come from a side, and passes it on.
+// read takes a bounded piece of what has come from a side, and passes it on.
 func (r *ride) read(s *seat) {
-	w, buf := s.from, r.lane.buf[:]
+	w, now := s.from, r.lane.now
+	if !s.flows || !r.plain() || !r.m.streams(w) || !r.lane.pipes.any(now) {
+		r.look(s, bufSize)
+		return
+	}
+	if r.m.unseen(w) == 0 {
+		r.look(s, r.m.room(w))
+	}
+	if n := r.m.unseen(w); n > 0 && s.flows && r.m.reads(w, now) {
+		r.splice(s, min(n, spliceSize))
+	}
+}
+
+// plain reports whether there is TLS on neither side.
+func (r *ride) plain() bool { return !r.client.link.tls() && !r.agent.link.tls() }
+
+// splice moves n bytes at most from a side to the other without reading them.
+func (r *ride) splice(s *seat, n int) {
+	p := r.lane.pipes.get(r.lane.now)
+	if p == nil {
+		s.flows = false
+		return
+	}
+	err := p.fill(s.fd, n)
+	s.came(p.n, n)
+	if s.readable = err == nil; p.n == 0 {
+		p.put()
+	} else {
+		n, to := p.n, r.sink(s.from)
+		to.pipe = p
+		to.flush()
+		r.m.went(s.from, n, to.waits(), to.fault, r.lane.now)
+	}
+	r.ends(s, err)
+}
+
+// look reads what has come from a side, as far as there is room, for the machine to look at.
+func (r *ride) look(s *seat, room int) {
+	w, buf := s.from, r.lane.buf[:room]
 	k := copy(buf, w.carry)
 	n, err := s.receive(buf[k:])
+	s.came(n, room-k)
 	if n > 0 {
 		r.m.came(w, buf[:k+n], r.lane.now)
 	}
+	r.ends(s, err)
+}
+
+// ends takes note of an error of a side that was read.
+func (r *ride) ends(s *seat, err error) {
 	if err != nil && err != (wouldBlock{}) {
-		r.m.gone(w, textOf(err), r.lane.now)
+		r.m.gone(s.from, textOf(err), r.lane.now)
 	}
+}
+
+// came notes how much has come, of what there was room for. A long frame that comes in small
+// pieces is read: each piece would keep a whole page of the system's in a pipe.
+func (s *seat) came(n, room int) {
+	s.flows = uint64(n) >= min(uint64(room), s.ride.rules.long/2)
 }
 
 // receive reads what is there, as far as there is room for it.

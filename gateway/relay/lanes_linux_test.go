@@ -9,7 +9,7 @@ import (
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
-// left fails the test if a session is left in a lane.
+// left fails the test if a session, or what it had, is left in a lane.
 func left(t testing.TB, l *Lanes) {
 	t.Helper()
 	for _, lane := range l.all {
@@ -21,13 +21,15 @@ func left(t testing.TB, l *Lanes) {
 		if n := len(lane.timers); n > 0 {
 			t.Errorf("%d timers are left in a lane", n)
 		}
+		if n := lane.pipes.made - len(lane.pipes.spare); n > 0 {
+			t.Errorf("%d pipes are left in a lane", n)
+		}
 	}
 }
 
-func TestLaneTakesASessionWithoutADescriptorToSpare(t *testing.T) {
-	rules := lasting
-	rules.Lanes = running(t)
-	j := prepare(t, rules, 0, nil, nil)
+// noDescriptors lets the process have no more descriptors, until lift is called.
+func noDescriptors(t *testing.T) (lift func()) {
+	t.Helper()
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
@@ -35,7 +37,14 @@ func TestLaneTakesASessionWithoutADescriptorToSpare(t *testing.T) {
 	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 3, Max: limit.Max}); err != nil {
 		t.Fatal(err)
 	}
-	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
+	return func() { syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) }
+}
+
+func TestLaneTakesASessionWithoutADescriptorToSpare(t *testing.T) {
+	rules := lasting
+	rules.Lanes = running(t)
+	j := prepare(t, rules, 0, nil, nil)
+	defer noDescriptors(t)()
 	j.begin()
 	for range 3 {
 		j.client.Say(j.client.Frame(rawws.Fin|rawws.Text, "hello"))

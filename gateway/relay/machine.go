@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -28,10 +29,10 @@ const (
 )
 
 // machine decides what becomes of one session: which bytes go on, what the gateway puts between
-// them, what silence means, and how both sides are closed. It is driven by events (came, gone,
-// took, failed, tick, end), and acts through a port. It does no I/O, starts no goroutine, holds
-// no lock and reads no clock, so a test can run it through any schedule; one goroutine at a time
-// may call it.
+// them, what silence means, and how both sides are closed. It is driven by events (came, went,
+// gone, took, failed, tick, end), and acts through a port. It does no I/O, starts no goroutine,
+// holds no lock and reads no clock, so a test can run it through any schedule; one goroutine at a
+// time may call it.
 //
 // A session is two ways, and each joins a source to a sink:
 //
@@ -146,6 +147,41 @@ func (m *machine) came(w *way, b []byte, now time.Duration) {
 		w.slow(len(b) - len(w.carry))
 	}
 	w.pour(b)
+	m.settle()
+}
+
+// streams reports whether long frames come from the source of a way, and their payload may go on
+// unseen: to the sink, but not through the machine.
+func (m *machine) streams(w *way) bool {
+	return w.walk.frame >= m.rules.long && w.src == speaking && w.dst == listening && w.walk.pace == nil
+}
+
+// unseen returns how many bytes may go on unseen, all of them payload of the frame under way. There
+// are none when a head comes next, or so little payload that to read it costs no more.
+func (m *machine) unseen(w *way) int {
+	if !m.streams(w) || w.walk.rest <= m.rules.long/2 {
+		return 0
+	}
+	return int(min(w.walk.rest, math.MaxInt32))
+}
+
+// room returns how much is best read of a source that streams, when nothing may go on unseen: what
+// is left of the frame under way and the next head, but not the payload after that.
+func (m *machine) room(w *way) int {
+	const glimpse = 256
+	return int(min(w.walk.rest+glimpse, bufSize))
+}
+
+// went takes note that n of the bytes that unseen allows have left the source for the sink. full
+// and err are what write would have returned for them.
+func (m *machine) went(w *way, n int, full bool, err error, now time.Duration) {
+	m.now, w.heard = now, now
+	messages := w.walk.messages
+	w.walk.skip(n)
+	w.wrote(full, err)
+	w.passed(n, w.walk.messages-messages)
+	w.atBoundary()
+	w.noted()
 	m.settle()
 }
 
@@ -434,19 +470,27 @@ func (w *way) pass(b []byte, messages uint64) {
 		return
 	}
 	w.write(b)
+	w.passed(len(b), messages)
+}
+
+// passed counts n bytes that were written to the sink, unless it is dead.
+func (w *way) passed(n int, messages uint64) {
 	w.bulk = w.full && (w.bulk || w.walk.moved)
 	if w.m.ending == nil && w.dst == listening {
-		w.bytes += uint64(len(b))
+		w.bytes += uint64(n)
 		w.messages += messages
 	}
 }
 
 // write gives bytes to the sink.
 func (w *way) write(b []byte) {
-	if w.dst != listening {
-		return
+	if w.dst == listening {
+		w.wrote(w.m.port.write(w, b))
 	}
-	full, err := w.m.port.write(w, b)
+}
+
+// wrote takes note of what has become of bytes for the sink.
+func (w *way) wrote(full bool, err error) {
 	switch {
 	case err != nil:
 		w.fails()

@@ -92,7 +92,7 @@ func (w *world) sink(x *way) *fake {
 	return w.sides[0]
 }
 
-// write is the machine's.
+// write is the machine's. What goes unseen is written here as well.
 func (w *world) write(x *way, b []byte) (bool, error) {
 	f := w.sink(x)
 	if f.reset {
@@ -193,6 +193,19 @@ func (f *fake) comes(most int) {
 		}
 		return
 	}
+	if n := m.unseen(f.from); n > 0 && f.w.choose(2) == 0 {
+		k := min(n, len(f.script), most)
+		full, err := f.w.write(f.from, f.script[:k])
+		f.script = f.script[k:]
+		m.went(f.from, k, full, err, f.w.now)
+		return
+	}
+	if m.streams(f.from) && f.w.choose(2) == 0 {
+		if most = min(most, m.room(f.from)-len(f.from.carry)); most <= 0 {
+			f.w.broken("no room after %d bytes that are carried", len(f.from.carry))
+			return
+		}
+	}
 	k := min(len(f.script), most)
 	b := append(slices.Clone(f.from.carry), f.script[:k]...)
 	f.script = f.script[k:]
@@ -268,7 +281,10 @@ func (s schedule) play() error {
 	w := &world{choices: s}
 	rules := Rules{
 		MaxMessage: 1 << 19, PingInterval: 25 * time.Second, StallTimeout: 30 * time.Second,
-		closeGrace: closeGrace, replyWait: replyWait, linger: linger,
+		closeGrace: closeGrace, replyWait: replyWait, linger: linger, long: long,
+	}
+	if w.choose(2) == 0 {
+		rules.long = 1
 	}
 	if w.choose(3) == 0 {
 		rules.IdleTimeout = time.Minute
@@ -602,6 +618,79 @@ func TestFloodThatGoesNowhereIsReadSlowly(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Payload that goes unseen is a sign of life of its source, and is waited for like any other.
+func TestUnseenPayloadCountsAsWhatIsRead(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{PingInterval: 25 * time.Second, IdleTimeout: 20 * time.Second})
+	frame := rawws.Make(rawws.Fin|rawws.Binary, make([]byte, 10*long), false)
+	agent.say(frame[:maxHead])
+	slides := func(n int, full bool) {
+		if w.m.unseen(agent.from) < n {
+			t.Fatalf("%d bytes may go unseen, want %d", w.m.unseen(agent.from), n)
+		}
+		w.m.went(agent.from, n, full, nil, w.now)
+	}
+	for range 5 {
+		w.passes(15 * time.Second)
+		slides(long, false)
+		client.sends(rawws.Make(rawws.Fin|rawws.Pong, nil, true))
+	}
+	if w.m.ending != nil {
+		t.Fatalf("ended as %+v", w.m.ending)
+	}
+	slides(long, true)
+	if w.m.reads(agent.from, w.now) {
+		t.Error("the agent is read while the client takes nothing")
+	}
+	w.m.rules.IdleTimeout, w.m.rules.PingInterval = 0, 0
+	w.passes(61 * time.Second) // the first look finds that the client has taken what came before
+	w.ended(t, outcome.DeadPeer, outcome.Client, 3008, "takes no bytes")
+	if n := uint64(maxHead + 6*long); w.m.down.bytes != n {
+		t.Errorf("%d bytes are counted, want %d", w.m.down.bytes, n)
+	}
+}
+
+func TestOnlyLongPayloadGoesUnseen(t *testing.T) {
+	short := rawws.Make(rawws.Fin|rawws.Binary, make([]byte, long-1), true)
+	whole := rawws.Make(rawws.Fin|rawws.Binary, make([]byte, long), true)
+	for _, tt := range []struct {
+		name   string
+		rules  Rules
+		said   []byte
+		end    func(*world)
+		unseen int
+		room   int // 0: as much as ever
+	}{
+		{"a short frame", Rules{}, short[:maxHead], nil, 0, 0},
+		{"a long frame", Rules{}, whole[:maxHead], nil, long - maxHead + 8, 0},
+		{"little of a long frame", Rules{}, whole[:len(whole)-long/2], nil, 0, long/2 + 256},
+		{"after a long frame", Rules{}, whole, nil, 0, 256},
+		{"after a long frame and a Ping", Rules{}, append(bytes.Clone(whole), rawws.Make(rawws.Fin|rawws.Ping, nil, true)...), nil, 0, 256},
+		{"after a long frame and a short one", Rules{}, append(bytes.Clone(whole), short...), nil, 0, 0},
+		{"with a pace", Rules{FromClient: Pace{BytesPerSecond: 1 << 40}}, whole[:maxHead], nil, 0, 0},
+		{"to a sink that is dead", Rules{}, whole[:maxHead], func(w *world) { w.m.failed(&w.m.up, w.now) }, 0, 0},
+		{"when the session has ended", Rules{}, whole[:maxHead],
+			func(w *world) { w.m.end(outcome.End(outcome.Drain, ""), w.now) }, long - maxHead + 8, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w, client, _ := newWorld(t, tt.rules)
+			client.sends(tt.said)
+			if tt.end != nil {
+				tt.end(w)
+			}
+			if n := w.m.unseen(client.from); n != tt.unseen {
+				t.Errorf("%d bytes, want %d", n, tt.unseen)
+			}
+			switch {
+			case tt.unseen > 0:
+			case w.m.streams(client.from) != (tt.room > 0):
+				t.Errorf("it streams: %t", w.m.streams(client.from))
+			case tt.room > 0 && w.m.room(client.from) != tt.room:
+				t.Errorf("room for %d bytes, want %d", w.m.room(client.from), tt.room)
+			}
+		})
 	}
 }
 

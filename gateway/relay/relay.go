@@ -27,6 +27,11 @@ const (
 	linger     = time.Second
 )
 
+// long is how much payload a frame must have to go on unseen, and half of that is how much must
+// come at once. With frames of 32 KiB that costs as much as to read and write them, with longer
+// ones less (docs/performance.md).
+const long = 40 << 10
+
 // Farewell is how long a relay that has been ended takes at most until both sides are closed.
 const Farewell = closeGrace + linger
 
@@ -49,6 +54,7 @@ type Rules struct {
 	closeGrace time.Duration // how long, after the end, a side may take to accept its Close and to answer it
 	replyWait  time.Duration // how long a side may be silent after the other has sent its Close, or go on when the other is gone by then
 	linger     time.Duration // how long a peer may take to close its socket after Close went both ways
+	long       uint64        // how much payload a frame must have to go on unseen, where the driver can do that
 }
 
 // Relay is one session: two sides, and the frames between them. Its methods may be called from any
@@ -96,6 +102,7 @@ func New(client, agent net.Conn, earlyUp, earlyDown []byte, rsv byte, rules Rule
 	rules.closeGrace = cmp.Or(rules.closeGrace, closeGrace)
 	rules.replyWait = cmp.Or(rules.replyWait, replyWait)
 	rules.linger = cmp.Or(rules.linger, linger)
+	rules.long = cmp.Or(rules.long, long)
 	r := &Relay{rules: rules, rsv: rsv, sides: [2]link{c, a}, ahead: [2][]byte{earlyUp, earlyDown}}
 	if rules.Lanes != nil {
 		r.run = rules.Lanes.runner(r)

@@ -20,15 +20,17 @@ import (
 // about.
 var lasting = Rules{MaxMessage: 1 << 20, closeGrace: wstest.Patience / 2, replyWait: wstest.Patience / 2, linger: time.Minute}
 
-// bothWays runs a test with a session in a lane, and again with one that has goroutines of its
-// own.
+// bothWays runs a test with a session in a lane, with one in a lane that reads no payload which it
+// need not read, and with one that has goroutines of its own.
 func bothWays(t *testing.T, test func(t *testing.T, lasting Rules)) {
 	t.Helper()
-	t.Run("lanes", func(t *testing.T) {
-		lasting := lasting
-		lasting.Lanes = running(t)
-		test(t, lasting)
-	})
+	for name, long := range map[string]uint64{"lanes": long, "lanes, payload unseen": 1} {
+		t.Run(name, func(t *testing.T) {
+			lasting := lasting
+			lasting.Lanes, lasting.long = running(t), long
+			test(t, lasting)
+		})
+	}
 	t.Run("goroutines", func(t *testing.T) { test(t, lasting) })
 }
 
@@ -39,6 +41,13 @@ func running(t testing.TB) *Lanes {
 	if err != nil {
 		t.Fatal(err)
 	}
+	run(t, l)
+	return l
+}
+
+// run runs lanes until the end of the test.
+func run(t testing.TB, l *Lanes) {
+	t.Helper()
 	over := make(chan struct{})
 	go func() {
 		l.Run()
@@ -49,7 +58,6 @@ func running(t testing.TB) *Lanes {
 		<-over
 		left(t, l)
 	})
-	return l
 }
 
 // ownPing is the payload of the gateway's own Pings.

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"net"
 	"os"
 	"syscall"
@@ -16,10 +17,11 @@ type socket struct {
 	hung     bool // the peer has closed its end, or the connection has failed: there is an end to read
 	reset    bool // it has failed
 
-	out   []byte  // what the peer has not taken yet
+	pipe  *pipe   // has payload that the peer has not taken yet; nil: there is none
+	out   []byte  // what it has not taken either, and comes after that
 	base  *[]byte // the buffer that out lies in, to be given back
 	sent  int64   // bytes that the system has taken
-	fin   bool    // the peer is to be told that nothing more comes, once out is empty
+	fin   bool    // the peer is to be told that nothing more comes, once all is out
 	fault error   // why nothing more can be written
 }
 
@@ -64,12 +66,14 @@ func (s *socket) write(b []byte) (int, error) {
 		return 0, s.fault
 	}
 	n := 0
-	if len(s.out) == 0 {
+	if !s.waits() {
 		n, s.fault = writeNow(s.fd, b)
 		s.sent += int64(n)
 		if n == len(b) || s.fault != nil {
 			return n, s.fault
 		}
+	}
+	if len(s.out) == 0 {
 		s.base = backlogs.Get().(*[]byte)
 		s.out = *s.base
 	}
@@ -77,36 +81,61 @@ func (s *socket) write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// waits reports whether something waits for the peer.
+func (s *socket) waits() bool { return s.pipe != nil || len(s.out) > 0 }
+
 // flush writes what has waited for the peer. It reports whether some went out.
 func (s *socket) flush() bool {
-	n, err := writeNow(s.fd, s.out)
-	s.sent += int64(n)
-	if err != nil {
-		s.fault = err
+	before := s.sent
+	if s.pipe != nil {
+		s.unload()
+	}
+	if s.pipe == nil && s.fault == nil {
+		n, err := writeNow(s.fd, s.out)
+		s.sent, s.out, s.fault = s.sent+int64(n), s.out[n:], err
+	}
+	switch {
+	case s.fault != nil:
 		s.drop()
 		return false
-	}
-	if n == len(s.out) {
+	case !s.waits():
 		s.drop()
 		if s.fin {
 			s.closeWrite()
 		}
-	} else if n > 0 {
-		s.out = s.out[n:]
 	}
-	return n > 0
+	return s.sent > before
+}
+
+// unload writes what lies in the pipe to the peer.
+func (s *socket) unload() {
+	n, err := s.pipe.empty(s.fd)
+	s.sent += int64(n)
+	if err == errors.ErrUnsupported {
+		var b []byte
+		if b, err = s.pipe.rest(); err == nil {
+			s.out = append(b, s.out...)
+		}
+	}
+	if s.fault = err; s.pipe.n == 0 {
+		s.pipe.put()
+		s.pipe = nil
+	}
 }
 
 // drop forgets what has waited for the peer.
 func (s *socket) drop() {
+	if s.pipe != nil {
+		s.pipe.close()
+	}
 	if s.base != nil {
 		backlogs.Put(s.base)
 	}
-	s.out, s.base = nil, nil
+	s.pipe, s.out, s.base = nil, nil, nil
 }
 
 func (s *socket) closeWrite() error {
-	if s.fin = len(s.out) > 0; s.fin {
+	if s.fin = s.waits(); s.fin {
 		return nil
 	}
 	return os.NewSyscallError("shutdown", syscall.Shutdown(s.fd, syscall.SHUT_WR))

@@ -50,6 +50,37 @@ func writeNow(fd int, b []byte) (n int, err error) {
 	return n, nil
 }
 
+// newPipe returns the ends of a pipe that holds so many bytes and never blocks.
+func newPipe(size int) (r, w int, err error) {
+	var fds [2]int
+	if err := syscall.Pipe2(fds[:], syscall.O_NONBLOCK|syscall.O_CLOEXEC); err != nil {
+		return 0, 0, os.NewSyscallError("pipe2", err)
+	}
+	const setPipeSize = 1031 // F_SETPIPE_SZ, for which package syscall has no name
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_FCNTL, uintptr(fds[0]), setPipeSize, uintptr(size)); errno != 0 {
+		syscall.Close(fds[0])
+		syscall.Close(fds[1])
+		return 0, 0, os.NewSyscallError("fcntl", errno)
+	}
+	return fds[0], fds[1], nil
+}
+
+// spliceNow moves n bytes at most from one descriptor to another, of which one is that of a pipe.
+// Its error is an errno, EAGAIN too; at the end of a stream it moves nothing.
+func spliceNow(from, to, n int) (int, error) {
+	const flags = 1 | 2 // SPLICE_F_MOVE and SPLICE_F_NONBLOCK, for which package syscall has no names
+	for {
+		got, _, errno := syscall.RawSyscall6(syscall.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), flags)
+		switch errno {
+		case 0:
+			return int(got), nil
+		case syscall.EINTR:
+			continue
+		}
+		return 0, errno
+	}
+}
+
 // unsentOf returns how many bytes of a socket its peer's system has not acknowledged (SIOCOUTQ).
 func unsentOf(fd int) int {
 	var n int32
@@ -62,9 +93,9 @@ func unsentOf(fd int) int {
 const (
 	// notSentLowat is TCP_NOTSENT_LOWAT, for which package syscall has no name.
 	notSentLowat = 25
-	// lowat is how many bytes that the system has not sent yet it keeps for each side. With less, a
-	// stream waits for its slow side more often, and each time what is left of a read is copied: at
-	// 128 KiB streams over TLS cost 5 % more.
+	// lowat is how many bytes that the system has not sent yet it keeps for each side. With less,
+	// a stream waits for its slow side more often, and each time what is left of a read is copied:
+	// at 128 KiB streams over TLS cost 5 % more.
 	lowat = 512 << 10
 )
 
