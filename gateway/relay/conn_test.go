@@ -176,19 +176,24 @@ func (r *records) seal(kind byte, content string) []byte {
 // would make its socket writable, and no Ping gets through for a long time.
 func TestSlowButSteadyReaderLives(t *testing.T) {
 	t.Parallel()
-	for name, version := range map[string]uint16{"plain": 0, "TLS": tls.VersionTLS13} {
-		t.Run(name, func(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		version uint16
+		message int
+	}{{"plain", 0, 1000}, {"plain, long messages", 0, 10 * long}, {"TLS", tls.VersionTLS13, 1000}} {
+		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			rules := lasting
 			rules.Lanes = running(t)
 			rules.StallTimeout, rules.PingInterval = 3*time.Second, time.Second
-			slow(t, rules, version, soak(t, 8*time.Second, 3*time.Minute))
+			slow(t, rules, tt.version, tt.message, soak(t, 8*time.Second, 3*time.Minute))
 		})
 	}
 }
 
-// slow runs a session whose client reads 30 KB/s, and expects it to live for a time.
-func slow(t *testing.T, rules Rules, version uint16, lives time.Duration) {
+// slow runs a session whose client reads 30 KB/s of messages of one size, and expects it to live
+// for a time.
+func slow(t *testing.T, rules Rules, version uint16, message int, lives time.Duration) {
 	c, peer := tcpBy(t, &net.Dialer{Control: wstest.Ethernet})
 	peer.SetReadBuffer(16 << 10) // else the window opens in steps that take seconds
 	inside, outside := net.Conn(c), net.Conn(peer)
@@ -198,7 +203,7 @@ func slow(t *testing.T, rules Rules, version uint16, lives time.Duration) {
 	peer.SetDeadline(time.Time{})
 	agent, ended := over(t, inside, rules)
 	agent.SetDeadline(time.Time{})
-	go keepsSending(agent, strings.Repeat("x", 1000))
+	go keepsSending(agent, strings.Repeat("x", message))
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	buf := make([]byte, 3000)
