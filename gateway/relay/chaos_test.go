@@ -47,6 +47,9 @@ func TestChaos(t *testing.T) {
 				wg.Go(func() {
 					src := rand.New(rand.NewPCG(uint64(until.UnixNano()), uint64(n)))
 					for time.Now().Before(until) && !t.Failed() {
+						if rules.Lanes != nil {
+							scatter(src, rules.Lanes)
+						}
 						chaos(t, src, rules)
 						relays.Add(1)
 					}

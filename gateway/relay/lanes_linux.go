@@ -15,22 +15,26 @@ import (
 )
 
 // Lanes move sessions: one lane for each processor, each with one goroutine and one epoll set. A
-// session belongs to one lane for its whole life, with both of its sockets, so nothing of it needs
-// a lock; a session on which nothing happens has no goroutine, no buffer and no timer of Go's,
-// only a place in the lane's epoll set and in its heap.
+// session belongs to one lane at a time, with both of its sockets, so nothing of it needs a lock; a
+// session on which nothing happens has no goroutine, no buffer and no timer of Go's, only a place
+// in the lane's epoll set and in its heap. Only as many lanes are used as are needed (spread).
 //
 // A lane never waits for a session. It reads a bounded piece of each that has something, one after
 // the other, and what a socket does not take waits in a buffer and stops the other side.
 type Lanes struct {
-	all  []*lane
-	next atomic.Uint32
+	all    []*lane
+	next   atomic.Uint32
+	spread *spread
 }
 
 // NewLanes returns lanes that the caller must Run, and Close when no relay is left.
-func NewLanes() (*Lanes, error) {
-	l := &Lanes{}
-	for range runtime.GOMAXPROCS(0) {
-		lane, err := newLane()
+func NewLanes() (*Lanes, error) { return newLanes(runtime.GOMAXPROCS(0)) }
+
+func newLanes(n int) (*Lanes, error) {
+	l := &Lanes{spread: newSpread(n)}
+	start := time.Now()
+	for range n {
+		lane, err := newLane(l, start)
 		if err != nil {
 			l.Close()
 			return nil, err
@@ -61,15 +65,23 @@ func (l *Lanes) Close() {
 
 // runner returns the lane for a new session.
 func (l *Lanes) runner(r *Relay) runner {
-	return &ride{Relay: r, lane: l.all[int(l.next.Add(1))%len(l.all)], at: never, place: -1}
+	ride := &ride{Relay: r, number: l.next.Add(1), at: never, place: -1}
+	ride.lane.Store(l.of(ride))
+	return ride
 }
+
+// of returns the lane that a session belongs to at the moment.
+func (l *Lanes) of(r *ride) *lane { return l.all[l.spread.place(r.number)] }
 
 // lane is one goroutine that moves sessions.
 type lane struct {
 	// Immutable.
-	fd    int      // of the epoll set
-	file  *os.File // the same, by which Go's poller wakes the goroutine, so that no thread waits for it
-	start time.Time
+	lanes *Lanes
+	fd    int       // of the epoll set
+	file  *os.File  // the same, by which Go's poller wakes the goroutine, so that no thread waits for it
+	start time.Time // from which all lanes count
+
+	busy atomic.Int64 // nanoseconds for which it has worked
 
 	// Owned by the lane's goroutine.
 	events []syscall.EpollEvent
@@ -103,11 +115,13 @@ type seat struct {
 // ride is a session in its lane. It is the machine's port.
 type ride struct {
 	*Relay
-	lane *lane
+	number uint32
+	lane   atomic.Pointer[lane] // changed by that lane alone
 
 	// Owned by the lane's goroutine.
 	client, agent seat
-	aboard        bool // the lane has its sockets
+	taken         bool // its sockets do not belong to Go's poller any more
+	aboard        bool // the lane watches them
 	over          bool
 	queued        bool
 	at            time.Duration // when it is to be looked at; never: it is not in the heap
@@ -116,7 +130,7 @@ type ride struct {
 	called bool // it is in the inbox; guarded by lane.mu
 }
 
-func newLane() (*lane, error) {
+func newLane(lanes *Lanes, start time.Time) (*lane, error) {
 	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
@@ -126,7 +140,7 @@ func newLane() (*lane, error) {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
 	l := &lane{
-		fd: fd, file: os.NewFile(uintptr(fd), "epoll"), start: time.Now(),
+		lanes: lanes, fd: fd, file: os.NewFile(uintptr(fd), "epoll"), start: start,
 		events: make([]syscall.EpollEvent, 128), armed: never,
 	}
 	if err := l.file.SetReadDeadline(time.Time{}); err != nil { // Go's poller has not taken the set
@@ -146,6 +160,9 @@ func (l *lane) watch(fd int, what uint32) error {
 	return os.NewSyscallError("epoll_ctl", syscall.EpollCtl(l.fd, syscall.EPOLL_CTL_ADD, fd, &event))
 }
 
+// forget is the opposite of watch.
+func (l *lane) forget(fd int) { syscall.EpollCtl(l.fd, syscall.EPOLL_CTL_DEL, fd, nil) }
+
 // close ends run.
 func (l *lane) close() {
 	l.mu.Lock()
@@ -160,19 +177,24 @@ func (l *lane) run() {
 	if err != nil {
 		return // closed already
 	}
+	// What came while it worked is found when Go's poller wakes it for that, so it looks once each
+	// time, unless it could not take all.
 	look := func(uintptr) bool {
-		l.found = eventsNow(l.fd, l.events)
-		return l.found > 0 || len(l.queue) > 0
+		if l.found = eventsNow(l.fd, l.events); l.found == 0 && len(l.queue) == 0 {
+			return false
+		}
+		more := l.found == len(l.events)
+		l.round()
+		return more || len(l.queue) > 0
 	}
 	for {
-		l.arm()
 		if err := raw.Read(look); err != nil {
 			if !os.IsTimeout(err) {
 				return
 			}
-			l.woken, l.found = true, 0
+			l.woken = true
+			l.round()
 		}
-		l.round()
 		if len(l.queue) > 0 {
 			runtime.Gosched() // a flood must not keep handshakes from the processor
 		}
@@ -213,8 +235,14 @@ func (l *lane) round() {
 	for i, r := range l.turn {
 		l.turn[i] = nil
 		r.queued = false
-		r.move()
+		if !r.change() {
+			r.move()
+		}
 	}
+	l.arm()
+	end := time.Since(l.start)
+	l.busy.Add(int64(end - l.now))
+	l.lanes.spread.weigh(l.lanes.all, end)
 }
 
 // event notes what the set has reported.
@@ -248,6 +276,7 @@ func (l *lane) answer() {
 		r.called = false
 	}
 	l.mu.Unlock()
+	l.now = time.Since(l.start) // no earlier than the time that the lane has told which a session came from
 	for _, r := range called {
 		r.asked()
 	}
@@ -255,8 +284,13 @@ func (l *lane) answer() {
 
 // call makes the lane look after the session, from any goroutine.
 func (r *ride) call() {
-	l := r.lane
+	l := r.lane.Load()
 	l.mu.Lock()
+	for l != r.lane.Load() { // it has changed lanes just now
+		l.mu.Unlock()
+		l = r.lane.Load()
+		l.mu.Lock()
+	}
 	defer l.mu.Unlock()
 	if r.called || l.closed {
 		return
@@ -273,7 +307,8 @@ var longAgo = time.Unix(1, 0)
 func (r *ride) enqueue() {
 	if !r.queued {
 		r.queued = true
-		r.lane.queue = append(r.lane.queue, r)
+		l := r.lane.Load()
+		l.queue = append(l.queue, r)
 	}
 }
 
@@ -289,7 +324,7 @@ func (r *ride) asked() {
 			return
 		}
 	}
-	r.heed(r.lane.now)
+	r.heed(r.now())
 	if r.cutting.Load() {
 		r.leave(r.m.ending)
 		return
@@ -297,30 +332,87 @@ func (r *ride) asked() {
 	r.after()
 }
 
-// board takes the sockets into the lane.
+// board takes the session into its lane.
 func (r *ride) board() error {
-	l := r.lane
-	r.client = seat{ride: r, link: r.sides[0], to: &r.m.down, from: &r.m.up}
-	r.agent = seat{ride: r, link: r.sides[1], to: &r.m.up, from: &r.m.down}
-	r.m.init(r.rules, r.rsv, r, l.now)
-	for _, s := range r.seats() {
-		sock, err := s.link.tcp.take()
-		if err != nil {
+	l := r.lane.Load()
+	if !r.taken {
+		if err := r.take(); err != nil {
 			return fmt.Errorf("take a socket into a lane: %w", err)
 		}
-		s.socket = sock
-		if err := l.watch(sock.fd, syscall.EPOLLIN|syscall.EPOLLOUT|syscall.EPOLLRDHUP|edges); err != nil {
+	}
+	for _, s := range r.seats() {
+		if err := l.watch(s.fd, syscall.EPOLLIN|syscall.EPOLLOUT|syscall.EPOLLRDHUP|edges); err != nil {
 			return fmt.Errorf("watch a socket: %w", err)
 		}
-		for sock.fd >= len(l.by) {
+		for s.fd >= len(l.by) {
 			l.by = append(l.by, make([]*seat, 256)...)
 		}
-		l.by[sock.fd] = s
+		l.by[s.fd] = s
 	}
 	r.aboard = true
 	r.enqueue()
 	return nil
 }
+
+// take takes both sockets from Go's poller.
+func (r *ride) take() error {
+	r.client = seat{ride: r, link: r.sides[0], to: &r.m.down, from: &r.m.up}
+	r.agent = seat{ride: r, link: r.sides[1], to: &r.m.up, from: &r.m.down}
+	r.m.init(r.rules, r.rsv, r, r.now())
+	for _, s := range r.seats() {
+		sock, err := s.link.tcp.take()
+		if err != nil {
+			return err
+		}
+		s.socket = sock
+	}
+	r.taken = true
+	return nil
+}
+
+// change reports whether the session belongs to another lane now, and takes it there. Only a
+// session on which something happens changes.
+func (r *ride) change() bool {
+	l := r.lane.Load()
+	to := l.lanes.of(r)
+	if to == l || !r.aboard {
+		return false
+	}
+	if r.client.pipe != nil || r.agent.pipe != nil { // pipes are the lane's: another time
+		return false
+	}
+	l.mu.Lock()
+	if r.called || l.closed { // likewise
+		l.mu.Unlock()
+		return false
+	}
+	r.unboard()
+	for _, s := range r.seats() {
+		l.forget(s.fd)
+	}
+	r.lane.Store(to)
+	l.mu.Unlock()
+	r.call()
+	return true
+}
+
+// unboard takes the session out of its lane.
+func (r *ride) unboard() {
+	l := r.lane.Load()
+	if r.place >= 0 {
+		heap.Remove(&l.timers, r.place)
+	}
+	r.at = never
+	for _, s := range r.seats() {
+		if s.socket != nil && s.fd >= 0 && s.fd < len(l.by) {
+			l.by[s.fd] = nil
+		}
+	}
+	r.aboard = false
+}
+
+// now returns the time of the lane's round.
+func (r *ride) now() time.Duration { return r.lane.Load().now }
 
 func (r *ride) seats() [2]*seat { return [2]*seat{&r.client, &r.agent} }
 
@@ -356,7 +448,7 @@ func (r *ride) unsent(w *way) (acked, left int64) {
 // tick is called when the session's time has come.
 func (r *ride) tick() {
 	defer r.mistake()
-	r.m.tick(r.lane.now)
+	r.m.tick(r.now())
 	r.enqueue() // a source that had to rest may be read again
 	r.after()
 }
@@ -367,7 +459,7 @@ func (r *ride) move() {
 		return
 	}
 	defer r.mistake()
-	now := r.lane.now
+	now := r.now()
 	for _, s := range r.seats() {
 		if s.waits() {
 			went := s.flush()
@@ -395,8 +487,8 @@ func (r *ride) move() {
 
 // read takes a bounded piece of what has come from a side, and passes it on.
 func (r *ride) read(s *seat) {
-	w, now := s.from, r.lane.now
-	if !s.flows || !r.plain() || !r.m.streams(w) || !r.lane.pipes.any(now) {
+	w, now := s.from, r.now()
+	if !s.flows || !r.plain() || !r.m.streams(w) || !r.lane.Load().pipes.any(now) {
 		r.look(s, bufSize)
 		return
 	}
@@ -413,7 +505,7 @@ func (r *ride) plain() bool { return !r.client.link.tls() && !r.agent.link.tls()
 
 // splice moves n bytes at most from a side to the other without reading them.
 func (r *ride) splice(s *seat, n int) {
-	p := r.lane.pipes.get(r.lane.now)
+	p := r.lane.Load().pipes.get(r.now())
 	if p == nil {
 		s.flows = false
 		return
@@ -426,19 +518,19 @@ func (r *ride) splice(s *seat, n int) {
 		n, to := p.n, r.sink(s.from)
 		to.pipe = p
 		to.flush()
-		r.m.went(s.from, n, to.waits(), to.fault, r.lane.now)
+		r.m.went(s.from, n, to.waits(), to.fault, r.now())
 	}
 	r.ends(s, err)
 }
 
 // look reads what has come from a side, as far as there is room, for the machine to look at.
 func (r *ride) look(s *seat, room int) {
-	w, buf := s.from, r.lane.buf[:room]
+	w, buf := s.from, r.lane.Load().buf[:room]
 	k := copy(buf, w.carry)
 	n, err := s.receive(buf[k:])
 	s.came(n, room-k)
 	if n > 0 {
-		r.m.came(w, buf[:k+n], r.lane.now)
+		r.m.came(w, buf[:k+n], r.now())
 	}
 	r.ends(s, err)
 }
@@ -446,7 +538,7 @@ func (r *ride) look(s *seat, room int) {
 // ends takes note of an error of a side that was read.
 func (r *ride) ends(s *seat, err error) {
 	if err != nil && err != (wouldBlock{}) {
-		r.m.gone(s.from, textOf(err), r.lane.now)
+		r.m.gone(s.from, textOf(err), r.now())
 	}
 }
 
@@ -486,12 +578,12 @@ func (r *ride) after() {
 		r.leave(r.m.ending)
 		return
 	}
-	if next := coarse(r.m.next(), r.lane.now); next < r.at {
+	if next := coarse(r.m.next(), r.now()); next < r.at {
 		r.at = next
 		if r.place < 0 {
-			heap.Push(&r.lane.timers, r)
+			heap.Push(&r.lane.Load().timers, r)
 		} else {
-			heap.Fix(&r.lane.timers, r.place)
+			heap.Fix(&r.lane.Load().timers, r.place)
 		}
 	}
 }
@@ -510,17 +602,9 @@ func coarse(at, now time.Duration) time.Duration {
 
 // leave closes both sides and tells that the session is over.
 func (r *ride) leave(e *outcome.Ending) {
-	l := r.lane
 	r.over = true
 	r.publish()
-	if r.place >= 0 {
-		heap.Remove(&l.timers, r.place)
-	}
-	for _, s := range r.seats() {
-		if s.socket != nil && s.fd >= 0 && s.fd < len(l.by) {
-			l.by[s.fd] = nil
-		}
-	}
+	r.unboard()
 	for _, s := range r.sides {
 		s.conn.Close()
 	}
@@ -546,7 +630,7 @@ func (r *ride) mistake() {
 	}
 	r.failed = true
 	defer r.mistake()
-	r.m.end(e, r.lane.now)
+	r.m.end(e, r.now())
 	r.enqueue()
 	r.after()
 }

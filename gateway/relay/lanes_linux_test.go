@@ -1,6 +1,10 @@
 package relay
 
 import (
+	"bytes"
+	"crypto/tls"
+	"io"
+	"math/rand/v2"
 	"syscall"
 	"testing"
 	"time"
@@ -25,6 +29,17 @@ func left(t testing.TB, l *Lanes) {
 			t.Errorf("%d pipes are left in a lane", n)
 		}
 	}
+}
+
+// runningOn is running with a number of lanes.
+func runningOn(t testing.TB, n int) *Lanes {
+	t.Helper()
+	l, err := newLanes(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, l)
+	return l
 }
 
 // noDescriptors lets the process have no more descriptors, until lift is called.
@@ -61,12 +76,13 @@ func TestLaneTakesASessionWithoutADescriptorToSpare(t *testing.T) {
 }
 
 func TestCallAfterTheLanesAreClosedIsIgnored(t *testing.T) {
-	l, err := newLane()
+	lanes, err := NewLanes()
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.close()
-	r := &ride{lane: l}
+	lanes.Close()
+	r := lanes.runner(nil).(*ride)
+	l := r.lane.Load()
 	r.call()
 	if r.called || len(l.inbox) > 0 {
 		t.Error("a session waits for a lane that is closed")
@@ -126,5 +142,105 @@ func TestLaneWakesOnceForManyPings(t *testing.T) {
 	}
 	if coarse(never, now) != never {
 		t.Error("never has come")
+	}
+}
+
+// scatter lets another number of lanes be in use from now on.
+func scatter(src *rand.Rand, l *Lanes) { l.spread.width.Store(1 + src.Int32N(int32(len(l.all)))) }
+
+func TestSpreadUsesAsManyLanesAsAreNeeded(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		shares [][]float64 // of looks, weighEvery apart
+		again  int         // how often the last of them is repeated
+		want   int32
+	}{
+		{"nothing to do", [][]float64{{0, 0, 0, 0}}, 100, 1},
+		{"some work", [][]float64{{0.5, 0, 0, 0}}, 100, 1},
+		{"one lane has too much", [][]float64{{0.7, 0, 0, 0}}, 0, 2},
+		{"two have too much", [][]float64{{0.9, 0, 0, 0}, {0.5, 0.7, 0, 0}}, 0, 3},
+		{"all have too much", [][]float64{{1, 1, 1, 1}}, 100, 4},
+		{"a lane that is not in use any more has much to do", [][]float64{{0, 0.9, 0, 0}}, 0, 1},
+		{"less, for a moment", [][]float64{{0.9, 0, 0, 0}, {0.1, 0.1, 0, 0}}, 20, 2},
+		{"less", [][]float64{{0.9, 0, 0, 0}, {0.1, 0.1, 0, 0}}, 40, 1},
+		{"less, and more again before it is sure", [][]float64{{0.9, 0, 0, 0}, {0, 0, 0, 0}, {0.3, 0.3, 0, 0}, {0, 0, 0, 0}}, 38, 2},
+		{"as much as one lane less would have", [][]float64{{0.9, 0, 0, 0}, {0.2, 0.2, 0, 0}}, 100, 2},
+	} {
+		s := newSpread(4)
+		for _, shares := range tt.shares {
+			s.adapt(shares, weighEvery)
+		}
+		for range tt.again {
+			s.adapt(tt.shares[len(tt.shares)-1], weighEvery)
+		}
+		if got := s.width.Load(); got != tt.want {
+			t.Errorf("%s: %d lanes, want %d", tt.name, got, tt.want)
+		}
+	}
+}
+
+// TestSessionChangesLanes lets the lanes of a session change in the middle of messages, and while
+// one side takes nothing.
+func TestSessionChangesLanes(t *testing.T) {
+	for _, version := range []uint16{0, tls.VersionTLS13} {
+		lanes := runningOn(t, 3)
+		rules := lasting
+		rules.Lanes, rules.MaxMessage = lanes, 64<<20
+		j := join(t, rules, version, nil, nil)
+		ride := j.run.(*ride)
+		payload := bytes.Repeat([]byte("message "), 2<<20) // more than the system takes for a side that does not read
+		frame := j.client.Frame(rawws.Fin|rawws.Binary, string(payload))
+		used := map[*lane]bool{}
+		sent := make(chan error, 1)
+		go func() {
+			_, err := j.client.Conn.Write(frame)
+			sent <- err
+		}()
+		got := make([]byte, len(frame))
+		const piece = 1 << 16
+		for at := 0; at < len(got); at += piece {
+			lanes.spread.width.Store(1 + int32(at/piece)%3)
+			if _, err := io.ReadFull(j.agent.Conn, got[at:min(at+piece, len(got))]); err != nil {
+				t.Fatal(err)
+			}
+			used[ride.lane.Load()] = true
+		}
+		if err := <-sent; err != nil || !bytes.Equal(got, frame) {
+			t.Errorf("version %x: what arrived is not what was sent, %v", version, err)
+		}
+		if len(used) < 2 {
+			t.Errorf("version %x: it was in %d lanes", version, len(used))
+		}
+		j.client.Close()
+		j.agent.HearsClose(1001, "client-lost")
+		j.over(outcome.ClientLost, 1001, "")
+	}
+}
+
+func TestLanesAreWeighed(t *testing.T) {
+	lanes := []*lane{{}, {}, {}}
+	s := newSpread(len(lanes))
+	at := time.Duration(0)
+	work := func(passed, busy time.Duration) int32 {
+		at += passed
+		lanes[0].busy.Add(int64(busy))
+		s.weigh(lanes, at)
+		return s.width.Load()
+	}
+	for i, step := range []struct {
+		passed, busy time.Duration
+		want         int32
+	}{
+		{time.Minute, time.Second, 1},
+		{weighEvery / 2, weighEvery / 2, 1}, // too soon to tell
+		{weighEvery / 2, weighEvery / 4, 2},
+		{weighEvery, weighEvery / 2, 2},
+		{weighEvery, weighEvery, 3},
+		{time.Hour, 0, 2}, // no lane was awake to look
+		{calmFor, 0, 1},
+	} {
+		if got := work(step.passed, step.busy); got != step.want {
+			t.Errorf("step %d: %d lanes, want %d", i, got, step.want)
+		}
 	}
 }

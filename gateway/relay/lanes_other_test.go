@@ -2,6 +2,11 @@
 
 package relay
 
-import "testing"
+import (
+	"math/rand/v2"
+	"testing"
+)
+
+func scatter(*rand.Rand, *Lanes) {}
 
 func left(testing.TB, *Lanes) {}

@@ -62,12 +62,12 @@ func holdsLittle(_, _ string, c syscall.RawConn) (err error) {
 func newByHand(t *testing.T, rules Rules) *byHand {
 	t.Helper()
 	h := &byHand{before: openPipes(t)}
-	l, err := newLane()
+	lanes, err := newLanes(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.lane = l
-	rules.Lanes = &Lanes{all: []*lane{l}}
+	l := lanes.all[0]
+	h.lane, rules.Lanes = l, lanes
 	client, outerClient := tcpBy(t, &net.Dialer{Control: holdsLittle})
 	agent, outerAgent := tcp(t)
 	if err := client.SetWriteBuffer(1); err != nil { // as little as there can be
