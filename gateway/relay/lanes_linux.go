@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"container/heap"
 	"fmt"
 	"math/bits"
@@ -91,6 +92,7 @@ type lane struct {
 	turn   []*ride // those of this round
 	timers rides   // by the time at which they want to be looked at
 	armed  time.Duration
+	gather bool // all that moved in this round is part of a burst
 	woken  bool // by a time that has come, or by another goroutine
 	now    time.Duration
 	buf    [bufSize]byte
@@ -109,7 +111,8 @@ type seat struct {
 	to   *way // the way whose sink this side is
 	from *way // the way whose source this side is
 
-	flows bool // so much has come from it at once that more is likely
+	flows bool  // so much has come from it at once that more is likely
+	says  burst // what has come from it in small pieces
 }
 
 // ride is a session in its lane. It is the machine's port.
@@ -232,6 +235,7 @@ func (l *lane) round() {
 		r.tick()
 	}
 	l.turn, l.queue = l.queue, l.turn[:0]
+	l.gather = len(l.turn) > 0
 	for i, r := range l.turn {
 		l.turn[i] = nil
 		r.queued = false
@@ -243,6 +247,9 @@ func (l *lane) round() {
 	end := time.Since(l.start)
 	l.busy.Add(int64(end - l.now))
 	l.lanes.spread.weigh(l.lanes.all, end)
+	if l.gather && len(l.queue) == 0 {
+		pauseNow(gatherFor)
+	}
 }
 
 // event notes what the set has reported.
@@ -427,8 +434,12 @@ func (r *ride) sink(w *way) *seat {
 // write is the machine's.
 func (r *ride) write(w *way, b []byte) (full bool, err error) {
 	s := r.sink(w)
+	if len(b) > maxRecord && s.link.tls() {
+		s.cork()
+	}
 	_, err = s.link.conn.Write(b)
-	return s.waits(), err
+	s.uncork()
+	return s.waits(), cmp.Or(err, s.fault)
 }
 
 // shut is the machine's.
@@ -510,6 +521,7 @@ func (r *ride) splice(s *seat, n int) {
 		s.flows = false
 		return
 	}
+	r.lane.Load().gather = false
 	err := p.fill(s.fd, n)
 	s.came(p.n, n)
 	if s.readable = err == nil; p.n == 0 {
@@ -529,6 +541,10 @@ func (r *ride) look(s *seat, room int) {
 	k := copy(buf, w.carry)
 	n, err := s.receive(buf[k:])
 	s.came(n, room-k)
+	r.sink(w).says.end()
+	if !s.says.read(n, r.now()) {
+		r.lane.Load().gather = false
+	}
 	if n > 0 {
 		r.m.came(w, buf[:k+n], r.now())
 	}

@@ -17,12 +17,13 @@ type socket struct {
 	hung     bool // the peer has closed its end, or the connection has failed: there is an end to read
 	reset    bool // it has failed
 
-	pipe  *pipe   // has payload that the peer has not taken yet; nil: there is none
-	out   []byte  // what it has not taken either, and comes after that
-	base  *[]byte // the buffer that out lies in, to be given back
-	sent  int64   // bytes that the system has taken
-	fin   bool    // the peer is to be told that nothing more comes, once all is out
-	fault error   // why nothing more can be written
+	pipe   *pipe   // has payload that the peer has not taken yet; nil: there is none
+	out    []byte  // what it has not taken either, and comes after that
+	corked bool    // what is written waits in out for uncork
+	base   *[]byte // the buffer that out lies in, to be given back
+	sent   int64   // bytes that the system has taken
+	fin    bool    // the peer is to be told that nothing more comes, once all is out
+	fault  error   // why nothing more can be written
 }
 
 // take takes the socket of c away from Go's poller, which would be woken for everything that the
@@ -66,14 +67,14 @@ func (s *socket) write(b []byte) (int, error) {
 		return 0, s.fault
 	}
 	n := 0
-	if !s.waits() {
+	if !s.waits() && !s.corked {
 		n, s.fault = writeNow(s.fd, b)
 		s.sent += int64(n)
 		if n == len(b) || s.fault != nil {
 			return n, s.fault
 		}
 	}
-	if len(s.out) == 0 {
+	if s.base == nil {
 		s.base = backlogs.Get().(*[]byte)
 		s.out = *s.base
 	}
@@ -83,6 +84,21 @@ func (s *socket) write(b []byte) (int, error) {
 
 // waits reports whether something waits for the peer.
 func (s *socket) waits() bool { return s.pipe != nil || len(s.out) > 0 }
+
+// maxRecord is how much a record of TLS holds at most (RFC 8446 §5.1).
+const maxRecord = 16 << 10
+
+// cork keeps what is written until uncork: the system gets the records of one write at once, and
+// wakes the peer once.
+func (s *socket) cork() { s.corked = !s.waits() }
+
+// uncork writes what was kept.
+func (s *socket) uncork() {
+	if s.corked {
+		s.corked = false
+		s.flush()
+	}
+}
 
 // flush writes what has waited for the peer. It reports whether some went out.
 func (s *socket) flush() bool {

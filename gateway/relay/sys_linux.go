@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"syscall"
+	"time"
 	"unsafe"
 )
 
@@ -154,4 +155,11 @@ func duplicate(fd int) (int, error) {
 		return -1, os.NewSyscallError("dup", errno)
 	}
 	return int(n), nil
+}
+
+// pauseNow waits for d, and about 50 µs more, which the system adds. The processor is not given to
+// other goroutines meanwhile: that would cost more than so short a time is worth.
+func pauseNow(d time.Duration) {
+	t := syscall.NsecToTimespec(int64(d))
+	syscall.RawSyscall(syscall.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&t)), 0, 0)
 }
