@@ -92,7 +92,7 @@ type lane struct {
 	turn   []*ride // those of this round
 	timers rides   // by the time at which they want to be looked at
 	armed  time.Duration
-	gather bool // all that moved in this round is part of a burst
+	gather bool // all that moved in this round is part of a burst, or waits for nothing
 	woken  bool // by a time that has come, or by another goroutine
 	now    time.Duration
 	buf    [bufSize]byte
@@ -498,15 +498,15 @@ func (r *ride) move() {
 
 // read takes a bounded piece of what has come from a side, and passes it on.
 func (r *ride) read(s *seat) {
-	w, now := s.from, r.now()
-	if !s.flows || !r.plain() || !r.m.streams(w) || !r.lane.Load().pipes.any(now) {
+	w, l := s.from, r.lane.Load()
+	if !s.flows || !r.plain() || !r.m.streams(w) || !l.pipes.any(l.now) {
 		r.look(s, bufSize)
 		return
 	}
 	if r.m.unseen(w) == 0 {
 		r.look(s, r.m.room(w))
 	}
-	if n := r.m.unseen(w); n > 0 && s.flows && r.m.reads(w, now) {
+	if n := r.m.unseen(w); n > 0 && s.flows && r.m.reads(w, l.now) {
 		r.splice(s, min(n, spliceSize))
 	}
 }
@@ -516,12 +516,13 @@ func (r *ride) plain() bool { return !r.client.link.tls() && !r.agent.link.tls()
 
 // splice moves n bytes at most from a side to the other without reading them.
 func (r *ride) splice(s *seat, n int) {
-	p := r.lane.Load().pipes.get(r.now())
+	l := r.lane.Load()
+	p := l.pipes.get(l.now)
 	if p == nil {
 		s.flows = false
 		return
 	}
-	r.lane.Load().gather = false
+	l.gather = false
 	err := p.fill(s.fd, n)
 	s.came(p.n, n)
 	if s.readable = err == nil; p.n == 0 {
@@ -530,23 +531,25 @@ func (r *ride) splice(s *seat, n int) {
 		n, to := p.n, r.sink(s.from)
 		to.pipe = p
 		to.flush()
-		r.m.went(s.from, n, to.waits(), to.fault, r.now())
+		r.m.went(s.from, n, to.waits(), to.fault, l.now)
 	}
 	r.ends(s, err)
 }
 
 // look reads what has come from a side, as far as there is room, for the machine to look at.
 func (r *ride) look(s *seat, room int) {
-	w, buf := s.from, r.lane.Load().buf[:room]
+	w, l := s.from, r.lane.Load()
+	buf := l.buf[:room]
 	k := copy(buf, w.carry)
 	n, err := s.receive(buf[k:])
 	s.came(n, room-k)
-	r.sink(w).says.end()
-	if !s.says.read(n, r.now()) {
-		r.lane.Load().gather = false
-	}
+	passed := w.bytes
 	if n > 0 {
-		r.m.came(w, buf[:k+n], r.now())
+		r.m.came(w, buf[:k+n], l.now)
+	}
+	r.sink(w).says.end()
+	if !s.says.read(n, l.now) && (n == 0 || w.bytes > passed) { // of an answer to the gateway's own Ping nothing goes on
+		l.gather = false
 	}
 	r.ends(s, err)
 }
