@@ -49,10 +49,7 @@ func newLanes(n int) (*Lanes, error) {
 func (l *Lanes) Run() {
 	var wg sync.WaitGroup
 	for _, lane := range l.all {
-		wg.Go(func() {
-			lane.run()
-			lane.pipes.close()
-		})
+		wg.Go(lane.run)
 	}
 	wg.Wait()
 }
@@ -90,13 +87,17 @@ type lane struct {
 	by     []*seat // by descriptor
 	queue  []*ride // sessions with something to do
 	turn   []*ride // those of this round
+	aboard int     // sessions that it watches
 	timers rides   // by the time at which they want to be looked at
 	armed  time.Duration
-	gather bool // all that moved in this round is part of a burst, or waits for nothing
-	woken  bool // by a time that has come, or by another goroutine
-	now    time.Duration
-	buf    [bufSize]byte
-	pipes  pipes
+
+	// What was read in this round: something that may be gathered, something that may not.
+	patient, urgent bool
+
+	woken bool // by a time that has come, or by another goroutine
+	now   time.Duration
+	buf   [bufSize]byte
+	pipes pipes
 
 	mu     sync.Mutex
 	inbox  []*ride // sessions of which other goroutines want something; if there are any, the lane does not wait
@@ -188,6 +189,9 @@ func (l *lane) run() {
 		}
 		more := l.found == len(l.events)
 		l.round()
+		if l.patient && !l.urgent && len(l.queue) == 0 {
+			pauseNow(gatherFor)
+		}
 		return more || len(l.queue) > 0
 	}
 	for {
@@ -235,7 +239,7 @@ func (l *lane) round() {
 		r.tick()
 	}
 	l.turn, l.queue = l.queue, l.turn[:0]
-	l.gather = len(l.turn) > 0
+	l.patient, l.urgent = false, false
 	for i, r := range l.turn {
 		l.turn[i] = nil
 		r.queued = false
@@ -247,9 +251,6 @@ func (l *lane) round() {
 	end := time.Since(l.start)
 	l.busy.Add(int64(end - l.now))
 	l.lanes.spread.weigh(l.lanes.all, end)
-	if l.gather && len(l.queue) == 0 {
-		pauseNow(gatherFor)
-	}
 }
 
 // event notes what the set has reported.
@@ -357,6 +358,7 @@ func (r *ride) board() error {
 		l.by[s.fd] = s
 	}
 	r.aboard = true
+	l.aboard++
 	r.enqueue()
 	return nil
 }
@@ -397,6 +399,7 @@ func (r *ride) change() bool {
 	for _, s := range r.seats() {
 		l.forget(s.fd)
 	}
+	l.tidy()
 	r.lane.Store(to)
 	l.mu.Unlock()
 	r.call()
@@ -415,7 +418,17 @@ func (r *ride) unboard() {
 			l.by[s.fd] = nil
 		}
 	}
-	r.aboard = false
+	if r.aboard {
+		r.aboard = false
+		l.aboard--
+	}
+}
+
+// tidy closes the pipes of a lane that has no session any more.
+func (l *lane) tidy() {
+	if l.aboard == 0 {
+		l.pipes.close()
+	}
 }
 
 // now returns the time of the lane's round.
@@ -522,7 +535,7 @@ func (r *ride) splice(s *seat, n int) {
 		s.flows = false
 		return
 	}
-	l.gather = false
+	l.urgent = true
 	err := p.fill(s.fd, n)
 	s.came(p.n, n)
 	if s.readable = err == nil; p.n == 0 {
@@ -548,8 +561,10 @@ func (r *ride) look(s *seat, room int) {
 		r.m.came(w, buf[:k+n], l.now)
 	}
 	r.sink(w).says.end()
-	if !s.says.read(n, l.now) && (n == 0 || w.bytes > passed) { // of an answer to the gateway's own Ping nothing goes on
-		l.gather = false
+	if s.says.read(n, l.now) || n > 0 && w.bytes == passed { // of an answer to the gateway's own Ping nothing goes on
+		l.patient = true
+	} else {
+		l.urgent = true
 	}
 	r.ends(s, err)
 }
@@ -627,6 +642,7 @@ func (r *ride) leave(e *outcome.Ending) {
 	for _, s := range r.sides {
 		s.conn.Close()
 	}
+	r.lane.Load().tidy()
 	if e == nil {
 		e = outcome.End(outcome.InternalError, "cut before it was ended")
 	}

@@ -23,7 +23,8 @@ const (
 	refused = time.Second
 )
 
-// pipes are those of one lane. Only its goroutine uses them.
+// pipes are those of one lane, which has none while it has no session. Only its goroutine uses
+// them.
 type pipes struct {
 	spare []*pipe       // empty
 	made  int           // that are open
