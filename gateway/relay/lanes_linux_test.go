@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"io"
+	"math"
 	"math/rand/v2"
 	"syscall"
 	"testing"
@@ -186,6 +187,7 @@ func TestSessionChangesLanes(t *testing.T) {
 		lanes := runningOn(t, 3)
 		rules := lasting
 		rules.Lanes, rules.MaxMessage = lanes, 64<<20
+		rules.long = math.MaxUint64 // a pipe would keep it where it is
 		j := join(t, rules, version, nil, nil)
 		ride := j.run.(*ride)
 		payload := bytes.Repeat([]byte("message "), 2<<20) // more than the system takes for a side that does not read
