@@ -124,7 +124,6 @@ type ride struct {
 
 	// Owned by the lane's goroutine.
 	client, agent seat
-	taken         bool // its sockets do not belong to Go's poller any more
 	aboard        bool // the lane watches them
 	over          bool
 	queued        bool
@@ -343,7 +342,7 @@ func (r *ride) asked() {
 // board takes the session into its lane.
 func (r *ride) board() error {
 	l := r.lane.Load()
-	if !r.taken {
+	if r.agent.socket == nil {
 		if err := r.take(); err != nil {
 			return fmt.Errorf("take a socket into a lane: %w", err)
 		}
@@ -375,7 +374,6 @@ func (r *ride) take() error {
 		}
 		s.socket = sock
 	}
-	r.taken = true
 	return nil
 }
 

@@ -13,10 +13,9 @@ import (
 // that has too much to do while a processor is free.
 type spread struct {
 	width atomic.Int32 // lanes in use, the first ones
-	due   atomic.Int64 // when weigh looks again, as lanes count time
+	then  atomic.Int64 // when weigh last looked, as lanes count time
 
 	mu     sync.Mutex
-	then   time.Duration   // of the last look
 	busy   []time.Duration // for how long each lane had worked by then
 	shares []float64       // of the time since the look before, for which it had
 	calm   time.Duration   // for how long one lane less would have been enough
@@ -44,11 +43,11 @@ func (s *spread) place(number uint32) int { return int(number % uint32(s.width.L
 // weigh looks at what the lanes have done since it last did, if that is long enough ago. Any lane
 // may call it.
 func (s *spread) weigh(lanes []*lane, now time.Duration) {
-	if int64(now) < s.due.Load() || !s.mu.TryLock() {
+	if now-time.Duration(s.then.Load()) < weighEvery || !s.mu.TryLock() {
 		return
 	}
 	defer s.mu.Unlock()
-	passed := now - s.then
+	passed := now - time.Duration(s.then.Load())
 	if passed < weighEvery {
 		return // another lane has looked just now
 	}
@@ -57,8 +56,7 @@ func (s *spread) weigh(lanes []*lane, now time.Duration) {
 		s.shares[i] = float64(busy-s.busy[i]) / float64(passed)
 		s.busy[i] = busy
 	}
-	s.then = now
-	s.due.Store(int64(now + weighEvery))
+	s.then.Store(int64(now))
 	s.adapt(s.shares, passed)
 }
 
