@@ -592,6 +592,11 @@ type Upstream struct {
 	// connection; the gateway uses less where an agent announces or shows a shorter one. Default
 	// 4s, at most 10m. 0: none is kept.
 	IdleTimeout time.Duration `yaml:"idleTimeout" env:"IDLE_TIMEOUT"`
+	// Prepared is how many connections to each agent are opened ahead, with TLS where the upstream
+	// is https, so that a WebSocket handshake does not wait for them. They are opened after a
+	// handshake and closed if none needs them within 30s; an upstream with a {name} has none.
+	// Default 0, which opens none; at most 1000.
+	Prepared int `yaml:"prepared" env:"PREPARED"`
 }
 
 // Cluster says what several gateways of one service share.

@@ -327,6 +327,11 @@ func TestNotes(t *testing.T) {
 			want: []string{"session.expiryNotice is never sent"},
 		},
 		{
+			name: "nothing to prepare", text: "upstream: { prepared: 8 }",
+			environ: []string{`OMNIA_GATEWAY_ROUTES=[{"path":"/{a}","upstream":"http://{a}"}]`},
+			want:    []string{"upstream.prepared has no effect"},
+		},
+		{
 			name: "words for booleans", text: "authentication: { authorization: { requiredClaims: [{ claim: a, values: [\"no\", On] }] } }",
 			want: []string{"1:80: authentication.authorization.requiredClaims[0].values[1]: On is a text here and a boolean for other"},
 		},
@@ -347,7 +352,7 @@ func TestNotes(t *testing.T) {
 			}
 		})
 	}
-	quiet := mustLoad(t, "tls: { certFile: c, keyFile: k }\nauthentication: { jwt: { audiences: [a] } }")
+	quiet := mustLoad(t, "tls: { certFile: c, keyFile: k }\nupstream: { prepared: 8 }\nauthentication: { jwt: { audiences: [a] } }")
 	if len(quiet.Notes) > 0 {
 		t.Errorf("notes about nothing: %q", quiet.Notes)
 	}

@@ -39,6 +39,10 @@ const (
 // unit.
 const maxClockSkew = 10 * time.Minute
 
+// maxPrepared is more than the handshakes that an agent gets at once; a larger number is meant for
+// another key.
+const maxPrepared = 1000
+
 // Validate finds everything wrong in a configuration that can be seen without looking at
 // anything else: no file, no network. It is the only such check; constructors trust it. The
 // problems have no place. A configuration in which Listen is empty may be valid.
@@ -54,6 +58,9 @@ func (c *Config) Validate() Problems {
 	k.limits(c.Limits)
 	k.revocations(c.Revocations)
 	k.between("upstream.idleTimeout", c.Upstream.IdleTimeout, 0, 10*time.Minute)
+	if n := c.Upstream.Prepared; n < 0 || n > maxPrepared {
+		k.add("upstream.prepared", "out of range", fmt.Sprintf("from 0, which opens none ahead, to %d", maxPrepared))
+	}
 	k.redis("cluster.redis", c.Cluster.Redis)
 	k.oneOf("log.format", c.Log.Format, "json", "text")
 	k.oneOf("log.level", c.Log.Level, "debug", "info", "warn", "error")
@@ -983,6 +990,10 @@ func (c *Config) remarks() (notes []string) {
 					index(index("routes", i)+".allowedOrigins", j), name))
 			}
 		}
+	}
+	fixed := func(r Route) bool { return WithoutNames(r.Upstream) == r.Upstream }
+	if c.Upstream.Prepared > 0 && !slices.ContainsFunc(c.Routes, fixed) {
+		notes = append(notes, "upstream.prepared has no effect: every route has an upstream with a {name}")
 	}
 	if !c.Session.CloseOnTokenExpiry && c.Session.ExpiryNotice.Text != "" {
 		notes = append(notes, "session.expiryNotice is never sent while session.closeOnTokenExpiry is false: "+

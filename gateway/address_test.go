@@ -162,7 +162,7 @@ func TestAgentWithADeadAddressIsReachedByTheOther(t *testing.T) {
 func TestNameWithoutAnAddressIsUnreachable(t *testing.T) {
 	d := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}, newDeadAddresses())
 	d.lookup = func(context.Context, string, string) ([]netip.Addr, error) { return nil, nil }
-	_, err := d.handshake(t.Context(), offer("agent:80", nil), client())
+	_, err := d.handshake(t.Context(), offer("agent:80", nil))
 	if err == nil || outcome.RefusalOf(err).Reason != outcome.UpstreamUnreachable || !strings.Contains(err.Error(), "no address") {
 		t.Errorf("got %v", err)
 	}

@@ -21,16 +21,23 @@ import (
 // way is all that the configuration says of how agents are reached. Connections that are kept for
 // one way are never used for another.
 type way struct {
-	tls     config.UpstreamTLS
-	guarded bool          // a client has chosen the address, and it may not be of this machine
-	timeout time.Duration // for connection, TLS and the answer to a handshake together
-	idle    time.Duration // how long a connection for plain HTTP is kept
+	tls      config.UpstreamTLS
+	guarded  bool          // a client has chosen the address, and it may not be of this machine
+	timeout  time.Duration // for connection, TLS and the answer to a handshake together
+	idle     time.Duration // how long a connection for plain HTTP is kept
+	prepared int           // how many connections to an address are opened ahead
 }
 
 // wayTo returns the way to agents of a route; chosen reports whether a client's path or host
 // chooses their address.
 func wayTo(c *config.Config, t config.UpstreamTLS, chosen bool) way {
-	return way{t, chosen && !c.Upstream.AllowLoopback, c.Limits.UpstreamTimeout, c.Upstream.IdleTimeout}
+	w := way{tls: t, timeout: c.Limits.UpstreamTimeout, idle: c.Upstream.IdleTimeout}
+	if chosen { // no client makes the gateway open more connections than it asks for
+		w.guarded = !c.Upstream.AllowLoopback
+	} else {
+		w.prepared = c.Upstream.Prepared
+	}
+	return w
 }
 
 // waysOf returns the ways to the agents of all routes, in their order.
@@ -43,19 +50,16 @@ func waysOf(c *config.Config) (all []way) {
 
 // agents reaches agents by one way: by WebSocket and by plain HTTP.
 type agents struct {
-	dialer *dialer
-	kept   *keeper
-	proxy  *httputil.ReverseProxy
+	dialer   *dialer
+	prepared *prepared
+	kept     *keeper
+	proxy    *httputil.ReverseProxy
 }
 
-func newAgents(w way, t *tls.Config, dead *deadAddresses, stall time.Duration, log *slog.Logger) *agents {
-	var control control
-	if w.guarded {
-		control = notThisMachine
-	}
-	d := newDialer(w.timeout, stall, control, t, dead)
-	k := newKeeper(d, w.idle, d.probed)
-	return &agents{d, k, newProxy(k, quiet(log))}
+// giveUp closes the connections that no request has.
+func (a *agents) giveUp() {
+	a.prepared.close()
+	a.kept.CloseIdleConnections()
 }
 
 // fleet holds what reaches agents, one agents for each way. What a way's files hold may change
@@ -65,13 +69,42 @@ type fleet struct {
 	dead  *deadAddresses
 	stall time.Duration // how long an agent may take no byte of plain HTTP
 
-	mu   sync.RWMutex
-	all  map[way]*agents
-	seen map[way][sha256.Size]byte // of the files when they were last read
+	openers sync.WaitGroup // of prepared connections
+
+	mu      sync.RWMutex
+	all     map[way]*agents
+	seen    map[way][sha256.Size]byte // of the files when they were last read
+	leaving bool                      // nothing is opened ahead any more
 }
 
 func newFleet(stall time.Duration, log *slog.Logger) *fleet {
 	return &fleet{log: log, dead: newDeadAddresses(), stall: stall, all: map[way]*agents{}, seen: map[way][sha256.Size]byte{}}
+}
+
+// newAgents makes what reaches agents by a way, with TLS as t says. f.mu is held.
+func (f *fleet) newAgents(w way, t *tls.Config) *agents {
+	var control control
+	if w.guarded {
+		control = notThisMachine
+	}
+	d := newDialer(w.timeout, f.stall, control, t, f.dead)
+	k := newKeeper(d, w.idle, d.probed)
+	p := newPrepared(d, w.prepared, preparedLasts, &f.openers)
+	if f.leaving {
+		p.close()
+	}
+	return &agents{d, p, k, newProxy(k, quiet(f.log))}
+}
+
+// leave closes what was opened ahead, and ends that for good.
+func (f *fleet) leave() {
+	f.mu.Lock()
+	f.leaving = true
+	for _, a := range f.all {
+		a.prepared.close()
+	}
+	f.mu.Unlock()
+	f.openers.Wait()
 }
 
 // by returns what reaches agents by a way. A new way has its files read first.
@@ -89,7 +122,7 @@ func (f *fleet) by(w way) (*agents, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.all[w] == nil {
-		f.all[w], f.seen[w] = newAgents(w, t, f.dead, f.stall, f.log), sum
+		f.all[w], f.seen[w] = f.newAgents(w, t), sum
 	}
 	return f.all[w], nil
 }
@@ -141,7 +174,7 @@ func (f *fleet) keep(c *config.Config) {
 	defer f.mu.Unlock()
 	for w, a := range f.all {
 		if !slices.Contains(wanted, w) {
-			a.kept.CloseIdleConnections()
+			a.giveUp()
 			delete(f.all, w)
 			delete(f.seen, w)
 		}
@@ -186,8 +219,8 @@ func (f *fleet) replace(w way, t *tls.Config, sum [sha256.Size]byte) bool {
 	if f.seen[w] = sum; t == nil {
 		return false
 	}
-	f.all[w] = newAgents(w, t, f.dead, f.stall, f.log)
-	old.kept.CloseIdleConnections()
+	f.all[w] = f.newAgents(w, t)
+	old.giveUp()
 	return true
 }
 

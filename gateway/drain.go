@@ -31,6 +31,7 @@ func NewDeparture(s config.Session) Departure {
 func (g *Gateway) leave(ctx context.Context, public *http.Server, d Departure) {
 	begun := time.Now()
 	g.drain(d, true)
+	g.fleet.leave()
 	ctx, cancel := context.WithDeadline(ctx, begun.Add(d.Delay+d.Window))
 	defer cancel()
 	g.sessions.Wait(ctx)

@@ -238,7 +238,7 @@ func (g *Gateway) dial(ctx context.Context, x *exchange, s *session.Session) (*a
 		return nil, err
 	}
 	dialled := time.Now()
-	a, err := agents.dialer.handshake(ctx, x.pass, x.r)
+	a, err := agents.handshake(ctx, x.pass)
 	g.metrics.dialled(time.Since(dialled), err)
 	if e := s.Ending(); e != nil {
 		if err == nil {

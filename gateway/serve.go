@@ -128,6 +128,7 @@ func (g *Gateway) Run(ctx context.Context, leave <-chan Departure) error {
 	}
 	log.Info("listening", "public", g.Addr().String(), "tls", g.certs != nil, "admin", g.AdminAddr().String())
 
+	defer g.fleet.leave()
 	defer g.sessions.Cut()
 	defer cancel() // ends the handshakes that are under way
 	defer admin.Close()

@@ -189,15 +189,27 @@ type answer struct {
 	buffers *buffers // for what the client's connection leaves
 }
 
-// handshake asks the agent of p for a WebSocket with the client's own key, and checks its 101
-// (RFC 6455 §4.1). The error is an *outcome.Refusal. It is bounded by the dialer's timeout and ctx.
-func (d *dialer) handshake(ctx context.Context, p *policy.Pass, r *http.Request) (_ *answer, err error) {
+// unanswered is why an agent that was asked over a connection has sent no byte of an answer.
+type unanswered struct{ error }
+
+func (u *unanswered) Unwrap() error { return u.error }
+
+// handshake dials the agent of p and asks it for a WebSocket. The error is an *outcome.Refusal. It
+// is bounded by the dialer's timeout and ctx.
+func (d *dialer) handshake(ctx context.Context, p *policy.Pass) (*answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.timeout)
 	defer cancel()
 	conn, err := d.dial(ctx, p.Scheme, p.Addr)
 	if err != nil {
 		return nil, refusedBy(ctx, err, outcome.UpstreamUnreachable)
 	}
+	return d.ask(ctx, conn, p)
+}
+
+// ask asks the agent of p, over a connection to it, for a WebSocket with the client's own key, and
+// checks its 101 (RFC 6455 §4.1). The error is an *outcome.Refusal, and an *unanswered if no byte
+// of an answer came. After an error the connection is closed. It is bounded by ctx.
+func (d *dialer) ask(ctx context.Context, conn net.Conn, p *policy.Pass) (_ *answer, err error) {
 	defer func() {
 		if err != nil {
 			conn.Close()
@@ -223,12 +235,15 @@ func (d *dialer) handshake(ctx context.Context, p *policy.Pass, r *http.Request)
 		err = bw.Flush()
 	}
 	if err != nil {
-		return nil, refusedBy(ctx, err, outcome.UpstreamUnreachable)
+		return nil, refusedBy(ctx, &unanswered{err}, outcome.UpstreamUnreachable)
 	}
 	seen := &heads{}
 	head := &io.LimitedReader{R: io.TeeReader(conn, seen), N: maxAnswerHead}
 	br := d.buffers.reader(head)
 	resp, err := readAnswer(br, &out)
+	if err != nil && head.N == maxAnswerHead {
+		err = &unanswered{err}
+	}
 	switch {
 	case refusedTLS(err):
 		return nil, refusedBy(ctx, err, outcome.UpstreamUnreachable)

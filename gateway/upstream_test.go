@@ -65,8 +65,6 @@ func offer(host string, h http.Header) *policy.Pass {
 	return p
 }
 
-func client() *http.Request { return &http.Request{Host: "public.example.com", Header: http.Header{}} }
-
 func TestAgents101IsChecked(t *testing.T) {
 	const good = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: " +
 		"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"
@@ -110,7 +108,7 @@ func TestAgents101IsChecked(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			patient := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}, newDeadAddresses())
 			host := listening(t, asked(func(c net.Conn, _ *http.Request) { io.WriteString(c, tt.answer+"\r\nhi") }))
-			a, err := patient.handshake(t.Context(), offer(host, offered), client())
+			a, err := patient.handshake(t.Context(), offer(host, offered))
 			if tt.status == 0 {
 				refusal := outcome.RefusalOf(err)
 				if err == nil || refusal.Reason != outcome.UpstreamBadHandshake || !strings.Contains(refusal.Text(), tt.detail) {
@@ -144,7 +142,7 @@ func TestHandshakeAsTheAgentSeesIt(t *testing.T) {
 			h["User-Agent"] = []string{agent}
 		}
 		p := offer(host, h)
-		newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}, newDeadAddresses()).handshake(t.Context(), p, client())
+		newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}, newDeadAddresses()).handshake(t.Context(), p)
 		r := <-got
 		if r.Method != "GET" || r.RequestURI != "/ws?a=1" || r.Host != "public.example.com" || r.Proto != "HTTP/1.1" ||
 			r.ContentLength != 0 {
@@ -207,7 +205,7 @@ func TestAgentThatCannotBeReached(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			p := offer(tt.host, nil)
 			p.Scheme = tt.scheme
-			a, err := tt.dialer.handshake(tt.ctx, p, client())
+			a, err := tt.dialer.handshake(tt.ctx, p)
 			if err == nil || outcome.RefusalOf(err).Reason != tt.want {
 				t.Errorf("got %v, %v; want %s", a, err, tt.want)
 			}
@@ -220,7 +218,7 @@ func TestAgentsCertificateIsVerified(t *testing.T) {
 	host := listening(t, func(c net.Conn) { tls.Server(c, &tls.Config{Certificates: []tls.Certificate{pair}}).Handshake() })
 	p := offer(host, nil)
 	p.Scheme = "https"
-	_, err := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}, newDeadAddresses()).handshake(t.Context(), p, client())
+	_, err := newDialer(wstest.Patience, wstest.Patience, nil, &tls.Config{}, newDeadAddresses()).handshake(t.Context(), p)
 	if err == nil || outcome.RefusalOf(err).Reason != outcome.UpstreamUnreachable || !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("got %v", err)
 	}

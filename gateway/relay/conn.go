@@ -117,17 +117,9 @@ type link struct {
 // either with something between that has done its part before the handshake and names what is
 // under it by NetConn, as crypto/tls does.
 func newLink(c net.Conn) (link, error) {
-	under := c
-	for {
-		over, ok := under.(interface{ NetConn() net.Conn })
-		if !ok {
-			break
-		}
-		under = over.NetConn()
-	}
-	tcp, ok := under.(*Conn)
-	if !ok {
-		return link{}, fmt.Errorf("relay over %T", under)
+	tcp, err := connOf(c)
+	if err != nil {
+		return link{}, err
 	}
 	tcp.patience = nil
 	if _, ok := c.(*tls.Conn); ok {
@@ -136,8 +128,40 @@ func newLink(c net.Conn) (link, error) {
 	return link{tcp, tcp}, nil
 }
 
+// connOf returns the Conn that a connection is made of.
+func connOf(c net.Conn) (*Conn, error) {
+	for {
+		over, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		c = over.NetConn()
+	}
+	tcp, ok := c.(*Conn)
+	if !ok {
+		return nil, fmt.Errorf("relay over %T", c)
+	}
+	return tcp, nil
+}
+
 // tls reports whether there is TLS over the connection.
 func (l *link) tls() bool { return l.conn != net.Conn(l.tcp) }
+
+// Fresh reports whether the peer of a connection that the dialer has made, and that was not used
+// yet, has neither closed it nor sent anything. Over TLS bytes may have come: session tickets
+// follow the handshake of TLS 1.3 (RFC 8446 §4.6.1). It never waits, and knows only what the
+// system tells: on Linux all of this, elsewhere nothing, so that every connection counts as fresh.
+func Fresh(c net.Conn) bool {
+	tcp, err := connOf(c)
+	if err != nil {
+		return false
+	}
+	if hung, _ := hungUp(tcp.TCPConn); hung {
+		return false
+	}
+	_, secure := c.(*tls.Conn)
+	return secure || unreadOf(tcp.TCPConn) == 0
+}
 
 // CloseWrite tells the peer of a connection that listener or dialer has made, and no relay has
 // taken over, that nothing more will come.

@@ -40,6 +40,9 @@ func holdLess(*net.TCPConn) {}
 // unsentBy is not known here: only bytes that the system takes tell that the peer has taken some.
 func unsentBy(*net.TCPConn) int { return 0 }
 
+// unreadOf is not known here.
+func unreadOf(*net.TCPConn) int { return 0 }
+
 // hungUp is not known here: only a write that fails tells that the peer is gone before all that it
 // has sent is read.
 func hungUp(*net.TCPConn) (hung, reset bool) { return false, false }

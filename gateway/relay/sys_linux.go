@@ -131,6 +131,17 @@ func hungUp(c *net.TCPConn) (hung, reset bool) {
 	return hung, reset
 }
 
+// unreadOf returns how many bytes of a connection have come and were not read (SIOCINQ).
+func unreadOf(c *net.TCPConn) (unread int) {
+	controlled(c, func(fd int) {
+		var n int32
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_IOCTL, uintptr(fd), syscall.TIOCINQ, uintptr(unsafe.Pointer(&n))); errno == 0 {
+			unread = int(n)
+		}
+	})
+	return unread
+}
+
 // controlled calls f with the descriptor of a connection, unless that is closed.
 func controlled(c *net.TCPConn, f func(fd int)) {
 	if raw, err := c.SyscallConn(); err == nil {
