@@ -32,8 +32,12 @@ func scales() (all []scenario) {
 	return all
 }
 
+// pingRounds is how long the gateway with its defaults takes to ping all sides twice: each has been
+// silent for 25 s then, and for up to a tenth longer.
+const pingRounds = 2 * (25*time.Second + 25*time.Second/20)
+
 // scaled is the memory that n quiet sessions take, and the CPU time for their timers and Pings, as
-// a share of one core over a minute, in which each side of each session gets a Ping or two.
+// a share of one core, while each side of each session gets two Pings.
 func (b *bench) scaled(ctx context.Context, p *proxy, n int) ([]float64, error) {
 	before, err := p.settledRSS(ctx, 2*time.Second, settle)
 	if err != nil {
@@ -53,7 +57,7 @@ func (b *bench) scaled(ctx context.Context, p *proxy, n int) ([]float64, error) 
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
-	case <-time.After(time.Minute):
+	case <-time.After(pingRounds):
 	}
 	after, err := p.threads()
 	if err != nil {

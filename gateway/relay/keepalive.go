@@ -2,6 +2,7 @@ package relay
 
 import (
 	"math"
+	"math/bits"
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/outcome"
@@ -72,7 +73,7 @@ func (w *way) judge() {
 			w.wantPing = true
 			w.atBoundary()
 		}
-	case m.now-w.pinged < every:
+	case m.now < w.pongBy():
 	case w.behind && w.progress():
 		w.pinged = m.now // it takes what comes before the Ping
 	case w.behind && m.now-w.took < m.rules.StallTimeout:
@@ -84,7 +85,9 @@ func (w *way) judge() {
 // ping asks the sink for a sign of life.
 func (w *way) ping() {
 	w.wantPing, w.asking, w.pinged = false, true, w.m.now
-	w.look()
+	if w.behind = false; !w.idle {
+		w.look()
+	}
 	w.owing()
 	w.write(appendPing(w.own[:0], w.to == outcome.Agent))
 }
@@ -114,7 +117,30 @@ func (w *way) progress() bool {
 
 // pingBy is when the sink is to be asked, if its side stays silent.
 func (w *way) pingBy() time.Duration {
-	return max(w.pinged, w.other.heard) + w.m.rules.PingInterval + w.jitter
+	return w.m.grid.after(max(w.pinged, w.other.heard) + w.m.rules.PingInterval + w.jitter)
+}
+
+// pongBy is when the sink must have answered the Ping. It is as late as the next Ping would be, so
+// that one look is enough for both.
+func (w *way) pongBy() time.Duration {
+	return w.m.grid.after(w.pinged + w.m.rules.PingInterval + w.jitter)
+}
+
+// grid is a distance of times at which all sessions send what Pings are due: a lane is then woken
+// once for those of many, and a few times more for the answers. It is a power of two, in
+// nanoseconds.
+type grid time.Duration
+
+// gridOf returns a grid that delays a Ping by a 64th of its interval at most, and by half a second
+// at most.
+func gridOf(interval time.Duration) grid {
+	most := min(interval/64, 500*time.Millisecond)
+	return grid(1) << max(bits.Len64(uint64(most))-1, 0)
+}
+
+// after returns the first time of the grid that is not before t.
+func (g grid) after(t time.Duration) time.Duration {
+	return (t + time.Duration(g) - 1) &^ (time.Duration(g) - 1)
 }
 
 // answerBy is when the source must have answered the other side's Close: it may finish what it was
@@ -189,11 +215,10 @@ func (m *machine) next() time.Duration {
 
 // pingAgain is when the sink is to be asked, or to be given up.
 func (w *way) pingAgain() time.Duration {
-	every := w.m.rules.PingInterval
 	if w.pinged <= w.other.heard {
 		return w.pingBy()
 	}
-	if by := w.pinged + every; by > w.m.now || !w.behind {
+	if by := w.pongBy(); by > w.m.now || !w.behind {
 		return by
 	}
 	return w.took + w.m.rules.StallTimeout

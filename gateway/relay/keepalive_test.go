@@ -17,7 +17,7 @@ func newWorld(t *testing.T, rules Rules) (w *world, client, agent *fake) {
 	rules.MaxMessage, rules.StallTimeout = 1<<20, 30*time.Second
 	rules.closeGrace, rules.replyWait, rules.linger, rules.long = closeGrace, replyWait, linger, long
 	w.m.init(rules, 0, w, 0)
-	w.m.up.jitter, w.m.down.jitter = 0, 0
+	w.m.up.jitter, w.m.down.jitter, w.m.grid = 0, 0, 1
 	client = &fake{w: w, from: &w.m.up, to: &w.m.down, masked: true, room: 1 << 20}
 	agent = &fake{w: w, from: &w.m.down, to: &w.m.up, room: 1 << 20}
 	w.sides = [2]*fake{client, agent}
@@ -192,5 +192,69 @@ func TestNotifyWaitsForTheEndOfAMessage(t *testing.T) {
 	w.m.notify(notice, w.now)
 	if got := client.hears(); got != string(agent.text(notice)) {
 		t.Errorf("between messages: got %q", got)
+	}
+}
+
+// Sessions that fell silent together get their Pings within a tenth of the interval, but all at a
+// few times, so that a lane is not woken for each of them.
+func TestPingsOfManySessionsShareFewTimes(t *testing.T) {
+	const sessions, every = 9000, 25 * time.Second
+	times := map[time.Duration]int{}
+	for n := range sessions {
+		w := &world{now: time.Duration(n) * 100 * time.Microsecond}
+		w.m.init(Rules{PingInterval: every}, 0, w, w.now)
+		next := w.m.next()
+		if wait := next - w.now; wait < every || wait > every+every/10+every/64 {
+			t.Fatalf("the first Ping is due after %s", wait)
+		}
+		times[next]++
+	}
+	if len(times) > 20 {
+		t.Errorf("the Pings of %d sessions are due at %d times", sessions, len(times))
+	}
+}
+
+func TestGridDelaysNoPingByMuch(t *testing.T) {
+	for _, interval := range []time.Duration{0, 1, 64, time.Millisecond, time.Second, 25 * time.Second, time.Hour} {
+		g := gridOf(interval)
+		for _, at := range []time.Duration{0, 1, 12345678 * time.Microsecond, time.Hour + 1} {
+			late := g.after(at) - at
+			if late < 0 || late > interval/64 || late > 500*time.Millisecond {
+				t.Errorf("with %s a Ping that is due at %s is %s late", interval, at, late)
+			}
+		}
+	}
+}
+
+// A side that has answered the last Ping, and got nothing since, has taken everything: its system
+// need not be asked before the next one.
+func TestSystemIsNotAskedAboutSidesThatOnlyGotPings(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{PingInterval: 25 * time.Second})
+	pinged := func() (asked int) {
+		before := w.asked
+		w.passes(25 * time.Second)
+		for _, f := range w.sides {
+			if got := f.hears(); strings.IndexByte(got, rawws.Fin|rawws.Ping) < 0 {
+				t.Fatalf("no Ping, but %q", got)
+			}
+			f.say(rawws.Make(rawws.Fin|rawws.Pong, []byte(ownPing), f.masked))
+		}
+		return w.asked - before
+	}
+	if n := pinged(); n != 2 {
+		t.Errorf("before the first Pings the system was asked %d times", n)
+	}
+	if n := pinged(); n != 0 {
+		t.Errorf("before the second ones it was asked %d times", n)
+	}
+	agent.say(agent.text("news"))
+	if n := pinged(); n != 1 {
+		t.Errorf("after a message to the client it was asked %d times", n)
+	}
+	client.room = 0
+	agent.say(agent.text("more news"))
+	w.passes(25 * time.Second)
+	if client.takes(4); w.m.ending != nil {
+		t.Errorf("a client that is slow to take a message is given up: %+v", w.m.ending)
 	}
 }

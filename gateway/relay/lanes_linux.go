@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"container/heap"
 	"fmt"
-	"math/bits"
 	"os"
 	"runtime"
 	"sync"
@@ -88,7 +87,7 @@ type lane struct {
 	queue  []*ride // sessions with something to do
 	turn   []*ride // those of this round
 	aboard int     // sessions that it watches
-	timers rides   // by the time at which they want to be looked at
+	timers timers
 	armed  time.Duration
 
 	// What was read in this round: something that may be gathered, something that may not.
@@ -128,7 +127,7 @@ type ride struct {
 	over          bool
 	queued        bool
 	at            time.Duration // when it is to be looked at; never: it is not in the heap
-	place         int           // in the heap
+	place         int           // in the heap; -1: it is not there
 
 	called bool // it is in the inbox; guarded by lane.mu
 }
@@ -183,15 +182,15 @@ func (l *lane) run() {
 	// What came while it worked is found when Go's poller wakes it for that, so it looks once each
 	// time, unless it could not take all.
 	look := func(uintptr) bool {
-		if l.found = eventsNow(l.fd, l.events); l.found == 0 && len(l.queue) == 0 {
+		if l.found = eventsNow(l.fd, l.events); l.found == 0 && !l.unfinished() {
 			return false
 		}
 		more := l.found == len(l.events)
 		l.round()
-		if l.patient && !l.urgent && len(l.queue) == 0 {
+		if l.patient && !l.urgent && !l.unfinished() {
 			pauseNow(gatherFor)
 		}
-		return more || len(l.queue) > 0
+		return more || l.unfinished()
 	}
 	for {
 		if err := raw.Read(look); err != nil {
@@ -201,16 +200,22 @@ func (l *lane) run() {
 			l.woken = true
 			l.round()
 		}
-		if len(l.queue) > 0 {
+		if l.unfinished() {
 			runtime.Gosched() // a flood must not keep handshakes from the processor
 		}
 	}
 }
 
+// unfinished reports whether a round has left something to do.
+func (l *lane) unfinished() bool { return len(l.queue) > 0 || l.due() }
+
+// due reports whether a session's time has come.
+func (l *lane) due() bool { return len(l.timers) > 0 && l.timers[0].at <= l.now }
+
 // arm wakes the lane in time for the first timer. A time that is too early is left: it costs one
 // round, and to move it with each message would cost more.
 func (l *lane) arm() {
-	if len(l.timers) == 0 || l.timers[0].at >= l.armed {
+	if len(l.timers) == 0 || l.timers[0].at >= l.armed || l.due() {
 		return
 	}
 	l.mu.Lock()
@@ -220,6 +225,10 @@ func (l *lane) arm() {
 		l.file.SetReadDeadline(l.start.Add(l.armed))
 	}
 }
+
+// maxTicks is how many sessions of which the time has come are looked at in a round. Many may get
+// their Pings at the same time (grid), and messages must not wait for all of them.
+const maxTicks = 64
 
 // round does what there is to do, a bounded piece for each session.
 func (l *lane) round() {
@@ -232,10 +241,8 @@ func (l *lane) round() {
 		l.event(&l.events[i])
 	}
 	l.found = 0
-	for len(l.timers) > 0 && l.timers[0].at <= l.now {
-		r := heap.Pop(&l.timers).(*ride)
-		r.at = never
-		r.tick()
+	for ticks := 0; ticks < maxTicks && l.due(); ticks++ {
+		heap.Pop(&l.timers).(*ride).tick()
 	}
 	l.turn, l.queue = l.queue, l.turn[:0]
 	l.patient, l.urgent = false, false
@@ -410,7 +417,6 @@ func (r *ride) unboard() {
 	if r.place >= 0 {
 		heap.Remove(&l.timers, r.place)
 	}
-	r.at = never
 	for _, s := range r.seats() {
 		if s.socket != nil && s.fd >= 0 && s.fd < len(l.by) {
 			l.by[s.fd] = nil
@@ -610,26 +616,15 @@ func (r *ride) after() {
 		r.leave(r.m.ending)
 		return
 	}
-	if next := coarse(r.m.next(), r.now()); next < r.at {
-		r.at = next
-		if r.place < 0 {
-			heap.Push(&r.lane.Load().timers, r)
+	if next := r.m.next(); next < r.at {
+		l := r.lane.Load()
+		if r.at = next; r.place < 0 {
+			heap.Push(&l.timers, r)
 		} else {
-			heap.Fix(&r.lane.Load().timers, r.place)
+			l.timers[r.place].at = next
+			heap.Fix(&l.timers, r.place)
 		}
 	}
-}
-
-// coarse returns a time that is later by a 64th of the wait at most, and by 100 ms at most. Such
-// times are the same for many sessions: one waking of the lane is then enough for the Pings of all
-// of them, and one more for many of the answers.
-func coarse(at, now time.Duration) time.Duration {
-	slack := min((at-now)/64, 100*time.Millisecond)
-	if at == never || slack <= 0 {
-		return at
-	}
-	grid := time.Duration(1) << (bits.Len64(uint64(slack)) - 1)
-	return (at + grid - 1) &^ (grid - 1)
 }
 
 // leave closes both sides and tells that the session is over.
@@ -668,29 +663,35 @@ func (r *ride) mistake() {
 	r.after()
 }
 
-// rides is a heap of sessions by the time at which they want to be looked at.
-type rides []*ride
+// timers is a heap of sessions by the time at which they want to be looked at. The times lie beside
+// each other: the sessions themselves are all over the memory.
+type timers []timer
 
-func (h rides) Len() int           { return len(h) }
-func (h rides) Less(i, j int) bool { return h[i].at < h[j].at }
-func (h rides) Swap(i, j int) {
+type timer struct {
+	at   time.Duration
+	ride *ride
+}
+
+func (h timers) Len() int           { return len(h) }
+func (h timers) Less(i, j int) bool { return h[i].at < h[j].at }
+func (h timers) Swap(i, j int) {
 	h[i], h[j] = h[j], h[i]
-	h[i].place, h[j].place = i, j
+	h[i].ride.place, h[j].ride.place = i, j
 }
 
 // Push is heap.Interface's.
-func (h *rides) Push(x any) {
+func (h *timers) Push(x any) {
 	r := x.(*ride)
 	r.place = len(*h)
-	*h = append(*h, r)
+	*h = append(*h, timer{r.at, r})
 }
 
 // Pop is heap.Interface's.
-func (h *rides) Pop() any {
+func (h *timers) Pop() any {
 	last := len(*h) - 1
-	r := (*h)[last]
-	(*h)[last] = nil
+	r := (*h)[last].ride
+	(*h)[last] = timer{}
 	*h = (*h)[:last]
-	r.place = -1
+	r.at, r.place = never, -1
 	return r
 }

@@ -55,6 +55,7 @@ type machine struct {
 	// Immutable.
 	rules Rules
 	port  port
+	grid  grid // of the Pings
 
 	up   way // client → agent
 	down way // agent → client
@@ -114,6 +115,7 @@ type way struct {
 
 	// The gateway's own Ping to the sink.
 	asking bool          // it is not answered yet
+	idle   bool          // it is answered, and the sink has got nothing since: all is acknowledged
 	pinged time.Duration // when it was sent
 	behind bool          // when it was sent, or the other side's Close was, the sink had not taken all that came before
 	acked  int64         // what the sink's system had acknowledged when this was last looked at
@@ -129,6 +131,7 @@ type way struct {
 // init begins a session.
 func (m *machine) init(rules Rules, rsv byte, p port, now time.Duration) {
 	m.rules, m.port, m.now, m.moved = rules, p, now, now
+	m.grid = gridOf(rules.PingInterval)
 	join := func(w, other *way, from, to outcome.Side) {
 		w.m, w.other, w.from, w.to = m, other, from, to
 		w.jitter = rand.N(rules.PingInterval/10 + 1)
@@ -205,7 +208,8 @@ func (w *way) pour(b []byte) {
 		case c.op == opPong && !w.other.asking:
 			w.pass(b[:c.length], 0)
 		case c.op == opPong:
-			w.other.asking = false // the answer to the gateway's own Ping is not the other side's business
+			// The answer to the gateway's own Ping is not the other side's business.
+			w.other.asking, w.other.idle = false, !w.other.behind
 		case n == 0:
 			w.keep(b)
 			w.noted()
@@ -491,6 +495,7 @@ func (w *way) write(b []byte) {
 
 // wrote takes note of what has become of bytes for the sink.
 func (w *way) wrote(full bool, err error) {
+	w.idle = false
 	switch {
 	case err != nil:
 		w.fails()

@@ -38,6 +38,7 @@ type world struct {
 	now     time.Duration
 	sides   [2]*fake // client, agent
 	fault   error    // the first broken promise
+	asked   int      // how often the machine has asked what a side's system still holds
 }
 
 // fake is one side.
@@ -127,6 +128,7 @@ func (w *world) shut(x *way) {
 // unsent is the machine's.
 func (w *world) unsent(x *way) (acked, left int64) {
 	f := w.sink(x)
+	w.asked++
 	return int64(len(f.got)), int64(len(f.queue))
 }
 
@@ -295,7 +297,7 @@ func (s schedule) play() error {
 	paces := [2]Pace{w.pace(), w.pace()}
 	rules.FromClient, rules.FromAgent = paces[0], paces[1]
 	w.m.init(rules, 0, w, 0)
-	w.m.up.jitter, w.m.down.jitter = 0, 0
+	w.m.up.jitter, w.m.down.jitter, w.m.grid = 0, 0, 1
 	w.sides = [2]*fake{
 		{w: w, from: &w.m.up, to: &w.m.down, masked: true, room: 1 << 20, pace: paces[1]},
 		{w: w, from: &w.m.down, to: &w.m.up, room: 1 << 20, pace: paces[0]},
