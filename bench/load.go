@@ -29,6 +29,10 @@ type Load struct {
 	agent   string
 	peers   []*peer                                // the open clients
 	tickets map[string]chan tls.ClientSessionCache // by proxy; each cache belongs to one client at a time
+
+	floods  sync.WaitGroup
+	ebb     atomic.Bool
+	flooded atomic.Int64 // bytes
 }
 
 // patience bounds each step of the load process.
@@ -170,30 +174,30 @@ func (l *Load) Echo(m Messages, took *Latency) error {
 	})
 }
 
-// Quiet is Echo for all clients but the first.
-func (l *Load) Quiet(m Messages, took *Latency) error {
-	return (&Load{peers: l.peers[1:]}).Echo(m, took)
+// Flood has each client send binary messages as fast as they are taken, until Ebb.
+func (l *Load) Flood(m Messages, _ *None) error {
+	message := rawws.Make(rawws.Fin|rawws.Binary, make([]byte, m.Size), true)
+	for _, p := range l.peers {
+		p.SetDeadline(time.Now().Add(patience))
+		l.floods.Go(func() {
+			for ebb := false; !ebb; ebb = l.ebb.Load() {
+				if _, err := p.Write(message); err != nil {
+					return // Ebb returns too little
+				}
+				l.flooded.Add(int64(len(message)))
+			}
+		})
+	}
+	return nil
 }
 
-// Flood has the first client send binary messages as fast as they are taken, as long as the others
-// do what Quiet has them do.
-func (l *Load) Flood(m Messages, took *Latency) error {
-	flood := rawws.Make(rawws.Fin|rawws.Binary, make([]byte, streamSize), true)
-	var over atomic.Bool
-	flooded := make(chan error, 1)
-	go func() {
-		l.peers[0].SetDeadline(time.Now().Add(patience))
-		for !over.Load() {
-			if _, err := l.peers[0].Write(flood); err != nil {
-				flooded <- err
-				return
-			}
-		}
-		flooded <- nil
-	}()
-	err := l.Quiet(m, took)
-	over.Store(true)
-	return errors.Join(err, <-flooded)
+// Ebb ends Flood, and returns how many bytes were taken.
+func (l *Load) Ebb(_ None, took *int64) error {
+	l.ebb.Store(true)
+	l.floods.Wait()
+	l.ebb.Store(false)
+	*took = l.flooded.Swap(0)
+	return nil
 }
 
 // timed has clients do something again and again, at the same time as all others, and measures
@@ -375,6 +379,7 @@ const (
 	pathSink   = "/sink"   // takes binary messages in, gives others back
 	pathAnswer = "/answer" // sends as many small text messages as the number in a text message says
 	pathSource = "/source" // sends as many binary messages as the number in a text message says
+	pathFlood  = "/flood"  // takes binary messages in, as another agent: that of the process for the flood
 )
 
 // streamSize is the size of a message in a stream, and answerSize that of one in an agent's
@@ -418,7 +423,7 @@ func attend(conn net.Conn) error {
 		if err != nil {
 			return err
 		}
-		if path == pathSink && f.op == rawws.Binary {
+		if (path == pathSink || path == pathFlood) && f.op == rawws.Binary {
 			if _, err := p.r.Discard(f.size); err != nil {
 				return err
 			}

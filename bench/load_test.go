@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -37,10 +38,17 @@ func TestClientsAndAgentAgree(t *testing.T) {
 		{pathEcho, timed(load.Echo), Messages{Number: 10, Size: 125}},
 		{pathEcho, timed(load.Echo), Messages{Number: 10, Size: 128, Every: time.Millisecond}},
 		{pathEcho, timed(load.Echo), Messages{Number: 3, Size: 1 << 16}},
-		{pathEcho, timed(load.Quiet), Messages{Number: 10, Size: 128}},
 		{pathSink, func(m Messages) error { return load.Send(m, nil) }, Messages{Number: 10, Size: streamSize}},
 		{pathSource, func(m Messages) error { return load.Receive(m, nil) }, Messages{Number: 10, Size: streamSize}},
 		{pathAnswer, timed(load.Ask), Messages{Number: 10, Size: answerSize, Questions: 2}},
+		{pathFlood, func(m Messages) error {
+			var took int64
+			err := errors.Join(load.Flood(m, nil), load.Ebb(None{}, &took))
+			if least := int64(5 * m.Size); took < least {
+				t.Errorf("a flood of five clients had %d bytes, want %d at least", took, least)
+			}
+			return err
+		}, Messages{Size: streamSize}},
 	} {
 		var agreed string
 		if err := load.Open(target(c.path), &agreed); err != nil {

@@ -33,6 +33,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -98,10 +99,9 @@ func exitOn(err error) {
 type bench struct {
 	dir     string // for everything that is written
 	kinds   []kind // the gateway and its peers, in the order of their turns
-	load    *rpc.Client
-	loadPID int
-	cores   int
-	agent   string
+	load    *loader
+	flood   *loader            // for the flood alone; it gets only the time that all others leave
+	cores   []int              // that it may use
 	issuers map[string]*issuer // by the algorithm of their tokens
 	maxConn int                // more connections than a scenario has
 	ca      []byte
@@ -125,7 +125,7 @@ func measure(ctx context.Context, f flags) error {
 			return err
 		}
 	}
-	b := &bench{hybrid: f.hybrid, cores: runtime.NumCPU()}
+	b := &bench{hybrid: f.hybrid}
 	if b.dir, err = os.MkdirTemp("", "omnia-gateway-bench-"); err != nil {
 		return err
 	}
@@ -133,7 +133,8 @@ func measure(ctx context.Context, f flags) error {
 	if err := b.prepare(ctx, f); err != nil {
 		return err
 	}
-	defer b.load.Close()
+	defer b.load.calls.Close()
+	defer b.flood.calls.Close()
 	out := report{Machine: describe(ctx, b.kinds)}
 	chosen := scenarios(f)
 	if f.scale {
@@ -209,6 +210,9 @@ func (b *bench) prepare(ctx context.Context, f flags) error {
 		return fmt.Errorf("%d open files are allowed, %d are needed; raise ulimit -Hn, or use fewer -sessions", files.Max, need)
 	}
 	var err error
+	if b.cores, err = usable(); err != nil {
+		return err
+	}
 	if b.ca, err = newCertificate(b.dir); err != nil {
 		return fmt.Errorf("make a certificate: %w", err)
 	}
@@ -218,40 +222,65 @@ func (b *bench) prepare(ctx context.Context, f flags) error {
 			return fmt.Errorf("start the issuer: %w", err)
 		}
 	}
-	return b.startLoad(ctx)
-}
-
-// startLoad starts the load process.
-func (b *bench) startLoad(ctx context.Context) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, self, loadWord)
+	if b.load, err = startLoad(ctx, self, loadWord); err != nil {
+		return err
+	}
+	b.flood, err = startLoad(ctx, "chrt", "--idle", "0", self, loadWord)
+	return err
+}
+
+// loader is a process that makes load.
+type loader struct {
+	calls *rpc.Client
+	pid   int
+	agent string // where its agent listens
+}
+
+// pin lets the load processes run on some cores only.
+func (b *bench) pin(ctx context.Context, cores []int) error {
+	for _, l := range []*loader{b.load, b.flood} {
+		args := []string{"--all-tasks", "--pid", "--cpu-list", listed(cores), strconv.Itoa(l.pid)}
+		if text, err := exec.CommandContext(ctx, "taskset", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("pin a load process: %w\n%s", err, text)
+		}
+	}
+	return nil
+}
+
+// startLoad starts a load process with a command.
+func startLoad(ctx context.Context, command string, args ...string) (*loader, error) {
+	cmd := exec.CommandContext(ctx, command, args...)
 	cmd.Stderr = os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start the load process: %w", err)
+		return nil, fmt.Errorf("start a load process: %w", err)
 	}
-	b.loadPID = cmd.Process.Pid
-	b.load = rpc.NewClient(struct {
+	l := &loader{pid: cmd.Process.Pid, calls: rpc.NewClient(struct {
 		io.Reader
 		io.WriteCloser
-	}{out, in})
-	return b.call(ctx, "Agent", None{}, &b.agent)
+	}{out, in})}
+	return l, l.call(ctx, "Agent", None{}, &l.agent)
 }
 
 // call has the load process do something.
 func (b *bench) call(ctx context.Context, method string, args, reply any) error {
-	call := b.load.Go("Load."+method, args, reply, nil)
+	return b.load.call(ctx, method, args, reply)
+}
+
+func (l *loader) call(ctx context.Context, method string, args, reply any) error {
+	call := l.calls.Go("Load."+method, args, reply, nil)
 	select {
 	case <-call.Done:
 		return call.Error
@@ -262,7 +291,7 @@ func (b *bench) call(ctx context.Context, method string, args, reply any) error 
 
 // loadCPU is the CPU time that the load process has taken so far.
 func (b *bench) loadCPU() time.Duration {
-	used, _ := cpuOf(b.loadPID) // it is there as long as calls get answers
+	used, _ := cpuOf(b.load.pid) // it is there as long as calls get answers
 	return used
 }
 
@@ -275,6 +304,12 @@ func (b *bench) compare(ctx context.Context, s scenario, rounds int) ([]result, 
 	}
 	results[0].Most, results[0].Of = s.most, s.of
 	b.share, b.late = 0, 0
+	if s.Apart {
+		if err := b.pin(ctx, b.cores[len(b.cores)/2:]); err != nil {
+			return nil, err
+		}
+		defer b.pin(context.WithoutCancel(ctx), b.cores)
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	running := map[string]*proxy{}
@@ -321,7 +356,11 @@ func (b *bench) compare(ctx context.Context, s scenario, rounds int) ([]result, 
 // begin starts a proxy and waits until connections get through.
 func (b *bench) begin(ctx context.Context, k kind, s setup) (*proxy, error) {
 	i := b.issuers[cmp.Or(s.Alg, "RS256")]
-	p, err := k.start(ctx, filling{setup: s, Agent: b.agent, Issuer: i.url, Dir: b.dir, Threads: b.cores, MaxConn: b.maxConn})
+	f := filling{setup: s, Agent: b.load.agent, Flooded: b.flood.agent, Issuer: i.url, Dir: b.dir, Cores: b.cores, MaxConn: b.maxConn}
+	if s.Apart {
+		f.Cores = b.cores[:max(1, len(b.cores)/2)]
+	}
+	p, err := k.start(ctx, f)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"errors"
@@ -12,7 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -36,6 +37,7 @@ type setup struct {
 	TLS   bool
 	Alg   string        // all check tokens, which are signed with this; the gateway always does
 	Pings time.Duration // of the gateway, as no other sends any; 0: its default
+	Apart bool          // the proxy runs on the first half of the cores, clients and agents on the others
 }
 
 // filling is what goes into the configuration of a proxy.
@@ -43,17 +45,24 @@ type filling struct {
 	setup
 	Listen, Admin string
 	Agent         string // where the agent listens
+	Flooded       string // where the one listens that is flooded
 	Issuer        string // URL of the issuer
 	Dir           string // where certificates and keys are
-	Threads       int    // one for each core, which is the default of all
+	Cores         []int  // where the proxy may run
 	MaxConn       int    // sessions at most, for those that want to know
 }
 
 // The parts of the addresses, for a configuration that has them apart.
-func (f filling) Host() string      { return part(f.Listen, 0) }
-func (f filling) Port() string      { return part(f.Listen, 1) }
-func (f filling) AgentHost() string { return part(f.Agent, 0) }
-func (f filling) AgentPort() string { return part(f.Agent, 1) }
+func (f filling) Host() string        { return part(f.Listen, 0) }
+func (f filling) Port() string        { return part(f.Listen, 1) }
+func (f filling) AgentHost() string   { return part(f.Agent, 0) }
+func (f filling) AgentPort() string   { return part(f.Agent, 1) }
+func (f filling) FloodedHost() string { return part(f.Flooded, 0) }
+func (f filling) FloodedPort() string { return part(f.Flooded, 1) }
+
+// Threads is how many threads or workers a proxy has: one for each core, which is the default of
+// all.
+func (f filling) Threads() int { return len(f.Cores) }
 
 // Sockets is how many sockets there are at most.
 func (f filling) Sockets() int { return 2*f.MaxConn + 100 }
@@ -68,14 +77,14 @@ type kind struct {
 	name    string
 	file    string // of its configuration
 	config  *template.Template
-	args    func(file string) []string
+	args    func(file string, threads int) []string
 	binary  string
 	version string // the argument that asks for it
 	noJWT   bool   // it cannot check tokens
 }
 
 func newGateway(name, binary string) kind {
-	args := func(file string) []string { return []string{"serve", "--config", file} }
+	args := func(file string, _ int) []string { return []string{"serve", "--config", file} }
 	return kind{name, name + ".yaml", template.Must(template.New("").Parse(gatewayText)), args, binary, "version", false}
 }
 
@@ -87,14 +96,14 @@ func newPeerKind(name string) (kind, error) {
 	}
 	switch name {
 	case "haproxy":
-		args := func(file string) []string { return []string{"-db", "-f", file} } // -db: one process, in the foreground
+		args := func(file string, _ int) []string { return []string{"-db", "-f", file} } // -db: one process, in the foreground
 		return kind{name, "haproxy.cfg", template.Must(template.New("").Parse(haproxyText)), args, binary, "-v", false}, nil
 	case "nginx":
-		args := func(file string) []string { return []string{"-c", file} }
+		args := func(file string, _ int) []string { return []string{"-c", file} }
 		return kind{name, "nginx.conf", template.Must(template.New("").Parse(nginxText)), args, binary, "-v", true}, nil
 	case "envoy":
-		args := func(file string) []string {
-			return []string{"-c", file, "--concurrency", strconv.Itoa(runtime.NumCPU()), "--disable-hot-restart", "--log-level", "error"}
+		args := func(file string, threads int) []string {
+			return []string{"-c", file, "--concurrency", strconv.Itoa(threads), "--disable-hot-restart", "--log-level", "error"}
 		}
 		return kind{name, "envoy.yaml", template.Must(template.New("").Parse(envoyText)), args, binary, "--version", false}, nil
 	}
@@ -136,9 +145,10 @@ func (k kind) start(ctx context.Context, f filling) (*proxy, error) {
 		return nil, err
 	}
 	defer log.Close()
-	p.cmd = exec.CommandContext(ctx, k.binary, k.args(file)...)
+	args := slices.Concat([]string{"--cpu-list", listed(f.Cores), k.binary}, k.args(file, f.Threads()))
+	p.cmd = exec.CommandContext(ctx, "taskset", args...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(f.Threads))
+	p.cmd.Env = append(os.Environ(), "GOMAXPROCS="+strconv.Itoa(f.Threads()))
 	// nginx has processes of its own, which it ends when it is asked to end.
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM, Setpgid: true}
 	if err := p.cmd.Start(); err != nil {
@@ -153,6 +163,43 @@ func (k kind) start(ctx context.Context, f filling) (*proxy, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// usable returns the numbers of the cores that this process may use.
+func usable() (cores []int, err error) {
+	text, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(string(text)) {
+		list, ok := strings.CutPrefix(line, "Cpus_allowed_list:")
+		if !ok {
+			continue
+		}
+		for span := range strings.SplitSeq(strings.TrimSpace(list), ",") {
+			from, to, _ := strings.Cut(span, "-")
+			first, err := strconv.Atoi(from)
+			if err != nil {
+				return nil, fmt.Errorf("cores %q: %w", list, err)
+			}
+			last, err := strconv.Atoi(cmp.Or(to, from))
+			if err != nil {
+				return nil, fmt.Errorf("cores %q: %w", list, err)
+			}
+			for ; first <= last; first++ {
+				cores = append(cores, first)
+			}
+		}
+	}
+	if len(cores) == 0 {
+		return nil, errors.New("/proc/self/status does not say which cores there are")
+	}
+	return cores, nil
+}
+
+// listed returns cores as taskset wants them.
+func listed(cores []int) string {
+	return strings.Trim(strings.Join(strings.Fields(fmt.Sprint(cores)), ","), "[]")
 }
 
 // freeAddr returns a loopback address on which no process listens.
