@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,18 +42,35 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	binary = filepath.Join(dir, "omnia-gateway")
-	args := []string{"build", "-o", binary}
+	code := 1
+	if err := build(binary); err == nil {
+		code = m.Run()
+	}
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// build makes the program.
+func build(file string, args ...string) error {
+	args = slices.Concat([]string{"build", "-o", file}, args)
 	if raceEnabled {
 		args = append(args, "-race")
 	}
 	build := exec.Command("go", append(args, "../cmd/omnia-gateway")...)
 	build.Stderr = os.Stderr
-	code := 1
-	if err := build.Run(); err == nil {
-		code = m.Run()
+	return build.Run()
+}
+
+// withGoroutines lets the rest of a test run gateways whose sessions have goroutines of their own,
+// as those of systems without epoll.
+func withGoroutines(t *testing.T) {
+	t.Helper()
+	before := binary
+	t.Cleanup(func() { binary = before })
+	binary = filepath.Join(t.TempDir(), "omnia-gateway")
+	if err := build(binary, "-tags", "goroutines"); err != nil {
+		t.Fatal(err)
 	}
-	os.RemoveAll(dir)
-	os.Exit(code)
 }
 
 // patience is how long a test waits for something that must happen; it is never waited out when

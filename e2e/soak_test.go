@@ -33,8 +33,17 @@ func soakMegabytes(t *testing.T) int64 {
 
 // Two hundred sessions at once, frames of every size up to 1 MiB both ways, whole and in
 // fragments, Pings between the fragments, the last frame glued to the Close: every frame arrives
-// as it was sent, and nothing is left over.
+// as it was sent, and nothing is left over. Lanes move them, and goroutines.
 func TestEveryByteOfTwoHundredSessionsArrives(t *testing.T) {
+	soakBoth(t)
+	t.Run("goroutines", func(t *testing.T) {
+		withGoroutines(t)
+		soakBoth(t)
+	})
+}
+
+// soakBoth is the test over plain connections and over TLS.
+func soakBoth(t *testing.T) {
 	const sessions = 200
 	size := soakMegabytes(t) << 20
 	for _, secure := range []bool{false, true} {

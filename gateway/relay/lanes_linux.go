@@ -62,6 +62,9 @@ func (l *Lanes) Close() {
 
 // runner returns the lane for a new session.
 func (l *Lanes) runner(r *Relay) runner {
+	if !inLanes {
+		return newThreads(r)
+	}
 	ride := &ride{Relay: r, number: l.next.Add(1), at: never, place: -1}
 	ride.lane.Store(l.of(ride))
 	return ride

@@ -1,0 +1,5 @@
+//go:build goroutines
+
+package relay
+
+const inLanes = false
