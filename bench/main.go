@@ -66,7 +66,7 @@ func main() {
 	}
 	var f flags
 	flag.StringVar(&f.run, "run", "", "only scenarios whose name matches this `regexp`")
-	flag.IntVar(&f.rounds, "rounds", 3, "rounds of each scenario and proxy, at most")
+	flag.IntVar(&f.rounds, "rounds", 5, "rounds of each scenario and proxy, at most")
 	flag.IntVar(&f.conns, "conns", 32, "connections of the echo scenarios")
 	flag.IntVar(&f.messages, "messages", 1000, "round trips of each of them in a round")
 	flag.IntVar(&f.sessions, "sessions", 3000, "sessions of the idle scenarios")

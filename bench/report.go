@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
@@ -130,7 +131,10 @@ func (r result) cells(proxies []string) []string {
 		case i == 0:
 			cells[i] = spreadOf(v).String()
 		default:
-			cells[i] = fmt.Sprintf("%s; × %s", spreadOf(v), short(spreadOf(r.ratios(name)).median))
+			cells[i] = spreadOf(v).String()
+			if ratio := spreadOf(r.ratios(name)).median; !math.IsInf(ratio, 0) && !math.IsNaN(ratio) { // the peer's is not 0
+				cells[i] += "; × " + short(ratio)
+			}
 		}
 	}
 	return cells
