@@ -116,14 +116,15 @@ func (w *way) progress() bool {
 }
 
 // pingBy is when the sink is to be asked, if its side stays silent.
-func (w *way) pingBy() time.Duration {
-	return w.m.grid.after(max(w.pinged, w.other.heard) + w.m.rules.PingInterval + w.jitter)
-}
+func (w *way) pingBy() time.Duration { return w.silentBy(max(w.pinged, w.other.heard)) }
 
 // pongBy is when the sink must have answered the Ping. It is as late as the next Ping would be, so
 // that one look is enough for both.
-func (w *way) pongBy() time.Duration {
-	return w.m.grid.after(w.pinged + w.m.rules.PingInterval + w.jitter)
+func (w *way) pongBy() time.Duration { return w.silentBy(w.pinged) }
+
+// silentBy is when silence that began at a time has lasted long enough to mean something.
+func (w *way) silentBy(since time.Duration) time.Duration {
+	return w.m.grid.after(since + w.m.rules.PingInterval + w.jitter)
 }
 
 // grid is a distance of times at which all sessions send what Pings are due: a lane is then woken

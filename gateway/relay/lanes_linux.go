@@ -129,8 +129,8 @@ type ride struct {
 	aboard        bool // the lane watches them
 	over          bool
 	queued        bool
-	at            time.Duration // when it is to be looked at; never: it is not in the heap
-	place         int           // in the heap; -1: it is not there
+	at            time.Duration // as in the heap, which messages need not touch for it; never: it is not there
+	place         int           // in the heap, by the time when it is to be looked at; -1: it is not there
 
 	called bool // it is in the inbox; guarded by lane.mu
 }
