@@ -145,6 +145,20 @@ func (l Latency) values() []float64 {
 	return []float64{micros(l.P50), micros(l.P99), micros(l.P999)}
 }
 
+// aftermath is the time after many handshakes in which a proxy may still work for them, to clean up
+// for example. It counts for the handshakes, not for the messages that come next.
+const aftermath = 1200 * time.Millisecond
+
+// pause waits for d, or until ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
 // relayed returns the CPU time that p takes while its clients do something, and how long they wait
 // for answers; opening and closing are not in it.
 func (b *bench) relayed(ctx context.Context, p *proxy, path string, conns int, what string, m Messages) (
@@ -153,7 +167,12 @@ func (b *bench) relayed(ctx context.Context, p *proxy, path string, conns int, w
 	if err := b.open(ctx, p, path, conns); err != nil {
 		return 0, l, err
 	}
-	if used, err = b.cost(ctx, p, what, m, &l); err != nil {
+	if m.Every > 0 { // all sessions together are not much busier than the aftermath
+		if err := pause(ctx, aftermath); err != nil {
+			return 0, l, err
+		}
+	}
+	if used, err = b.cost(ctx, p, what, m, &l, 0); err != nil {
 		return 0, l, err
 	}
 	b.late = max(b.late, micros(l.Late))
@@ -165,15 +184,15 @@ func (b *bench) streamed(ctx context.Context, p *proxy, path string, conns int, 
 	if err := b.open(ctx, p, path, conns); err != nil {
 		return 0, err
 	}
-	if used, err = b.cost(ctx, p, what, m, &None{}); err != nil {
+	if used, err = b.cost(ctx, p, what, m, &None{}, 0); err != nil {
 		return 0, err
 	}
 	return used, b.call(ctx, "Close", None{}, &None{})
 }
 
-// cost is the CPU time that p takes for what the load process does. It notes how much of the
-// machine the load process takes meanwhile.
-func (b *bench) cost(ctx context.Context, p *proxy, what string, args, reply any) (time.Duration, error) {
+// cost is the CPU time that p takes for what the load process does, and for a time after that. It
+// notes how much of the machine the load process takes meanwhile.
+func (b *bench) cost(ctx context.Context, p *proxy, what string, args, reply any, after time.Duration) (time.Duration, error) {
 	before, err := p.cpu()
 	if err != nil {
 		return 0, err
@@ -183,8 +202,11 @@ func (b *bench) cost(ctx context.Context, p *proxy, what string, args, reply any
 		return 0, p.failed(err)
 	}
 	b.share = max(b.share, float64(b.loadCPU()-load)/float64(time.Since(begin))/float64(len(b.cores)))
-	after, err := p.cpu()
-	return after - before, err
+	if err := pause(ctx, after); err != nil {
+		return 0, err
+	}
+	end, err := p.cpu()
+	return end - before, err
 }
 
 // handshakes is the CPU time in microseconds of one connection that is opened and closed again,
@@ -200,7 +222,7 @@ func (b *bench) handshakes(ctx context.Context, p *proxy, n int, fresh, resume b
 	}
 	t.Resume = resume
 	var resumed int
-	used, err := b.cost(ctx, p, "Handshakes", t, &resumed)
+	used, err := b.cost(ctx, p, "Handshakes", t, &resumed, aftermath)
 	if err == nil && resume && resumed < n-parallel {
 		err = fmt.Errorf("%s: %d of %d connections have resumed a TLS session", p.name, resumed, n)
 	}
@@ -212,7 +234,7 @@ func (b *bench) handshakes(ctx context.Context, p *proxy, n int, fresh, resume b
 func (b *bench) storm(ctx context.Context, p *proxy, n int) ([]float64, error) {
 	t := b.target(p, pathEcho, repeat(p.issuer.known, n))
 	var took time.Duration
-	used, err := b.cost(ctx, p, "Storm", t, &took)
+	used, err := b.cost(ctx, p, "Storm", t, &took, aftermath)
 	if err != nil {
 		return nil, err
 	}
@@ -297,7 +319,7 @@ func (b *bench) flooded(ctx context.Context, p *proxy, n int) ([]float64, error)
 	if err := b.open(ctx, p, pathEcho, n); err != nil {
 		return nil, err
 	}
-	if _, err := p.cpu(); err != nil { // that many new sessions leave work behind
+	if err := pause(ctx, aftermath); err != nil {
 		return nil, err
 	}
 	m := Messages{Number: 4, Size: 128, Every: 2 * time.Second}

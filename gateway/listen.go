@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	"time"
 
@@ -88,8 +89,10 @@ type listener struct {
 	balancers balancers
 }
 
-// Accept waits for the next connection.
+// Accept waits for the next connection. Handshakes that have begun come first: when many clients
+// come at once, each that is accepted later holds memory for a shorter time.
 func (l *listener) Accept() (net.Conn, error) {
+	runtime.Gosched()
 	c, err := l.steady.Accept()
 	if err != nil {
 		return nil, err

@@ -22,6 +22,9 @@ func TestAcceptedSocketsAreProbed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
+	if _, err := client.Write([]byte("GET")); err != nil {
+		t.Fatal(err)
+	}
 	c, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -44,6 +47,40 @@ func TestAcceptedSocketsAreProbed(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A client that says nothing does not take the gateway's time, for a second.
+func TestSilentConnectionsAreAcceptedLater(t *testing.T) {
+	l, err := listenConfig().Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dial := func() net.Conn {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	accept := func(want net.Conn) {
+		t.Helper()
+		c, err := l.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if c.RemoteAddr().String() != want.LocalAddr().String() {
+			t.Errorf("%v was accepted, not %v", c.RemoteAddr(), want.LocalAddr())
+		}
+	}
+	silent, speaks := dial(), dial()
+	if _, err := speaks.Write([]byte("GET")); err != nil {
+		t.Fatal(err)
+	}
+	accept(speaks)
+	accept(silent) // it is not forgotten: its time to begin is bounded, too
 }
 
 // A relay asks for probes itself, where it sends no Pings.
