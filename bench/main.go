@@ -64,6 +64,10 @@ func main() {
 		exitOn(serveLoad())
 		return
 	}
+	if len(os.Args) == 3 && os.Args[1] == bareWord {
+		exitOn(serveBare(os.Args[2]))
+		return
+	}
 	var f flags
 	flag.StringVar(&f.run, "run", "", "only scenarios whose name matches this `regexp`")
 	flag.IntVar(&f.rounds, "rounds", 5, "rounds of each scenario and proxy, at most")
@@ -78,7 +82,8 @@ func main() {
 	flag.StringVar(&f.docs, "docs", "", "Markdown `file` that gets the table between its two marks, too")
 	flag.StringVar(&f.gateway, "gateway", "", "`file` of the gateway; built from ./cmd/omnia-gateway if not given")
 	flag.StringVar(&f.against, "against", "", "`file` of another build of the gateway, which is measured like a peer")
-	flag.StringVar(&f.peers, "peers", "haproxy,nginx,envoy", "peers, by their names in PATH, separated by commas")
+	flag.StringVar(&f.peers, "peers", "haproxy,nginx,envoy",
+		"peers, by their names in PATH, separated by commas; bare is a Go program that only copies")
 	flag.Parse()
 
 	// A child process dies with the thread that started it (proxy.go), so that thread must last.

@@ -30,6 +30,8 @@ var (
 	envoyText string
 	//go:embed gateway.yaml
 	gatewayText string
+	//go:embed bare.json
+	bareText string
 )
 
 // setup is what a scenario asks of the proxies.
@@ -79,7 +81,7 @@ type kind struct {
 	config  *template.Template
 	args    func(file string, threads int) []string
 	binary  string
-	version string // the argument that asks for it
+	version string // the argument that asks for it; "": it is of this build
 	noJWT   bool   // it cannot check tokens
 }
 
@@ -90,6 +92,11 @@ func newGateway(name, binary string) kind {
 
 // newPeerKind returns one of the programs that the gateway is compared with.
 func newPeerKind(name string) (kind, error) {
+	if name == bareWord {
+		self, err := os.Executable()
+		args := func(file string, _ int) []string { return []string{bareWord, file} }
+		return kind{name, "bare.json", template.Must(template.New("").Parse(bareText)), args, self, "", true}, err
+	}
 	binary, err := exec.LookPath(name)
 	if err != nil {
 		return kind{}, fmt.Errorf("%s is not here (%w); tools/install %[1]s, or leave it out of -peers", name, err)
@@ -107,7 +114,7 @@ func newPeerKind(name string) (kind, error) {
 		}
 		return kind{name, "envoy.yaml", template.Must(template.New("").Parse(envoyText)), args, binary, "--version", false}, nil
 	}
-	return kind{}, fmt.Errorf("%q is no peer: haproxy, nginx and envoy are", name)
+	return kind{}, fmt.Errorf("%q is no peer: haproxy, nginx, envoy and bare are", name)
 }
 
 // proxy is a kind that runs.
