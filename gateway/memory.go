@@ -11,8 +11,8 @@ import (
 const (
 	// quietFor is how long no session may have started before a rush counts as over.
 	quietFor = time.Second / 2
-	// rush is how often that must have happened: fewer sessions leave too little memory for a
-	// collection to pay.
+	// rush is how often that must have happened, and how many sessions must have stayed: fewer
+	// leave too little memory for a collection to pay.
 	rush = 256
 )
 
@@ -22,7 +22,8 @@ const (
 // much garbage as there is live data: with quiet sessions, for as long as they last. A
 // collection costs as much as all sessions hold, so the more sessions there are, the more of
 // them must have started before the next one. A steady trickle of sessions is never over and
-// causes no collection.
+// causes no collection. Nor do sessions that have ended: the next ones use their memory again, and
+// if none come, Go collects it by itself within two minutes.
 func giveBack(ctx context.Context, ticks <-chan time.Time, stir func() (times, live uint64), free func()) {
 	var before, given uint64 // times: at the last tick, and when memory was last given back
 	for {
@@ -32,7 +33,7 @@ func giveBack(ctx context.Context, ticks <-chan time.Time, stir func() (times, l
 		case <-ticks:
 		}
 		times, live := stir()
-		if times == before && times-given >= max(rush, live/8) {
+		if times == before && live >= rush && times-given >= max(rush, live/8) {
 			free()
 			given = times
 		}

@@ -41,6 +41,28 @@ func TestMemoryIsGivenBackOnceARushIsOver(t *testing.T) {
 	})
 }
 
+func TestSessionsThatHaveEndedCauseNoCollection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ticks, times, live, freed := make(chan time.Time), uint64(0), uint64(0), 0
+		go giveBack(t.Context(), ticks, func() (uint64, uint64) { return times, live }, func() { freed++ })
+		for _, step := range []struct {
+			times, live uint64
+			freed       int
+		}{
+			{10 * rush, 0, 0}, {10 * rush, 0, 0}, // all have ended
+			{11 * rush, rush - 1, 0}, {11 * rush, rush - 1, 0}, // but for a few
+			{12 * rush, rush, 0}, {12 * rush, rush, 1}, // a rush has stayed
+		} {
+			times, live = step.times, step.live
+			ticks <- time.Time{}
+			synctest.Wait()
+			if freed != step.freed {
+				t.Errorf("%d sessions have started, %d are live: given back %d times, want %d", times, live, freed, step.freed)
+			}
+		}
+	})
+}
+
 func TestSomeGarbageMayWait(t *testing.T) {
 	const mib = 1 << 20
 	synctest.Test(t, func(t *testing.T) {
