@@ -103,9 +103,9 @@ func scenarios(f flags) []scenario {
 		scenario{name: "stream/to-client/ws", units: one(perMiB), most: 1, of: best, setup: plain, run: received},
 	)
 	for _, s := range []setup{wss, plain} {
-		scheme, answers, known, fresh := "ws", 0.9, 1.1, 1.4
+		scheme, answers, known, fresh, storms := "ws", 0.9, 1.1, 1.4, 0.0
 		if s.TLS {
-			scheme, answers, known, fresh = "wss", 0.8, 0.7, 0.8
+			scheme, answers, known, fresh, storms = "wss", 0.8, 0.7, 0.8, 0.8
 		}
 		rs, es := s, s
 		rs.Alg, es.Alg = "RS256", "ES256"
@@ -120,7 +120,7 @@ func scenarios(f flags) []scenario {
 		if s.TLS {
 			add(scenario{name: "handshake/resumed/wss", units: opening, setup: s, run: handshake(false, true)})
 		}
-		add(scenario{name: "storm/" + scheme, units: storming, most: 0.8, of: haproxy, setup: s, rounds: 3, run: storm})
+		add(scenario{name: "storm/" + scheme, units: storming, most: storms, of: haproxy, setup: s, rounds: 3, run: storm})
 	}
 	// A new process for each round: memory shows what went before.
 	held := func(name, unit string, s setup, most float64, run run) scenario {
