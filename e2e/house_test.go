@@ -56,6 +56,7 @@ var homes = map[string][]string{
 	"github.com/prometheus/client_golang": {"gateway"},
 	"github.com/redis/go-redis/v9":        {"cluster", "internal/redistest"},
 	"github.com/spf13/cobra":              {"cmd/omnia-gateway"},
+	"github.com/spf13/pflag":              {"cmd/omnia-gateway"},
 	"golang.org/x/time":                   {"gateway/relay"},
 }
 

@@ -34,8 +34,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/altairalabs/omnia-gateway/internal/buildinfo"
 )
@@ -88,6 +90,8 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 		Args:          noCommand,
 		RunE:          serve.RunE,
+
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return emptyFlag(c.Flags()) },
 	}
 	root.Flags().AddFlagSet(serve.Flags())
 	root.Version = buildinfo.Read().String()
@@ -109,6 +113,22 @@ func noCommand(c *cobra.Command, args []string) error {
 		err = fmt.Errorf("%w; did you mean %q?", err, like[0])
 	}
 	return usageError{err}
+}
+
+// emptyFlag refuses a flag that is given without text, as a shell does where a variable is not set.
+// Taken as a flag that is not given, an empty --config would drop a file with its rules, and an
+// empty --subject would make a revocation one of all users.
+func emptyFlag(flags *pflag.FlagSet) (err error) {
+	flags.Visit(func(f *pflag.Flag) {
+		values := []string{f.Value.String()}
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			values = list.GetSlice()
+		}
+		if err == nil && slices.Contains(values, "") {
+			err = usageError{fmt.Errorf("--%s: empty; give a value, or leave the flag out", f.Name)}
+		}
+	})
+	return err
 }
 
 // takes asks for n arguments, and for the flags that are required: cobra's own complaint about

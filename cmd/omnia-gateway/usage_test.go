@@ -6,6 +6,33 @@ import (
 	"testing"
 )
 
+// A shell gives an empty text where a variable is not set.
+func TestEmptyFlagIsNotTakenAsOneThatIsMissing(t *testing.T) {
+	for _, test := range []struct {
+		flag string
+		line []string
+	}{
+		{"config", []string{"--config", ""}},
+		{"config", []string{"serve", "--config="}},
+		{"config", []string{"health", "-c", ""}},
+		{"values", []string{"check", "--values", "values.yaml", "--values", ""}},
+		{"token", []string{"explain", "--path", "/a", "--token", ""}},
+		{"subject", []string{"revoke", "--issuer", "https://a", "--subject", "", "--issued-before", "now"}},
+		{"subject", []string{"sessions", "end", "--route", "/a", "--subject", ""}},
+		{"admin", []string{"drain", "--admin", ""}},
+		{"issuer", []string{"token", "mint", "--key", "k.pem", "--subject", "s", "--issuer", ""}},
+	} {
+		t.Run(strings.Join(test.line, " "), func(t *testing.T) {
+			var stdout, stderr bytes.Buffer
+			code := run(test.line, strings.NewReader(""), &stdout, &stderr)
+			want := "--" + test.flag + ": empty; give a value, or leave the flag out\n"
+			if code != exitUsage || stdout.Len() > 0 || !strings.HasPrefix(stderr.String(), want) {
+				t.Errorf("exit %d, stdout %q, stderr:\n%s\nwant exit %d and stderr:\n%s", code, &stdout, &stderr, exitUsage, want)
+			}
+		})
+	}
+}
+
 func TestMistakesOnTheCommandLine(t *testing.T) {
 	for _, test := range []struct{ line, want string }{
 		{"chek", `unknown command "chek"; did you mean "check"?` + "\nsee omnia-gateway --help\n"},
