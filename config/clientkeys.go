@@ -88,6 +88,12 @@ func ParseClientKeys(name, text string) ([]ClientKey, error) {
 			l.problems = append(l.problems, p)
 		}
 	}
+	for i, key := range file.Keys {
+		at := index("keys", i) + ".expires"
+		if place, said := l.places[at]; said && key.Expires.IsZero() && !l.isBad(at) {
+			l.problem(place, at, "the zero time, by which programs mean none", "leave the key out if the client key never ends")
+		}
+	}
 	if len(l.problems) > 0 {
 		slices.SortStableFunc(l.problems, l.compare)
 		return nil, l.problems

@@ -53,6 +53,7 @@ func TestBadClientKeys(t *testing.T) {
 		{"keys: [{id: a, " + good + "}, {id: a, keyHash: '" + KeyHash("two") + "'}]", "keys[1].id: the same as that of keys[0]"},
 		{"keys: [{id: a, " + good + ", key: hunter2}]", "keys[0].key: unknown key"},
 		{"keys: [{id: a, " + good + ", expires: 2027-01-31}]", "keys[0].expires: not a time; write date, time and zone (RFC 3339)"},
+		{"keys: [{id: a, " + good + ", expires: 0001-01-01T00:00:00Z}]", "keys[0].expires: the zero time, by which programs mean none"},
 		{"keys: [{id: a, " + good + ", claims: {exp: 5}}]", "keys[0].claims.exp: a claim about time; write expires beside id instead"},
 		{"keys: [{id: a, " + good + ", claims: {n: 0x10}}]", "keys[0].claims.n: a number in a form that JSON does not have"},
 		{"keys: [{id: a, " + good + ", claims: {n: .inf}}]", "keys[0].claims.n: a number in a form that JSON does not have"},

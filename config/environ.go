@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -9,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/caarlos0/env/v11"
 )
@@ -89,6 +89,10 @@ func (l *loader) readEnvironment(c *Config, environ []string) {
 			l.problem(Place{Name: v.name}, v.key, "empty", "unset it, or write [] for an empty list")
 			continue
 		}
+		if !utf8.ValidString(value) {
+			l.problem(Place{Name: v.name}, v.key, "not UTF-8", "write it as UTF-8 text")
+			continue
+		}
 		if v.key == everyDrop {
 			l.dropOnEveryRoute(c, value)
 			continue
@@ -137,9 +141,6 @@ func (l *loader) reportUnknown(given map[string]string) {
 	}
 }
 
-// errReported ends the library's work on a variable of which the problem is known already.
-var errReported = errors.New("reported")
-
 // parsers read the variable of key, whatever type it has, by the rules of the file.
 func (l *loader) parsers(key string) map[reflect.Type]env.ParserFunc {
 	parsers := map[reflect.Type]env.ParserFunc{}
@@ -154,9 +155,7 @@ func (l *loader) parsers(key string) map[reflect.Type]env.ParserFunc {
 			}
 			parsers[f.Type] = func(text string) (any, error) {
 				v := reflect.New(f.Type).Elem()
-				if !l.decodeVariable(strings.TrimSpace(text), v, key) {
-					return nil, errReported
-				}
+				l.decodeVariable(strings.TrimSpace(text), v, key) // reports by itself
 				return v.Interface(), nil
 			}
 		}

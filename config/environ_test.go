@@ -107,6 +107,27 @@ func TestVariableReplacesTheFilesValueAndItsMistake(t *testing.T) {
 	}
 }
 
+// A list with a mistake in one element is checked as a whole, as in a file, and is not missing.
+func TestEveryMistakeInTheListOfAVariableIsReported(t *testing.T) {
+	_, err := Load(Sources{Environ: []string{
+		"OMNIA_GATEWAY_JWT_ISSUER=https://a", "OMNIA_GATEWAY_JWT_AUDIENCES=a",
+		`OMNIA_GATEWAY_ROUTES=[{path: /a, upstream: "http://a", public: yes}, {path: b, upstream: "ftp://b"}]`,
+	}})
+	const want = `OMNIA_GATEWAY_ROUTES: routes[0].public: text where true or false belongs; write true or false, without quotes
+OMNIA_GATEWAY_ROUTES: routes[1].path: `
+	if err == nil || !strings.HasPrefix(err.Error(), want) || len(err.(Problems)) != 3 {
+		t.Errorf("got\n%v\nwant one line for each of three mistakes, and first\n%s", err, want)
+	}
+}
+
+func TestVariableIsUTF8(t *testing.T) {
+	_, err := load(t, "", oneRoute, "OMNIA_GATEWAY_JWT_ISSUER=https://a", "OMNIA_GATEWAY_JWT_AUDIENCES=caf\xe9")
+	const want = "OMNIA_GATEWAY_JWT_AUDIENCES: authentication.jwt.audiences: not UTF-8; write it as UTF-8 text"
+	if err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
 // TestSecretsOfVariablesAreNotRepeated gives values that cannot be read, as happens when
 // variables are mixed up.
 func TestSecretsOfVariablesAreNotRepeated(t *testing.T) {
