@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"net"
-	"os"
 	"syscall"
 )
 
@@ -12,22 +11,16 @@ import (
 // and TLS the client speaks first, and until then the connection would only be waited for.
 func listenConfig() *net.ListenConfig {
 	return &net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, c syscall.RawConn) error {
-		var err error
-		for _, o := range [...]struct{ level, name, value int }{
-			{syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1},
-			{syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, 15}, // seconds; these are what Go would set
-			{syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, 15},
-			{syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, 9},
-			{syscall.IPPROTO_TCP, syscall.TCP_DEFER_ACCEPT, 1}, // second
-		} {
-			set := func(fd uintptr) { err = syscall.SetsockoptInt(int(fd), o.level, o.name, o.value) }
-			if failed := c.Control(set); failed != nil {
-				return failed
+		return c.Control(func(fd uintptr) {
+			for _, o := range [...]struct{ level, name, value int }{
+				{syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1},
+				{syscall.IPPROTO_TCP, syscall.TCP_KEEPIDLE, 15}, // seconds; these are what Go would set
+				{syscall.IPPROTO_TCP, syscall.TCP_KEEPINTVL, 15},
+				{syscall.IPPROTO_TCP, syscall.TCP_KEEPCNT, 9},
+				{syscall.IPPROTO_TCP, syscall.TCP_DEFER_ACCEPT, 1}, // second
+			} {
+				syscall.SetsockoptInt(int(fd), o.level, o.name, o.value) // as Go: without them it works, too
 			}
-			if err != nil {
-				return os.NewSyscallError("setsockopt", err)
-			}
-		}
-		return nil
+		})
 	}}
 }
