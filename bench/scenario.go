@@ -111,7 +111,7 @@ func scenarios(f flags) []scenario {
 		rs.Alg, es.Alg = "RS256", "ES256"
 		add(
 			scenario{name: "sparse/" + scheme, units: timed, most: 0.9, of: haproxy, setup: s, rounds: 3, run: sparse},
-			scenario{name: "paced/" + scheme, units: timed, most: 0.9, of: haproxy, setup: s, run: paced(100, 60, 50*time.Millisecond)},
+			scenario{name: "paced/" + scheme, units: timed, most: 0.9, of: haproxy, setup: s, run: paced(100, 120, 50*time.Millisecond)},
 			scenario{name: "answer/" + scheme, units: asked, most: answers, of: haproxy, setup: s, run: answer},
 			scenario{name: "handshake/known/" + scheme, units: opening, most: known, of: haproxy, setup: s, run: handshake(false, false)},
 			scenario{name: "handshake/RS256/" + scheme, units: opening, most: fresh, of: haproxy, setup: rs, run: handshake(true, false)},
