@@ -480,7 +480,6 @@ func (r *ride) unsent(w *way) (acked, left int64) {
 func (r *ride) tick() {
 	defer r.mistake()
 	r.m.tick(r.now())
-	r.enqueue() // a source that had to rest may be read again
 	r.after()
 }
 
@@ -505,9 +504,6 @@ func (r *ride) move() {
 	for _, s := range r.seats() {
 		if s.readable && r.m.reads(s.from, now) {
 			r.read(s)
-			if s.readable && r.m.reads(s.from, now) {
-				r.enqueue()
-			}
 		}
 		if s.hung {
 			r.m.hung(s.from, s.reset, now)
@@ -609,7 +605,8 @@ func (s *seat) receive(b []byte) (n int, err error) {
 	return n, err
 }
 
-// after looks at what an event has left: the session may be over, or want to be looked at earlier.
+// after looks at what an event has left: the session may be over, have more to read, or want to be
+// looked at earlier.
 func (r *ride) after() {
 	if r.over {
 		return
@@ -618,6 +615,11 @@ func (r *ride) after() {
 	if r.m.over {
 		r.leave(r.m.ending)
 		return
+	}
+	for _, s := range r.seats() {
+		if s.readable && r.m.reads(s.from, r.now()) { // no event of the socket tells that it does not have to wait any more
+			r.enqueue()
+		}
 	}
 	if next := r.m.next(); next < r.at {
 		l := r.lane.Load()

@@ -133,6 +133,7 @@ func TestRoundLooksAfterFewOfManyTimers(t *testing.T) {
 	l := lanes.all[0]
 	for range 3 * maxTicks {
 		r := lanes.runner(&Relay{}).(*ride)
+		r.client.socket, r.agent.socket = &socket{}, &socket{}
 		r.m.init(Rules{PingInterval: time.Hour}, 0, r, 0)
 		r.at = 0
 		heap.Push(&l.timers, r)

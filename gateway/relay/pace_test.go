@@ -337,6 +337,42 @@ func TestPacedSideThatIsGoneEndsTheSession(t *testing.T) {
 	})
 }
 
+// What has come of a side that waits for its pace is read when the pace is lifted, although
+// nothing more comes.
+func TestSideIsReadOnWhenItsPaceIsLifted(t *testing.T) {
+	bothWays(t, func(t *testing.T, rules Rules) {
+		t.Run("the agent closes", func(t *testing.T) {
+			rules.FromClient = Pace{MessagesPerSecond: 0.01}
+			j := join(t, rules, 0, nil, nil)
+			const n = 60
+			text := strings.Repeat("x", 5000)
+			j.client.Say(many(j.client.Frame(rawws.Fin|rawws.Text, text), n), j.client.CloseFrame(1001, ""))
+			j.agent.Hears(rawws.Fin|rawws.Text, text)
+			j.agent.Say(j.agent.CloseFrame(1001, "restart"))
+			for range n - 1 {
+				j.agent.Hears(rawws.Fin|rawws.Text, text)
+			}
+			j.agent.HearsClose(1001, "")
+			j.client.HearsClose(1001, "restart")
+			j.over(outcome.Closed, 1001, "")
+		})
+		t.Run("the gateway ends it", func(t *testing.T) {
+			rules.FromClient = Pace{BytesPerSecond: 1000}
+			j := join(t, rules, 0, nil, nil)
+			text := strings.Repeat("x", 300_000)
+			j.client.Say(j.client.Frame(rawws.Fin|rawws.Text, text))
+			if _, err := j.agent.Reader.Peek(500); err != nil {
+				t.Fatal(err)
+			}
+			j.End(outcome.End(outcome.Drain, ""))
+			j.client.HearsClose(1001, "drain")
+			j.agent.Hears(rawws.Fin|rawws.Text, text)
+			j.agent.HearsClose(1001, "drain")
+			j.over(outcome.Drain, 1001, "")
+		})
+	})
+}
+
 func TestPaceHoldsOverSockets(t *testing.T) {
 	bothWays(t, func(t *testing.T, rules Rules) {
 		rules.FromClient = Pace{MessagesPerSecond: 50, MessagesBurst: 5}
