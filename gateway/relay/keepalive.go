@@ -84,12 +84,14 @@ func (w *way) judge() {
 
 // ping asks the sink for a sign of life.
 func (w *way) ping() {
-	w.wantPing, w.asking, w.pinged = false, true, w.m.now
-	if w.behind = false; !w.idle {
+	w.wantPing, w.pinged = false, w.m.now
+	if w.behind = false; w.asking || !w.idle {
 		w.look()
 	}
+	w.asking = true
 	w.owing()
 	w.write(appendPing(w.own[:0], w.to == outcome.Agent))
+	w.idle = !w.behind
 }
 
 // look notes what the sink has not taken yet, before something is written that it should answer.

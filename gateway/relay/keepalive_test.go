@@ -125,6 +125,30 @@ func TestPingBehindDataThatIsTakenSlowlyKillsNoClient(t *testing.T) {
 	w.ended(t, outcome.DeadPeer, outcome.Client, 3008, "takes no bytes")
 }
 
+// What is written after a Ping is not taken when that is answered.
+func TestDataThatFollowsAPingAndIsTakenSlowlyKillsNoClient(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{PingInterval: 10 * time.Second})
+	answers := func(f *fake) {
+		if f.to.asking {
+			f.say(rawws.Make(rawws.Fin|rawws.Pong, []byte(ownPing), f.masked))
+		}
+	}
+	w.passes(10 * time.Second)
+	answers(agent)
+	client.room = 0
+	agent.say(agent.text(strings.Repeat("x", 600)))
+	w.m.down.full = false // the gateway's system has taken it
+	answers(client)
+	for range 12 {
+		w.passes(5 * time.Second)
+		client.got, client.queue = append(client.got, client.queue[:20]...), client.queue[20:]
+		answers(agent)
+	}
+	if w.m.ending != nil {
+		t.Errorf("a client that takes 4 bytes a second is given up: %+v", w.m.ending)
+	}
+}
+
 func TestTimeForTheAnswerToACloseCountsFromTheLastByteTaken(t *testing.T) {
 	w, client, agent := newWorld(t, Rules{})
 	client.room = 0

@@ -115,7 +115,7 @@ type way struct {
 
 	// The gateway's own Ping to the sink.
 	asking bool          // it is not answered yet
-	idle   bool          // it is answered, and the sink has got nothing since: all is acknowledged
+	idle   bool          // nothing was written since, and all before it was taken: an answer means that all is
 	pinged time.Duration // when it was sent
 	behind bool          // when it was sent, or the other side's Close was, the sink had not taken all that came before
 	acked  int64         // what the sink's system had acknowledged when this was last looked at
@@ -209,7 +209,7 @@ func (w *way) pour(b []byte) {
 			w.pass(b[:c.length], 0)
 		case c.op == opPong:
 			// The answer to the gateway's own Ping is not the other side's business.
-			w.other.asking, w.other.idle = false, !w.other.behind
+			w.other.asking = false
 		case n == 0:
 			w.keep(b)
 			w.noted()
