@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -28,7 +29,7 @@ const spareLines = 1000
 // ReadRevocations returns the revocations that a file holds, at most max; none if the file is
 // missing or has no name. A last line that is cut off is dropped: its change was never answered.
 // Any other mistake is an error, because a revocation that is not understood would not be
-// enforced.
+// enforced, and because Keep would write over a file that holds something else.
 func ReadRevocations(name string, max int) (*Revocations, error) {
 	r := NewRevocations(max)
 	if name == "" {
@@ -83,7 +84,7 @@ func (r *Revocations) replay(text []byte) error {
 		}
 		if err == nil {
 			_, err = r.merge(v)
-		} else if !whole {
+		} else if !whole && errors.Is(err, io.ErrUnexpectedEOF) {
 			return nil
 		}
 		if err != nil {

@@ -101,8 +101,13 @@ func TestABadFileOfRevocationsIsAnError(t *testing.T) {
 	good := string(lineOf(t, r, Revocation{Issuer: "i", Subject: "s", Until: time.Now().Add(time.Hour)}))
 	other := string(lineOf(t, r, Revocation{Issuer: "i", Subject: "t", Until: time.Now().Add(time.Hour)}))
 	for text, want := range map[string]string{
-		"x\n":                        ":1: ",
-		good + "\n":                  ":2: ",
+		"x\n":       ":1: ",
+		good + "\n": ":2: ",
+		// No line break at the end does not make a line one that is cut off.
+		"hunter2":                    ":1: ",
+		strings.Repeat("\x00", 100):  ":1: ",
+		good + "x":                   ":2: ",
+		`{"token":"x"}`:              `:1: json: unknown field "token"`,
 		good + "{}\n" + good:         ":2: issuer is missing",
 		good[:20] + "\n" + good:      ":1: ",
 		good[:len(good)-2] + good:    ":1: ",
