@@ -55,7 +55,7 @@ func TestWhatTheGatewayCannotDoIsAnError(t *testing.T) {
 			"spec.rules[0].from[0]: a DENY rule that is not about a missing principal"},
 		{"a DENY that overlaps", "            notPaths:\n              - /healthz\n              - /docs/*",
 			"            notPaths:\n              - /healthz\n              - /docs/a*",
-			`spec.rules[0]: notPaths overlaps with the path "/docs/*" that an ALLOW policy opens`},
+			`spec.rules[0]: notPaths overlaps with the path "/docs/*" that is open in in.yaml:22:17`},
 		{"a prefix of two stars", "- /docs/*", "- /docs/**", "Istio takes only the last * as one: it is the prefix /docs/*"},
 		{"a star in the middle of a path", "- /docs/*", "- /a/*/b", "Istio takes a * in the middle literally"},
 		{"two stars around", "'*.css'", "'*a*'", "Istio takes only the first * as one: it is the suffix a*"},
@@ -89,6 +89,47 @@ func TestSecondPrincipalRuleIsAnError(t *testing.T) {
 	if _, _, err := Import([]File{{Name: "in.yaml", Text: text}}); err == nil ||
 		!strings.Contains(err.Error(), "a second rule that asks for a principal") {
 		t.Error(err)
+	}
+}
+
+// Without an ALLOW policy everything is open that no DENY rule refuses, so that each further rule
+// closes paths and never opens one.
+func TestSeveralDenyRulesWithoutAllow(t *testing.T) {
+	const head = `apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+spec: {jwtRules: [{issuer: "https://a"}]}
+`
+	policy := func(rules ...string) string {
+		return "---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nspec: {action: DENY, rules: [" +
+			strings.Join(rules, ", ") + "]}\n"
+	}
+	spares := func(paths string) string {
+		return `{from: [{source: {notRequestPrincipals: ["*"]}}], to: [{operation: {notPaths: [` + paths + `]}}]}`
+	}
+	for _, test := range []struct{ name, policies, want, problem string }{
+		{"one rule", policy(spares("/a, /b")), "/a /b", ""},
+		{"two rules of one policy", policy(spares("/a, /b"), spares("/b, /c")), "/b", ""},
+		{"rules that spare nothing in common", policy(spares("/a"), spares("/b")), "", ""},
+		{"two policies", policy(spares("/a, /docs/x")) + policy(spares("/docs/*")), "/docs/x", ""},
+		{"a rule for all paths", policy(spares("/a"), `{from: [{source: {notRequestPrincipals: ["*"]}}]}`), "", ""},
+		{"rules that overlap", policy(spares("/docs/*"), spares("/docs/a*")), "",
+			`notPaths overlaps with the path "/docs/*" that is open in in.yaml:7:109, and neither`},
+		{"no rule", policy(), "", "in.yaml:5:1: a DENY policy without rules refuses nothing"},
+		{"no rule, then one", policy() + policy(spares("/a")), "", "a DENY policy without rules refuses nothing"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c, _, err := Import([]File{{Name: "in.yaml", Text: head + test.policies}})
+			switch {
+			case test.problem != "":
+				if err == nil || !strings.Contains(err.Error(), test.problem) {
+					t.Errorf("error:\n%v\nwant: %s", err, test.problem)
+				}
+			case err != nil:
+				t.Error(err)
+			case strings.Join(c.Authentication.Authorization.ExcludePaths, " ") != test.want:
+				t.Errorf("open: %q, want %q", c.Authentication.Authorization.ExcludePaths, test.want)
+			}
+		})
 	}
 }
 

@@ -46,8 +46,7 @@ type importer struct {
 	places     map[string]node // key of the configuration → the field that says it
 
 	authentications, allows, denies, filters []node
-	allowedFields                            []node   // the entries of allowed
-	allowed                                  []string // paths that need no principal
+	allowed                                  []node // paths that need no principal
 	claims                                   config.RequiredClaims
 }
 
@@ -290,8 +289,7 @@ func (i *importer) excluded(to node) {
 			n.problem("an operation without paths lets in what has no token", "name the paths that need none")
 		}
 		for _, p := range paths.items() {
-			i.allowed = append(i.allowed, p.text())
-			i.allowedFields = append(i.allowedFields, p)
+			i.allowed = append(i.allowed, p)
 			p.pattern()
 		}
 	}
@@ -439,40 +437,43 @@ func (i *importer) principalIs(key, values node) {
 // deny reads the DENY policies and gives the paths that need no token: those of ALLOW that no
 // DENY takes back.
 func (i *importer) deny() []string {
-	open, fields := i.allowed, i.allowedFields
-	for n, d := range i.denies {
-		for _, rule := range d.get("spec").get("rules").items() {
+	open := i.allowed
+	isFirst := len(i.allows) == 0 // without ALLOW all is let in that the first rule spares
+	for _, d := range i.denies {
+		rules := d.get("spec").get("rules").items()
+		if len(rules) == 0 {
+			d.problem("a DENY policy without rules refuses nothing", "leave it out, or add the rule of notRequestPrincipals: [\"*\"]")
+		}
+		for _, rule := range rules {
 			spared := i.spared(rule)
-			if len(i.allows) == 0 && n == 0 {
-				open, fields = append(open, spared...), make([]node, len(spared)) // without ALLOW all else is let in
+			if isFirst {
+				open, isFirst = spared, false
 				continue
 			}
-			var left []string
-			var leftFields []node
-			for k, path := range open {
+			var left []node
+			for _, path := range open {
 				switch {
-				case slices.ContainsFunc(spared, func(s string) bool { return covers(s, path) }):
-					left, leftFields = append(left, path), append(leftFields, fields[k])
-				case slices.ContainsFunc(spared, func(s string) bool { return overlap(s, path) }):
-					rule.problem(fmt.Sprintf("notPaths overlaps with the path %q that an ALLOW policy opens, and neither holds the other",
-						path), "list the same paths in both policies")
+				case slices.ContainsFunc(spared, func(s node) bool { return covers(s.text(), path.text()) }):
+					left = append(left, path)
+				case slices.ContainsFunc(spared, func(s node) bool { return overlap(s.text(), path.text()) }):
+					rule.problem(fmt.Sprintf("notPaths overlaps with the path %q that is open in %s, and neither holds the other",
+						path.text(), path.place()), "list the same paths in both")
 				}
 			}
-			open, fields = left, leftFields
+			open = left
 		}
 	}
-	for n, field := range fields {
-		i.places[fmt.Sprintf("authentication.authorization.excludePaths[%d]", n)] = field
+	paths := []string{}
+	for n, path := range open {
+		i.places[fmt.Sprintf("authentication.authorization.excludePaths[%d]", n)] = path
+		paths = append(paths, path.text())
 	}
-	if open == nil {
-		return []string{}
-	}
-	return open
+	return paths
 }
 
 // spared are the paths that a DENY rule leaves alone. The rule must refuse what has no
 // principal, and nothing else.
-func (i *importer) spared(rule node) (paths []string) {
+func (i *importer) spared(rule node) (paths []node) {
 	f := rule.only("from", "to")
 	from := f["from"].items()
 	if len(from) != 1 {
@@ -491,7 +492,7 @@ func (i *importer) spared(rule node) (paths []string) {
 	for _, n := range to {
 		for _, p := range n.only("operation")["operation"].only("notPaths")["notPaths"].items() {
 			p.pattern()
-			paths = append(paths, p.text())
+			paths = append(paths, p)
 		}
 	}
 	return paths
