@@ -1,6 +1,7 @@
 package istio
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -128,6 +129,38 @@ spec: {jwtRules: [{issuer: "https://a"}]}
 				t.Error(err)
 			case strings.Join(c.Authentication.Authorization.ExcludePaths, " ") != test.want:
 				t.Errorf("open: %q, want %q", c.Authentication.Authorization.ExcludePaths, test.want)
+			}
+		})
+	}
+}
+
+// To Istio, [] and null are the same as a field that is not there.
+func TestEmptyListsSayNothing(t *testing.T) {
+	const head = "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nspec: {jwtRules: [{issuer: \"https://a\"%s}]}\n" +
+		"---\napiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nspec: {rules: [%s]}\n"
+	const principal = `{from: [{source: {requestPrincipals: ["*"]}}], to: [], when: null}`
+	for _, test := range []struct{ name, places, rules, problem string }{
+		{"empty places", ", fromHeaders: [], fromParams: null, fromCookies: []", principal, ""},
+		{"empty fields beside paths", "", principal + ", {from: [], to: [{operation: {paths: [/a]}}], when: []}", ""},
+		{"no condition", "", principal + ", {from: [], to: [], when: []}", "spec.rules[1]: a rule without conditions"},
+		{"a principal of nothing", "", "{from: [{source: {requestPrincipals: []}}]}", "a source without requestPrincipals"},
+		{"claims alone", "", `{from: [], when: [{key: "request.auth.claims[a]", values: [x]}]}`, "claims without requestPrincipals"},
+		{"no values", "", `{from: [{source: {requestPrincipals: ["*"]}}], when: [{key: "request.auth.claims[a]", values: []}]}`,
+			"spec.rules[0].when[0]: a condition without values"},
+		{"no paths", "", principal + ", {to: [{operation: {paths: []}}]}", "an operation without paths"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c, _, err := Import([]File{{Name: "in.yaml", Text: fmt.Sprintf(head, test.places, test.rules)}})
+			switch {
+			case test.problem != "":
+				if err == nil || !strings.Contains(err.Error(), test.problem) {
+					t.Errorf("error:\n%v\nwant: %s", err, test.problem)
+				}
+			case err != nil:
+				t.Error(err)
+			case !standard(c.Authentication.JWT):
+				t.Errorf("tokens are looked for in %v %v %v, and in Istio in its default places", c.Authentication.JWT.FromHeaders,
+					c.Authentication.JWT.FromParams, c.Authentication.JWT.FromCookies)
 			}
 		})
 	}

@@ -225,7 +225,7 @@ func (i *importer) jwtRule(key string, rule node) config.JWT {
 		f["outputClaimToHeaders"].note("lists become comma-joined text and numbers exact; format: base64json is what Envoy sends for a " +
 			"list")
 	}
-	if !f["fromHeaders"].there() && !f["fromParams"].there() && !f["fromCookies"].there() {
+	if f["fromHeaders"].empty() && f["fromParams"].empty() && f["fromCookies"].empty() {
 		j.FromHeaders = config.HeaderSources{{Name: bearerHeader, Prefix: bearerPrefix}}
 		j.FromParams, j.FromCookies = []string{tokenParam}, []string{}
 		return j
@@ -255,14 +255,14 @@ func (i *importer) allow() {
 		for _, rule := range rules {
 			f := rule.only("from", "to", "when")
 			switch {
-			case !f["from"].there() && !f["to"].there() && !f["when"].there():
+			case f["from"].empty() && f["to"].empty() && f["when"].empty():
 				rule.problem("a rule without conditions lets in what has no token",
 					"the gateway has no such mode; ask for requestPrincipals")
-			case !f["from"].there() && !f["when"].there():
+			case f["from"].empty() && f["when"].empty():
 				i.excluded(f["to"])
-			case f["to"].there():
+			case !f["to"].empty():
 				f["to"].problem("paths and a principal or claims in one rule", "the gateway asks for the same claims on every path")
-			case !f["from"].there():
+			case f["from"].empty():
 				rule.problem("claims without requestPrincipals", "ask for a principal in from, as the claims come from its token")
 			case principal.there():
 				rule.problem("a second rule that asks for a principal",
@@ -285,7 +285,7 @@ func (i *importer) allow() {
 func (i *importer) excluded(to node) {
 	for _, n := range to.items() {
 		paths := n.only("operation")["operation"].only("paths")["paths"]
-		if !paths.there() {
+		if paths.empty() {
 			n.problem("an operation without paths lets in what has no token", "name the paths that need none")
 		}
 		for _, p := range paths.items() {
@@ -322,7 +322,7 @@ func (i *importer) principals(from node) {
 	var asked []node
 	for _, n := range from.items() {
 		f := n.only("source")["source"].only("requestPrincipals")
-		if !f["requestPrincipals"].there() {
+		if f["requestPrincipals"].empty() {
 			n.problem("a source without requestPrincipals", "the gateway asks for a token and nothing else")
 		}
 		asked = append(asked, f["requestPrincipals"].items()...)
@@ -379,7 +379,7 @@ var claimKey = regexp.MustCompile(`^request\.auth\.claims\[(.+)\]$`)
 func (i *importer) when(n node) {
 	f := n.only("key", "values")
 	values := f["values"]
-	if !values.there() {
+	if values.empty() {
 		n.problem("a condition without values", "list the values of which one must match")
 	}
 	for _, v := range values.items() {

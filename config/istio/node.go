@@ -71,6 +71,10 @@ func (n node) there() bool { return n.at != nil }
 // said reports whether the field has a value.
 func (n node) said() bool { return n.there() && n.at.ShortTag() != "!!null" }
 
+// empty reports whether a list says nothing: Istio does not tell [] and null from a field that is
+// not there.
+func (n node) empty() bool { return len(n.items()) == 0 }
+
 // of reports whether the node is of a kind; if it has a value and is not, that is a problem.
 func (n node) of(kind yaml.Kind, text, hint string) bool {
 	switch {
