@@ -192,6 +192,7 @@ func TestValuesThatCannotBeMeantAreRefused(t *testing.T) {
 		{"config.session.drainTimeout=soon", "drainTimeout"},
 		{"authentication.jwt.isuer=x", "isuer"},
 		{"authentication.jwt.issuer=", "authentication.jwt.issuer: missing"},
+		{"istio.enabled=true,authentication.authorization.excludePaths={/[a]/{*\\}}", "Istio does not take [ and ] beside {*}"},
 		{"config.routes=null", "config.routes: no routes"},
 		{"gatewayAPI.httpRoute.enabled=true", "gatewayAPI.httpRoute.parentRefs: missing"},
 		{"gatewayAPI.tlsRoute.enabled=true", "set tls.secretName"},
@@ -367,7 +368,7 @@ func TestTheConfigMapStartsTheGateway(t *testing.T) {
 // same values.
 func TestIstioResourcesAreThoseOfExport(t *testing.T) {
 	binary := build(t)
-	for _, values := range []string{"omnia-istio", "everything-istio"} {
+	for _, values := range []string{"omnia-istio", "everything-istio", "odd-istio"} {
 		export := exec.Command(binary, "istio", "export", "--values", "testdata/"+values+".yaml")
 		export.Env = append(os.Environ(),
 			`OMNIA_GATEWAY_ROUTES=[{path: /my-agent, upstream: "http://my-agent:8080", allowedOrigins: ["https://app.example.com"]}]`)
