@@ -245,7 +245,8 @@ func (l *lane) round() {
 	}
 	l.found = 0
 	for ticks := 0; ticks < maxTicks && l.due(); ticks++ {
-		heap.Pop(&l.timers).(*ride).tick()
+		late := l.now - l.timers[0].at
+		heap.Pop(&l.timers).(*ride).tick(late)
 	}
 	l.turn, l.queue = l.queue, l.turn[:0]
 	l.patient, l.urgent = false, false
@@ -476,9 +477,21 @@ func (r *ride) unsent(w *way) (acked, left int64) {
 	return s.sent - inside, left
 }
 
-// tick is called when the session's time has come.
-func (r *ride) tick() {
+// tooLate is how long after its time a look at a session has to take into account that the lane,
+// or the whole process, was kept from working.
+const tooLate = 100 * time.Millisecond
+
+// tick is called when the session's time has come, or late. What has come before then, and was not
+// read, is no silence.
+func (r *ride) tick(late time.Duration) {
 	defer r.mistake()
+	if late > tooLate {
+		r.client.readable, r.agent.readable = true, true
+		r.move()
+	}
+	if r.over {
+		return
+	}
 	r.m.tick(r.now())
 	r.after()
 }

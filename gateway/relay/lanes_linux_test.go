@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/internal/rawws"
+	"github.com/altairalabs/omnia-gateway/internal/wstest"
 	"github.com/altairalabs/omnia-gateway/outcome"
 )
 
@@ -152,6 +153,36 @@ func TestRoundLooksAfterFewOfManyTimers(t *testing.T) {
 	}
 	if len(l.timers) != 3*maxTicks {
 		t.Errorf("%d sessions of %d are left", len(l.timers), 3*maxTicks)
+	}
+}
+
+// A process may be stopped for a while, with what its sessions have got meanwhile not read.
+func TestSessionIsNotIdleBecauseItsLaneHasStoppedForAWhile(t *testing.T) {
+	for _, version := range []uint16{0, tls.VersionTLS13} {
+		lanes, err := newLanes(1) // the test is its goroutine
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lanes.Close()
+		l := lanes.all[0]
+		rules := lasting
+		rules.Lanes, rules.IdleTimeout = lanes, time.Minute
+		j := join(t, rules, version, nil, nil)
+		l.woken = true
+		l.round()
+		j.client.Say(j.client.Frame(rawws.Fin|rawws.Text, "still here"))
+		l.start = l.start.Add(-2 * rules.IdleTimeout)
+		l.round()
+		j.agent.Hears(rawws.Fin|rawws.Text, "still here")
+		j.client.Close()
+		j.agent.Close()
+		wstest.Eventually(t, "the session is over", func() bool {
+			l.found = eventsNow(l.fd, l.events)
+			l.round()
+			return j.m.over
+		})
+		j.overBy(outcome.ClientLost, 1001, "")
+		left(t, lanes)
 	}
 }
 
