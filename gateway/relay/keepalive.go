@@ -37,7 +37,7 @@ func (m *machine) tick(now time.Duration) {
 			w.judge()
 		}
 	}
-	if idle := m.rules.IdleTimeout; idle > 0 && m.ending == nil && now-m.moved >= idle {
+	if idle := m.rules.IdleTimeout; idle > 0 && m.ending == nil && now-m.moved >= idle && !m.up.drips() && !m.down.drips() {
 		m.endFor(outcome.End(outcome.Idle, ""))
 	}
 	m.settle()
@@ -116,6 +116,10 @@ func (w *way) progress() bool {
 	}
 	return grown
 }
+
+// drips reports whether the sink has taken a part of what waits for it, as the system sees it: it
+// may be long until the next part has room there.
+func (w *way) drips() bool { return w.full && w.bulk && w.progress() }
 
 // pingBy is when the sink is to be asked, if its side stays silent.
 func (w *way) pingBy() time.Duration { return w.silentBy(max(w.pinged, w.other.heard)) }

@@ -149,6 +149,22 @@ func TestDataThatFollowsAPingAndIsTakenSlowlyKillsNoClient(t *testing.T) {
 	}
 }
 
+// The next part of what waits has room in the system only when a third of its buffer is free.
+func TestSideThatTakesDataSlowlyIsNotIdle(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{IdleTimeout: 10 * time.Second})
+	client.room = 0
+	agent.say(agent.text(strings.Repeat("x", 6000)))
+	for range 28 {
+		w.passes(time.Second)
+		client.got, client.queue = append(client.got, client.queue[:100]...), client.queue[100:]
+	}
+	if w.m.ending != nil {
+		t.Fatalf("a client that takes 100 bytes a second is idle: %+v", w.m.ending)
+	}
+	w.passes(20 * time.Second)
+	w.ended(t, outcome.Idle, outcome.Neither, 1000, "")
+}
+
 func TestTimeForTheAnswerToACloseCountsFromTheLastByteTaken(t *testing.T) {
 	w, client, agent := newWorld(t, Rules{})
 	client.room = 0
