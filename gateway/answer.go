@@ -108,13 +108,23 @@ func (g *Gateway) answerProblem(x *exchange, code int, refusal *outcome.Refusal,
 	x.w.Write(append(body, '\n'))
 }
 
+// answerHeader returns the headers with which an agent's answer goes on to the client.
+func (x *exchange) answerHeader(resp *http.Response) http.Header {
+	h := policy.EndToEnd(resp.Header)
+	if resp.StatusCode == http.StatusUpgradeRequired { // it has to name one (RFC 9110 §15.5.22)
+		h["Upgrade"] = []string{"websocket"} // the only one that the gateway lets through
+	}
+	h.Set("X-Gateway-Session", x.session)
+	x.pass.CORS.Tell(h)
+	return h
+}
+
 // passOn gives the client an agent's own answer to the handshake.
 func (g *Gateway) passOn(x *exchange, a *answer) {
 	defer a.conn.Close()
 	defer context.AfterFunc(x.r.Context(), func() { a.conn.Close() })()
 	a.conn.SetDeadline(time.Now().Add(bodyStall)) // no client waits longer for the body of a refusal
-	maps.Copy(x.w.Header(), policy.EndToEnd(a.Header))
-	x.pass.CORS.Tell(x.w.Header())
+	maps.Copy(x.w.Header(), x.answerHeader(a.Response))
 	x.w.WriteHeader(a.StatusCode)
 	_, err := io.Copy(flushing{x.w, http.NewResponseController(x.w)}, a.Body)
 	g.report(x, outcome.UpstreamRefused, a.StatusCode, outcome.Line(err))

@@ -290,6 +290,39 @@ func TestCutDoesNotWaitForAnAgentThatDoesNotAnswer(t *testing.T) {
 	}
 }
 
+// An agent's own answer gets no header that the agent did not send, but the name of the session: a
+// Content-Type that is guessed would undo nosniff. And a 426 must name the upgrade (RFC 9110
+// §15.5.22).
+func TestAgentsAnswerIsPassedOnAsItIs(t *testing.T) {
+	i := wstest.NewIssuer(t)
+	r := run(t, i.Config(listening(t, asked(func(c net.Conn, _ *http.Request) {
+		io.WriteString(c, "HTTP/1.1 426 Upgrade Required\r\nX-Content-Type-Options: nosniff\r\nConnection: X-Hop\r\nX-Hop: 1\r\n"+
+			"Content-Length: 6\r\n\r\n<html>")
+	}))))
+	authorization := "Authorization: Bearer " + i.Token()
+	for name, request := range map[string]string{
+		"handshake": rawws.Request("gateway.test", "/my-agent/ws", authorization),
+		"plain":     "GET /my-agent/ws HTTP/1.1\r\nHost: gateway.test\r\n" + authorization + "\r\n\r\n",
+	} {
+		e := r.dial()
+		e.Say([]byte(request))
+		resp := e.Answer()
+		b, err := io.ReadAll(resp.Body)
+		h := resp.Header
+		if resp.StatusCode != 426 || string(b) != "<html>" || err != nil {
+			t.Errorf("%s: %s, %q, %v", name, resp.Status, b, err)
+		}
+		if h["Content-Type"] != nil || h["X-Hop"] != nil || h.Get("X-Content-Type-Options") != "nosniff" ||
+			len(h.Get("X-Gateway-Session")) != 32 {
+			t.Errorf("%s: %v", name, h)
+		}
+		// Beside "close", which the handshake gets, net/http's client hides the rest of Connection.
+		if h.Get("Upgrade") != "websocket" || name == "plain" && h.Get("Connection") != "Upgrade" {
+			t.Errorf("%s: the upgrade is not named: %v", name, h)
+		}
+	}
+}
+
 func TestRefusalThatBrokeOffDoesNotLookWhole(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	r := run(t, i.Config(listening(t, asked(func(c net.Conn, _ *http.Request) {

@@ -181,9 +181,7 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 			return outcome.Refuse(outcome.UpstreamBadHandshake,
 				fmt.Sprintf("status %d to a request that asked for no upgrade", resp.StatusCode))
 		}
-		resp.Header = policy.EndToEnd(resp.Header)
-		resp.Header.Set("X-Gateway-Session", x.session)
-		p.CORS.Tell(resp.Header)
+		resp.Header = x.answerHeader(resp)
 		media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 		t.answers(media == "text/event-stream")
 		x.code = resp.StatusCode
@@ -274,11 +272,17 @@ func (w *answerWriter) WriteHeader(code int) {
 	if code < 200 {    // httputil passes an agent's interim answers on as they are
 		keep := policy.EndToEnd(h)
 		maps.DeleteFunc(h, func(name string, _ []string) bool { return keep[name] == nil })
-	} else if w.last || w.chunked != nil && !w.chunked.clear() { // not sooner, because httputil clears all headers after an interim answer
+		w.ResponseWriter.WriteHeader(code)
+		return
+	}
+	if w.last || w.chunked != nil && !w.chunked.clear() { // not sooner, because httputil clears all headers after an interim answer
 		h["Connection"] = []string{"close"}
-		if h.Get("Upgrade") != "" {
-			h.Add("Connection", "Upgrade") // RFC 9110 §7.8
-		}
+	}
+	if h.Get("Upgrade") != "" {
+		h.Add("Connection", "Upgrade") // RFC 9110 §7.8
+	}
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil // or net/http guesses one, and a client that must not guess would believe it
 	}
 	w.ResponseWriter.WriteHeader(code)
 }

@@ -134,6 +134,7 @@ func (p *Policy) locate(pass *Pass, r *http.Request, t *trace) (route *route, re
 	pass.Session, pass.Limits, pass.RejectWithClose = &route.session, &route.limits, route.rejectClose
 	pass.Hint = p.hint(r, route, pass.Names)
 	if !route.origins.allow(pass.Origins) {
+		pass.CORS = p.corsOf(route, nil)
 		return nil, "", "", refuseOrigin(pass.Origins)
 	}
 	pass.CORS = p.corsOf(route, pass.Origins)

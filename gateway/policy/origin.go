@@ -44,7 +44,8 @@ type CORS struct {
 	credentials bool   // the token may be a cookie
 }
 
-// corsOf returns what the page that sent a request must be told. The origin was found allowed.
+// corsOf returns what the page that sent a request must be told. The origin was found allowed;
+// lines are empty for a request without one, and for one that was refused.
 func (p *Policy) corsOf(r *route, lines []string) CORS {
 	switch {
 	case !r.cors:

@@ -115,6 +115,18 @@ func TestAgentsOwnCORSIsReplaced(t *testing.T) {
 	}
 }
 
+func TestRefusalOfAnOriginVaries(t *testing.T) {
+	p := admission(t, wstest.NewIssuer(t), func(c *config.Config) {
+		c.Routes[0].CORS, c.Routes[0].AllowedOrigins = true, []string{"https://app.example.com"}
+	})
+	pass, err := p.Admit(t.Context(), asking("/my-agent/x", "Origin: https://evil.com"))
+	h := http.Header{}
+	pass.CORS.Tell(h)
+	if outcome.RefusalOf(err).Reason != outcome.BadOrigin || len(h) != 1 || h.Get("Vary") != "Origin" {
+		t.Errorf("%v, %v", err, h)
+	}
+}
+
 // What a cache keeps of an answer to a request without an Origin must not be given to a page.
 func TestAnswersOfARouteThatSpeaksCORSVary(t *testing.T) {
 	for vary, want := range map[string]int{"": 1, "Accept": 2, "accept, origin": 1, "*": 1, "X-Original-URL": 2, "Origin": 1} {
