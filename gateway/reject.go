@@ -24,11 +24,8 @@ const (
 // browser sees nothing of an HTTP status. No agent is asked. It reports whether it has refused;
 // if not, nothing was written.
 func (g *Gateway) reject(x *exchange, refusal *outcome.Refusal) bool {
-	code := refusal.Reason.RejectCode()
-	if code == 0 || !x.pass.RejectWithClose || !handshake.Wanted(x.r) {
-		return false
-	}
-	if fault, _ := handshake.Fault(x.r); fault != "" {
+	code := x.pass.RejectCode(x.r, refusal.Reason)
+	if code == 0 {
 		return false
 	}
 	defer g.rejecting.Add(-1)

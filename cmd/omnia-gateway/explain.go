@@ -143,7 +143,11 @@ func print(w io.Writer, e policy.Explanation) {
 		}
 	}
 	if !e.Admitted {
-		fmt.Fprintf(w, "\nrefused: %s, the client gets %d %s\n", e.Reason, e.Status, http.StatusText(e.Status))
+		gets := fmt.Sprintf("%d %s", e.Status, http.StatusText(e.Status))
+		if e.Code != 0 {
+			gets = fmt.Sprintf("Close %d", e.Code)
+		}
+		fmt.Fprintf(w, "\nrefused: %s, the client gets %s\n", e.Reason, gets)
 		return
 	}
 	fmt.Fprintf(w, "\nlet through: %s\n", e.Reason)

@@ -131,7 +131,7 @@ func (p *Policy) locate(pass *Pass, r *http.Request, t *trace) (route *route, re
 	} else {
 		t.ok("route", "%s", route.name)
 	}
-	pass.Session, pass.Limits, pass.RejectWithClose = &route.session, &route.limits, route.rejectClose
+	pass.Session, pass.Limits, pass.rejectWithClose = &route.session, &route.limits, route.rejectClose
 	pass.Hint = p.hint(r, route, pass.Names)
 	if !route.origins.allow(pass.Origins) {
 		pass.CORS = p.corsOf(route, nil)

@@ -24,10 +24,12 @@ type Step struct {
 type Explanation struct {
 	Steps []Step
 	// Admitted reports whether the agent would be asked. Reason is the word of the outcome, and
-	// Status the client's answer if it is refused.
+	// Status the client's answer if it is refused. Code is that of the Close that it gets instead,
+	// or 0.
 	Admitted bool
 	Reason   outcome.Reason
 	Status   int
+	Code     int
 	// Upstream is the URL that the agent would be asked for, and Header what it would be told.
 	// Both are set only if Admitted, and not for a request that the gateway answers itself.
 	Upstream string
@@ -43,7 +45,7 @@ func (p *Policy) Explain(ctx context.Context, r *http.Request) Explanation {
 		refusal := outcome.RefusalOf(err)
 		return Explanation{
 			Steps:  append(t.steps, Step{Name: string(refusal.Reason), Detail: refusal.Text()}),
-			Reason: refusal.Reason, Status: refusal.Reason.Status(),
+			Reason: refusal.Reason, Status: refusal.Reason.Status(), Code: pass.RejectCode(r, refusal.Reason),
 		}
 	}
 	e := Explanation{Steps: t.steps, Admitted: true, Reason: pass.Reason}

@@ -100,8 +100,6 @@ type Pass struct {
 	// Session and Limits are those of the route. They are not changed.
 	Session *config.Session
 	Limits  *config.Limits
-	// RejectWithClose reports whether the route wants WebSockets refused by a Close.
-	RejectWithClose bool
 	// Upgrade reports whether the request is a WebSocket handshake.
 	Upgrade bool
 	// CORS is what the answer must tell a page of another origin.
@@ -129,6 +127,20 @@ type Pass struct {
 	Removed []Removed
 	// Protocols is what is needed to answer the client's subprotocols.
 	Protocols handshake.Protocols
+
+	rejectWithClose bool // the route wants WebSockets refused by a Close
+}
+
+// RejectCode returns the code of the Close by which the client is refused, or 0 if by an HTTP
+// status: because the route wants that, or r is no valid handshake, or the reason has no code.
+func (p *Pass) RejectCode(r *http.Request, reason outcome.Reason) int {
+	if !p.rejectWithClose || !handshake.Wanted(r) {
+		return 0
+	}
+	if fault, _ := handshake.Fault(r); fault != "" {
+		return 0
+	}
+	return reason.RejectCode()
 }
 
 // The kinds of what is Removed.
