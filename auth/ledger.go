@@ -36,7 +36,10 @@ func ReadRevocations(name string, max int) (*Revocations, error) {
 		return r, nil
 	}
 	text, err := os.ReadFile(name)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) { // serve makes it, but not its folder
+		_, err = os.Stat(filepath.Dir(name))
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := r.replay(text); err != nil {

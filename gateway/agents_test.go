@@ -3,6 +3,7 @@ package gateway
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -284,7 +285,7 @@ routes:
 		t.Fatal(err)
 	}
 	_, err = New(c, Options{})
-	problems, ok := err.(config.Problems)
+	problems, ok := errors.AsType[config.Problems](err)
 	if !ok {
 		t.Fatalf("%T %v", err, err)
 	}

@@ -15,6 +15,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -96,31 +97,29 @@ func New(c *config.Config, o Options) (*Gateway, error) {
 		reloads:   reloads{seen: contents(c.Sources.Files()), loaded: time.Now()},
 	}
 	g.keys = auth.NewKeys(auth.Options{Log: log, ClientKeysChanged: g.judgeClientKeys})
+	var faults []error // of the files, so that all are told at once
+	note := func(err error) { faults = append(faults, err) }
 	var err error
 	if g.revoked, err = auth.ReadRevocations(c.Revocations.File, c.Revocations.Max); err != nil {
-		return nil, fmt.Errorf("revocations.file: %w", err)
+		note(fmt.Errorf("revocations.file: %w", err))
 	}
 	p, err := policy.New(c, g.keys, g.revoked)
-	if err != nil {
+	note(err)
+	_, err = g.operators.load()
+	note(err)
+	if c.TLS.Enabled() {
+		g.certs, err = newCertificates(c.TLS)
+		note(err)
+	}
+	note(g.fleet.prepare(c))
+	if c.Cluster.Redis.Enabled() {
+		g.replicas, err = g.newCluster(c)
+		note(err)
+	}
+	if err := errors.Join(faults...); err != nil {
 		return nil, err
 	}
 	g.policy.Store(p)
-	if _, err := g.operators.load(); err != nil {
-		return nil, err
-	}
-	if c.TLS.Enabled() {
-		if g.certs, err = newCertificates(c.TLS); err != nil {
-			return nil, err
-		}
-	}
-	if err := g.fleet.prepare(c); err != nil {
-		return nil, err
-	}
-	if c.Cluster.Redis.Enabled() {
-		if g.replicas, err = g.newCluster(c); err != nil {
-			return nil, err
-		}
-	}
 	g.metrics = newMetrics(g, o.LogDropped)
 	return g, nil
 }
