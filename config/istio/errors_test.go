@@ -65,6 +65,18 @@ func TestWhatTheGatewayCannotDoIsAnError(t *testing.T) {
 			"in.yaml:21:17: authentication.authorization.excludePaths[0]: doubled slash in the path"},
 		{"a header that must not be set", "header: X-Tenant", "header: Host",
 			"authentication.jwt.outputClaimToHeaders[1].header: reserved"},
+		{"a field beside spec", "kind: AuthorizationPolicy\n", "kind: AuthorizationPolicy\naction: DENY\n",
+			": action: the gateway has nothing that does the same"},
+		{"an unknown field of a selector", "matchLabels:", "matchLables:", "spec.selector.matchLables: the gateway has nothing"},
+		{"an unknown field of a filter's selector", "    labels:\n      o", "    label:\n      o",
+			"spec.workloadSelector.label: the gateway"},
+		{"an unknown version", "security.istio.io/v1\nkind: RequestAuthentication", "security.istio.io/v2\nkind: RequestAuthentication",
+			"apiVersion: unknown version of RequestAuthentication; known here: security.istio.io/v1, security.istio.io/v1beta1"},
+		{"another group of Istio", "security.istio.io/v1\nkind: AuthorizationPolicy", "rbac.istio.io/v1\nkind: AuthorizationPolicy",
+			"apiVersion: unknown version of AuthorizationPolicy"},
+		{"no version", "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy", "kind: AuthorizationPolicy", "no apiVersion"},
+		{"a merged field", "  namespace: agents", "  <<: {annotations: {istio.io/dry-run: \"true\"}}",
+			"metadata.<<: anchors and aliases"},
 		{"an anchor", "  namespace: agents", "  namespace: &ns agents", "metadata.namespace: anchors and aliases are not read"},
 		{"no YAML", "kind: EnvoyFilter", "kind: [", "in.yaml: not YAML: "},
 	} {
@@ -163,6 +175,20 @@ func TestEmptyListsSayNothing(t *testing.T) {
 					c.Authentication.JWT.FromParams, c.Authentication.JWT.FromCookies)
 			}
 		})
+	}
+}
+
+// A list of one kind, as Istio's API has it, is taken apart as kubectl's List is.
+func TestListOfOneKindIsRead(t *testing.T) {
+	const list = `{apiVersion: security.istio.io/v1, kind: AuthorizationPolicyList, items: [
+  {apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, spec: {rules: [{from: [{source: {requestPrincipals: ["*"]}}]}]}},
+  {apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, spec: {action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]}}]}
+---
+{apiVersion: security.istio.io/v1, kind: RequestAuthentication, spec: {jwtRules: [{issuer: "https://a"}]}}
+`
+	if _, _, err := Import([]File{{Name: "in.yaml", Text: list}}); err == nil ||
+		!strings.Contains(err.Error(), "in.yaml:3:94: spec.rules[0]: a DENY rule that is not about a missing principal") {
+		t.Error(err)
 	}
 }
 

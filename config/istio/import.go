@@ -97,6 +97,17 @@ func (i *importer) missing(text, hint string) {
 	i.problems = append(i.problems, config.Problem{Place: config.Place{Name: strings.Join(i.names, ", ")}, Text: text, Hint: hint})
 }
 
+// versions are those in which a kind is read; none if it is not.
+func versions(kind string) []string {
+	switch kind {
+	case "RequestAuthentication", "AuthorizationPolicy":
+		return []string{"security.istio.io/v1", "security.istio.io/v1beta1"}
+	case "EnvoyFilter":
+		return []string{"networking.istio.io/v1alpha3"}
+	}
+	return nil
+}
+
 // sort puts a document where it belongs.
 func (i *importer) sort(d node) {
 	kind, version := d.get("kind"), d.get("apiVersion")
@@ -104,33 +115,47 @@ func (i *importer) sort(d node) {
 		d.problem("no kind", "give Istio's resources, as kubectl get -o yaml writes them")
 		return
 	}
+	if !version.there() {
+		d.problem("no apiVersion", "Istio's resources have one, such as security.istio.io/v1")
+		return
+	}
 	group, _, _ := strings.Cut(version.text(), "/")
-	switch k := kind.text(); {
-	case k == "List":
+	k := kind.text()
+	known := versions(k)
+	item, isList := strings.CutSuffix(k, "List")
+	switch {
+	case isList && (item == "" || versions(item) != nil):
 		for _, item := range d.get("items").items() {
 			item.field = ""
 			i.sort(item)
 		}
 		return
-	case k == "RequestAuthentication" && group == "security.istio.io":
+	case known == nil || !strings.HasSuffix(group, "istio.io"):
+		kind.note("%s of %s is not read", k, version.text())
+		return
+	case !slices.Contains(known, version.text()):
+		version.problem("unknown version of "+k, "known here: "+strings.Join(known, ", "))
+		return
+	}
+	d.only("apiVersion", "kind", "metadata", "spec", "status")
+	spec := d.get("spec")
+	switch k {
+	case "RequestAuthentication":
 		i.authentications = append(i.authentications, d)
 		if annotation := d.get("metadata").get("annotations").get(Annotation); annotation.there() {
 			i.annotation = annotation
 		}
-		d.get("spec").only("selector", "targetRef", "targetRefs", "jwtRules")
-	case k == "AuthorizationPolicy" && group == "security.istio.io":
+		spec.only("selector", "targetRef", "targetRefs", "jwtRules")
+	case "AuthorizationPolicy":
 		i.policy(d)
-	case k == "EnvoyFilter" && group == "networking.istio.io":
+	case "EnvoyFilter":
 		i.filters = append(i.filters, d)
-		i.share(d, d.get("spec").get("workloadSelector").get("labels"))
-		return
-	default:
-		kind.note("%s is not read", k)
+		i.share(d, spec.get("workloadSelector").only("labels")["labels"])
 		return
 	}
-	i.share(d, d.get("spec").get("selector").get("matchLabels"))
+	i.share(d, spec.get("selector").only("matchLabels")["matchLabels"])
 	for _, field := range []string{"targetRef", "targetRefs"} {
-		if n := d.get("spec").get(field); n.there() {
+		if n := spec.get(field); n.there() {
 			n.problem("a policy for a gateway or a waypoint",
 				"the gateway stands for the sidecars of one workload: import policies with one selector")
 		}

@@ -103,6 +103,10 @@ func (n node) fields() (names []string, values map[string]node) {
 			field = n.field + "." + name
 		}
 		value := node{n.r, n.file, field, n.at.Content[k+1]}
+		if n.at.Content[k].ShortTag() == "!!merge" {
+			value.problem("anchors and aliases are not read", "write the fields out")
+			continue
+		}
 		if _, twice := values[name]; twice {
 			value.problem("given twice", "keep one of the two")
 			continue
