@@ -308,3 +308,18 @@ func TestE15EmptyHostIsRefused(t *testing.T) {
 		t.Errorf("a probe in HTTP/1.0: %s", resp.Status)
 	}
 }
+
+func TestE17HostThatServersReadDifferentlyIsRefused(t *testing.T) {
+	i, a := newIssuer(t), newAgent(t, nil)
+	wild := route("/my-agent", a.URL).with("host", "*.agents.example")
+	g := start(t, plain(i, a.URL).with("routes", []any{wild, route("/any", a.URL)}))
+	for target, host := range map[string]string{
+		"/my-agent/x": "evil.example,a.agents.example", "/my-agent/": "a.agents.example:evil", "/any/1": "[a.agents.example]:80",
+		// net/http looks at the header alone, and here the target takes its place.
+		`http://evil"x.agents.example/my-agent/x`: "a.agents.example", `http://<b>/any/x`: "a", "http://%ff%85/any/x": "a",
+		"http://[::1%25%20x]/any/x": "a", "http://a%25,b/any/x": "a",
+	} {
+		g.rejected(t, 400, "bad-host", "GET "+target+" HTTP/1.1\r\nHost: "+host+"\r\nConnection: close\r\n"+i.bearer(t)+"\r\n\r\n")
+	}
+	a.untouched(t)
+}

@@ -106,8 +106,8 @@ func (p *Policy) locate(pass *Pass, r *http.Request, t *trace) (route *route, re
 		return nil, "", "", err
 	}
 	pass.Host, pass.Path, pass.Origins = hostOf(r.Host), path, r.Header["Origin"]
-	if pass.Host == "" && r.ProtoAtLeast(1, 1) { // RFC 9112 §3.2; a probe in HTTP/1.0 may leave it out
-		return nil, "", "", outcome.Refuse(outcome.BadHost, "an empty Host")
+	if pass.Host == "" && (r.Host != "" || r.ProtoAtLeast(1, 1)) { // RFC 9112 §3.2; a probe in HTTP/1.0 may leave it out
+		return nil, "", "", outcome.Refuse(outcome.BadHost, "a Host that is empty, or names no host")
 	}
 	if (path == Renew || path == Logout) && p.authenticated {
 		pass.Own = path

@@ -96,7 +96,7 @@ func (p *Policy) Lists(c Case, origins []string) bool {
 		return false
 	case len(route.origins) == 0:
 		page, err := url.Parse(origins[0])
-		return err == nil && len(origins) == 1 && page.Host != "" && hostOf(page.Host) == c.Host
+		return err == nil && len(origins) == 1 && c.Host != "" && hostOf(page.Host) == c.Host
 	}
 	return route.origins.allow(origins)
 }

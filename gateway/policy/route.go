@@ -2,7 +2,7 @@ package policy
 
 import (
 	"cmp"
-	"net"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -255,12 +255,34 @@ func (r *route) deadline(id *auth.Identity) time.Time {
 	return id.Deadline.Add(r.session.ExpiryGrace)
 }
 
-// hostOf is the host name of a Host header: without port, in lower case.
-func hostOf(h string) string {
-	if name, _, err := net.SplitHostPort(h); err == nil {
-		h = name
+// hostOf returns the host name of a Host header: without port, in lower case. It is "" if the
+// header names no host, or has what stands in no host's name. Servers disagree about the rest:
+// evil,a.example ends in .example, and in a list its first element is evil.
+func hostOf(authority string) string {
+	name, port := authority, ""
+	if colon := strings.LastIndexByte(authority, ':'); colon > strings.LastIndexByte(authority, ']') {
+		name, port = authority[:colon], authority[colon+1:]
 	}
-	return strings.ToLower(strings.TrimSuffix(h, "."))
+	if strings.Trim(port, "0123456789") != "" {
+		return ""
+	}
+	if address, is := strings.CutPrefix(name, "["); is {
+		address, closed := strings.CutSuffix(address, "]")
+		if a, err := netip.ParseAddr(address); err != nil || !a.Is6() || a.Zone() != "" || !closed {
+			return ""
+		}
+		return strings.ToLower(address)
+	}
+	if strings.ContainsFunc(name, isOddInHost) {
+		return ""
+	}
+	return strings.ToLower(strings.TrimSuffix(name, "."))
+}
+
+// isOddInHost reports whether a character stands in no host's name. Clients of a Unix socket
+// write its path there, with escapes.
+func isOddInHost(c rune) bool {
+	return !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("-._~%", c))
 }
 
 // address is the upstream's scheme and host for one request.

@@ -117,6 +117,28 @@ func TestMostExactRouteWinsWhateverTheOrder(t *testing.T) {
 	}
 }
 
+func TestHostOf(t *testing.T) {
+	for authority, want := range map[string]string{
+		"a.example": "a.example", "A.Example.": "a.example", "a.example:443": "a.example", "a.example.:8443": "a.example",
+		"a.example:": "a.example", "my_agent": "my_agent", "127.0.0.1:80": "127.0.0.1", "xn--gd-eka.example": "xn--gd-eka.example",
+		"[::1]": "::1", "[::1]:80": "::1", "[2001:DB8::1]": "2001:db8::1", "%2Fvar%2Frun%2Fx.sock": "%2fvar%2frun%2fx.sock",
+	} {
+		if got := hostOf(authority); got != want {
+			t.Errorf("%s: got %q, expected %q", authority, got, want)
+		}
+	}
+	for _, authority := range []string{
+		"", ".", ":80", "a:b", "a:80:90", "::1", "[a.example]:80", "[a.example]", "[127.0.0.1]", "[::1", "::1]", "[::1]x", "x[::1]",
+		"[::1]:x", "[]", "[fe80::1%eth0]", `[::1%"]`, "[::1% x]", `a"b`, "<a>", "a b",
+		"\xff\x85", "é.example", "evil,a.example", "evil;a.example",
+		"u@a.example", "a/b", `a\b`, "a?b", "a#b", "a\x00", "{a}",
+	} {
+		if got := hostOf(authority); got != "" {
+			t.Errorf("%q: got %q, expected no host", authority, got)
+		}
+	}
+}
+
 func TestHostsWithNamesComeBetweenExactOnesAndWildcards(t *testing.T) {
 	all := []string{
 		"/{agent}", "*.example.com /", "*.agents.example.com /", "{agent}.{namespace}.Example.com /", "{agent}.team.example.com /",
