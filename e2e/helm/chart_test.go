@@ -192,6 +192,8 @@ func TestValuesThatCannotBeMeantAreRefused(t *testing.T) {
 		{"config.session.drainTimeout=soon", "drainTimeout"},
 		{"authentication.jwt.isuer=x", "isuer"},
 		{"authentication.jwt.issuer=", "authentication.jwt.issuer: missing"},
+		{"istio.enabled=true,authentication.jwt.issuer=,authentication.clientKeys.file=/keys.yaml", "Istio does not know client keys"},
+		{`podLabels.app\.kubernetes\.io/name=other`, "set nameOverride instead"},
 		{"istio.enabled=true,authentication.authorization.excludePaths={/[a]/{*\\}}", "Istio does not take [ and ] beside {*}"},
 		{"config.routes=null", "config.routes: no routes"},
 		{"gatewayAPI.httpRoute.enabled=true", "gatewayAPI.httpRoute.parentRefs: missing"},
@@ -205,6 +207,43 @@ func TestValuesThatCannotBeMeantAreRefused(t *testing.T) {
 		if ok || !strings.Contains(out, m.problem) {
 			t.Errorf("%s: %s, want %q", m.set, out, m.problem)
 		}
+	}
+}
+
+// TestOddPods renders values beside which the chart has something to say itself. No key may be
+// there twice: of two, Kubernetes takes one in silence.
+func TestOddPods(t *testing.T) {
+	c := newCluster(t)
+	for _, test := range []struct{ name, values, want string }{
+		{"a proxy of one's own", "istio: {enabled: true}\npodAnnotations: {proxy.istio.io/config: \"concurrency: 2\"}",
+			"concurrency: 2\n          holdApplicationUntilProxyStarts: true\n          terminationDrainDuration: 40s\n"},
+		{"ports of one's own", "istio: {enabled: true}\npodAnnotations: {traffic.sidecar.istio.io/excludeInboundPorts: \"9999\"}",
+			"excludeInboundPorts: 9091,9999\n"},
+		{"no sidecar", "istio: {enabled: true}\npodLabels: {sidecar.istio.io/inject: \"false\"}", `sidecar.istio.io/inject: "false"`},
+		{"no resources", "resources: null", "args:"},
+		{"no security contexts", "{podSecurityContext: null, securityContext: null, topologySpreadConstraints: null}", "args:"},
+		{"a broken number of GiB", "resources: {limits: {memory: 1.5Gi}}", `{ name: GOMEMLIMIT, value: "1449551462" }`},
+		{"bytes", "resources: {limits: {memory: 2000000000}}", `{ name: GOMEMLIMIT, value: "1800000000" }`},
+		{"client keys alone", "authentication: {jwt: {issuer: \"\"}, clientKeys: {file: /etc/omnia/keys/keys.yaml}}", "args:"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "values.yaml")
+			if err := os.WriteFile(file, []byte(test.values), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			out := render(t, "minimal", "1.37", "--values", file)
+			if !strings.Contains(out, test.want) {
+				t.Errorf("no %q in\n%s", test.want, out)
+			}
+			for _, document := range documents(out) {
+				if err := c.check(document); err != nil {
+					t.Errorf("%v in\n%s", err, document)
+				}
+				if _, err := yaml.YAMLToJSONStrict([]byte(document)); err != nil {
+					t.Errorf("%v in\n%s", err, document)
+				}
+			}
+		})
 	}
 }
 

@@ -60,11 +60,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{- /* Nine tenths of the memory limit, in bytes; nothing if there is no limit. */}}
 {{- define "omnia-gateway.memory" -}}
-{{- $limit := dig "limits" "memory" "" .Values.resources | toString }}
-{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 }}
+{{- $limit := dig "limits" "memory" "" (.Values.resources | default dict) }}
+{{- if kindIs "float64" $limit }}
+{{- $limit = int64 $limit }}
+{{- end }}
+{{- $limit = toString $limit }}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 }}
 {{- $unit := regexFind `[A-Za-z]*$` $limit }}
-{{- if and (regexMatch `^[0-9]+[A-Za-z]*$` $limit) (hasKey $units $unit) }}
-{{- div (mul (regexFind `^[0-9]+` $limit) (get $units $unit) 9) 10 }}
+{{- if and (regexMatch `^[0-9]+([.][0-9]+)?[A-Za-z]*$` $limit) (hasKey $units $unit) }}
+{{- divf (mulf (regexFind `^[0-9.]+` $limit) (get $units $unit) 9) 10 | floor | int64 }}
 {{- end }}
 {{- end }}
 
@@ -73,7 +77,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if not .Values.config.routes }}
 {{- fail "config.routes: no routes; say where requests go, such as {path: /my-agent, upstream: http://my-agent:8080}" }}
 {{- end }}
-{{- if and .Values.authentication.enabled (not .Values.authentication.jwt.issuer) }}
+{{- if and .Values.authentication.enabled (not .Values.authentication.jwt.issuer) (not (dig "clientKeys" "file" "" .Values.authentication)) }}
 {{- fail "authentication.jwt.issuer: missing; write it exactly as in the claim iss, such as https://issuer.example.com" }}
 {{- end }}
 {{- $config := deepCopy .Values.config }}
