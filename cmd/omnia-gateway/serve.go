@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -62,7 +64,8 @@ func configFlags(c *cobra.Command, from *config.Sources) {
 func load(from config.Sources) (*config.Config, error) {
 	from.Environ = os.Environ()
 	c, err := config.Load(from)
-	if err != nil && len(from.Files()) == 0 {
+	set := func(variable string) bool { return strings.HasPrefix(variable, "OMNIA_GATEWAY_") }
+	if err != nil && len(from.Files()) == 0 && !slices.ContainsFunc(from.Environ, set) {
 		err = fmt.Errorf("%w\nname a file with --config; or run omnia-gateway dev, which needs none", err)
 	}
 	return c, err
