@@ -47,7 +47,7 @@ func (m *machine) tick(now time.Duration) {
 // whether the source answers the other side's Close, and whether the sink answers a Ping.
 func (w *way) judge() {
 	m := w.m
-	if w.full && m.now-w.took >= m.rules.StallTimeout && !w.progress() {
+	if w.full && m.now >= w.lookBy() && !w.progress() && m.now-w.took >= m.rules.StallTimeout {
 		m.endFor(outcome.Fault(outcome.DeadPeer, w.to, " takes no bytes"))
 		return
 	}
@@ -107,7 +107,7 @@ func (w *way) look() {
 func (w *way) progress() bool {
 	acked, left := w.m.port.unsent(w)
 	grown := acked > w.acked
-	w.acked, w.behind = acked, left > 0
+	w.acked, w.behind, w.looked = acked, left > 0, w.m.now
 	if grown {
 		w.took = w.m.now
 		if w.bulk {
@@ -115,6 +115,13 @@ func (w *way) progress() bool {
 		}
 	}
 	return grown
+}
+
+// lookBy is when to look whether a sink that is full has taken something. A few looks within
+// StallTimeout are how exact that is.
+func (w *way) lookBy() time.Duration {
+	stall := w.m.rules.StallTimeout
+	return min(max(w.took, w.looked)+stall/4, w.took+stall)
 }
 
 // drips reports whether the sink has taken a part of what waits for it, as the system sees it: it
@@ -211,7 +218,7 @@ func (m *machine) next() time.Duration {
 			next = min(next, w.pingAgain())
 		}
 		if w.full && m.ending == nil {
-			next = min(next, w.took+m.rules.StallTimeout)
+			next = min(next, w.lookBy())
 		}
 	}
 	if idle := m.rules.IdleTimeout; idle > 0 && m.ending == nil {

@@ -151,7 +151,7 @@ func TestDataThatFollowsAPingAndIsTakenSlowlyKillsNoClient(t *testing.T) {
 
 // The next part of what waits has room in the system only when a third of its buffer is free.
 func TestSideThatTakesDataSlowlyIsNotIdle(t *testing.T) {
-	w, client, agent := newWorld(t, Rules{IdleTimeout: 10 * time.Second})
+	w, client, agent := newWorld(t, Rules{IdleTimeout: 5 * time.Second})
 	client.room = 0
 	agent.say(agent.text(strings.Repeat("x", 6000)))
 	for range 28 {
@@ -163,6 +163,19 @@ func TestSideThatTakesDataSlowlyIsNotIdle(t *testing.T) {
 	}
 	w.passes(20 * time.Second)
 	w.ended(t, outcome.Idle, outcome.Neither, 1000, "")
+}
+
+// What a sink has taken before it stops says nothing about the time after that.
+func TestSinkThatStopsIsDeadSoonAfterStallTimeout(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{})
+	agent.say(agent.text("hello")) // nothing asks whether the client has got this
+	client.room = 0
+	agent.say(agent.text("hello"))
+	if w.passes(29 * time.Second); w.m.ending != nil {
+		t.Fatalf("ended too early: %+v", w.m.ending)
+	}
+	w.passes(9 * time.Second)
+	w.ended(t, outcome.DeadPeer, outcome.Client, 3008, "takes no bytes")
 }
 
 func TestTimeForTheAnswerToACloseCountsFromTheLastByteTaken(t *testing.T) {

@@ -107,6 +107,7 @@ type way struct {
 	fullAt time.Duration // since when it is full
 	heard  time.Duration // when the source was last heard
 	took   time.Duration // when the sink last took bytes that had to wait
+	looked time.Duration // when the system was last asked about that
 
 	// What the gateway has put in, or will when the frame under way has ended.
 	wantPing bool
