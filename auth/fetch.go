@@ -68,6 +68,13 @@ func newSource(j config.JWT) (from source, first *jwks, err error) {
 	return from, first, nil
 }
 
+// sameKeys reports whether another source is the same place, asked in the same way, only at other
+// times. Another proxy or other authorities may give other keys.
+func (s source) sameKeys(other source) bool {
+	other.how.Timeout, other.how.Interval = s.how.Timeout, s.how.Interval
+	return s == other
+}
+
 func (s source) timeout() time.Duration { return cmp.Or(s.how.Timeout, fetchLimit) }
 
 // interval returns how long keys are used until they are asked for again.

@@ -23,9 +23,9 @@ type Options struct {
 
 // Keys are the key sets of the issuers, each with a loop that keeps it fresh. They outlive the
 // rules: a Verifier that New makes for a changed configuration finds the sets of its issuers here,
-// with their keys. A set belongs to one issuer and one place where its keys are, and is never
-// pooled with another's: a shared set would let any issuer sign for all. The methods may be used
-// concurrently.
+// with their keys, also if the times of their fetches have changed. A set belongs to one issuer
+// and one place where its keys are, and is never pooled with another's: a shared set would let any
+// issuer sign for all. The methods may be used concurrently.
 type Keys struct {
 	options Options
 	changed chan struct{} // tells Run that sets came or went
@@ -158,6 +158,9 @@ func (k *Keys) set(from source, first *jwks) *keySet {
 		return k.sets[n]
 	}
 	s := newKeySet(from, first, k.options)
+	if n := slices.IndexFunc(k.sets, func(s *keySet) bool { return s.sameKeys(from) }); first == nil && n >= 0 {
+		s.inherit(k.sets[n])
+	}
 	k.sets = append(k.sets, s)
 	k.notify()
 	return s

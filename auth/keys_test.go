@@ -683,6 +683,38 @@ func TestKeysOutliveTheRules(t *testing.T) {
 	})
 }
 
+// A reload that changes only when keys are fetched must not cost them while the issuer is down.
+func TestKeysOutliveAnotherTimeOfTheirFetches(t *testing.T) {
+	i := &idp{status: 200, body: allKeys()}
+	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {
+		i.answer(500, "")
+		changed := func(change func(*config.JWT)) *gate {
+			t.Helper()
+			v, err := New(settings(func(c *config.Authentication) { change(&c.JWT) }), maxToken, a.Keys, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			v.now = a.now
+			a.Keep(v)
+			synctest.Wait()
+			return &gate{v, a.Keys}
+		}
+		for name, change := range map[string]func(*config.JWT){
+			"fetch.timeout":  func(j *config.JWT) { j.Fetch.Timeout = 5 * time.Second },
+			"fetch.interval": func(j *config.JWT) { j.Fetch.Interval = time.Minute },
+			"timeout":        func(j *config.JWT) { j.Timeout = 3 * time.Second },
+		} {
+			if g := changed(change); reason(g, good("rsa1", nil)) != "" || !g.Ready() || g.Issuers()[0].LastError == "" {
+				t.Errorf("%s: %q, %+v", name, reason(g, good("rsa1", nil)), g.Issuers()[0])
+			}
+		}
+		other := changed(func(j *config.JWT) { j.Fetch.Proxy = "http://proxy.example.com:3128" })
+		if got := reason(other, good("rsa1", nil)); got != outcome.JWKSUnavailable {
+			t.Errorf("with another way to the issuer: %q", got)
+		}
+	})
+}
+
 func TestSetsComeAndGoWhileKeysRun(t *testing.T) {
 	i := &idp{status: 200, body: allKeys()}
 	i.simulate(t, func(t *testing.T, a *gate, _ *journal) {

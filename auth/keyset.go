@@ -222,6 +222,15 @@ func newKeySet(from source, first *jwks, o Options) *keySet {
 	return s
 }
 
+// inherit takes over the keys of a set from the same place. They are used until s has fetched its
+// own. s is not in use yet.
+func (s *keySet) inherit(from *keySet) {
+	from.mu.Lock()
+	defer from.mu.Unlock()
+	s.set.Store(from.current())
+	s.url, s.fetched, s.warning = from.url, from.fetched, from.warning
+}
+
 // current returns the set to verify with, or nil when there is none.
 func (s *keySet) current() *jwks { return s.set.Load() }
 

@@ -35,7 +35,7 @@ type Reloaded struct {
 	Sessions int
 	// Ending counts those of them that are no longer admitted, by reason.
 	Ending map[outcome.Reason]int
-	// Waiting are the new issuers that have given no keys yet.
+	// Waiting are the issuers that have given no keys yet, and did not lack them before.
 	Waiting []string
 	// Notes are what is worth knowing about the configuration.
 	Notes []string
@@ -204,7 +204,7 @@ func (g *Gateway) applyFiles(ctx context.Context) (Reloaded, error) {
 	}
 	before := g.policy.Load()
 	defer func() { g.fleet.keep(g.policy.Load().Config()) }()
-	if err := g.fleet.prepare(next); err != nil {
+	if err := errors.Join(checkFetch(next), g.fleet.prepare(next)); err != nil {
 		return Reloaded{}, err
 	}
 	p, err := policy.New(next, g.keys, g.revoked)
@@ -228,7 +228,9 @@ func (g *Gateway) applyFiles(ctx context.Context) (Reloaded, error) {
 	}
 	known := before.Issuers()
 	for _, i := range p.Issuers() {
-		if i.Fetched.IsZero() && !slices.ContainsFunc(known, func(old auth.IssuerState) bool { return old.Issuer == i.Issuer }) {
+		if i.Fetched.IsZero() && !slices.ContainsFunc(known, func(old auth.IssuerState) bool {
+			return old.Issuer == i.Issuer && old.Fetched.IsZero()
+		}) {
 			done.Waiting = append(done.Waiting, i.Issuer)
 		}
 	}
@@ -240,7 +242,7 @@ func (g *Gateway) Preview(c *config.Config) (Reloaded, error) {
 	if err := g.needsRestart(c); err != nil {
 		return Reloaded{}, err
 	}
-	if err := newFleet(g.stall, g.log).prepare(c); err != nil {
+	if err := errors.Join(checkFetch(c), newFleet(g.stall, g.log).prepare(c)); err != nil {
 		return Reloaded{}, err
 	}
 	p, err := policy.New(c, auth.NewKeys(auth.Options{}), nil) // keys that are never fetched: none is needed to judge again

@@ -258,6 +258,46 @@ func TestReloadWithABadFileForAgentsChangesNothing(t *testing.T) {
 	r.connect("Authorization: Bearer " + i.Token())
 }
 
+func TestReloadWithABadFileForIssuersChangesNothing(t *testing.T) {
+	i := wstest.NewIssuer(t)
+	c := i.Config(listening(t, echoing))
+	r := fromFile(t, c)
+	before := r.Config()
+	next := *c
+	next.Authentication.JWT.Fetch.CAFile = filepath.Join(t.TempDir(), "missing")
+	next.Authentication.JWT.Fetch.BearerTokenFile = next.Authentication.JWT.Fetch.CAFile
+	save(t, &next)
+	base := config.Default()
+	for path, body := range map[string]string{"/reload": "", "/check": config.Changes(&next, &base).String()} {
+		done := r.reloaded(path, body, 422)
+		if len(done.Problems) != 2 || done.Problems[0].Key != "authentication.jwt.fetch.caFile" {
+			t.Errorf("%s: %+v", path, done)
+		}
+	}
+	if r.Config() != before {
+		t.Error("the configuration was replaced")
+	}
+	r.connect("Authorization: Bearer " + i.Token())
+}
+
+func TestIssuerWhoseNewPlaceGivesNoKeysIsNamed(t *testing.T) {
+	i := wstest.NewIssuer(t)
+	c := i.Config(listening(t, echoing))
+	r := fromFile(t, c)
+	wstest.Eventually(t, "keys", r.ready)
+	empty := httptest.NewServer(http.NotFoundHandler())
+	defer empty.Close()
+	next := *c
+	next.Authentication.JWT.JWKSURI = empty.URL
+	save(t, &next)
+	if done := r.reloaded("/reload", "", 200); !slices.Equal(done.NoKeys, []string{c.Authentication.JWT.Issuer}) {
+		t.Errorf("%+v", done)
+	}
+	if done := r.reloaded("/reload", "", 200); len(done.NoKeys) != 0 {
+		t.Errorf("it had no keys before: %+v", done)
+	}
+}
+
 func TestChangedUpstreamIsForNewSessions(t *testing.T) {
 	i := wstest.NewIssuer(t)
 	c := i.Config(listening(t, echoing))

@@ -216,8 +216,9 @@ func (g *Gateway) Refresh(ctx context.Context) error { return g.keys.Refresh(ctx
 
 // CheckFetch returns what is wrong with the files that issuers are asked with, as a
 // config.Problems. A gateway starts without them, as they are read for each fetch.
-func (g *Gateway) CheckFetch() error {
-	c := g.Config()
+func (g *Gateway) CheckFetch() error { return checkFetch(g.Config()) }
+
+func checkFetch(c *config.Config) error {
 	if !c.Authentication.Enabled {
 		return nil
 	}
