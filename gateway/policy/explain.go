@@ -49,7 +49,7 @@ func (p *Policy) Explain(ctx context.Context, r *http.Request) Explanation {
 		}
 	}
 	e := Explanation{Steps: t.steps, Admitted: true, Reason: pass.Reason}
-	if pass.Probe == "" && pass.Own == "" && pass.Metadata == nil {
+	if pass.Probe == "" && pass.Own == "" && pass.Metadata == nil && pass.Reason != outcome.Preflight {
 		e.Upstream, e.Header = pass.Scheme+"://"+pass.Addr+pass.Target, pass.Header
 	}
 	return e
