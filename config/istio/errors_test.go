@@ -47,6 +47,8 @@ func TestWhatTheGatewayCannotDoIsAnError(t *testing.T) {
 			"no filter that only removes a list of headers before the token is verified"},
 		{"a filter after the token", "INSERT_BEFORE", "INSERT_AFTER",
 			"no filter that only removes a list of headers before the token is verified"},
+		{"a filter before another one", "name: envoy.filters.http.jwt_authn", "name: envoy.filters.http.router",
+			"no filter that only removes a list of headers before the token is verified"},
 		{"no issuer", `issuer: "https://login.example.org/"`, `issuer: ""`, "spec.jwtRules[0]: no issuer"},
 		{"an unknown field of a rule", "      forwardOriginalToken: true\n", "      forwardOriginalToken: true\n      colour: red\n",
 			"spec.jwtRules[0].colour: the gateway has nothing that does the same"},
@@ -189,6 +191,53 @@ func TestListOfOneKindIsRead(t *testing.T) {
 	if _, _, err := Import([]File{{Name: "in.yaml", Text: list}}); err == nil ||
 		!strings.Contains(err.Error(), "in.yaml:3:94: spec.rules[0]: a DENY rule that is not about a missing principal") {
 		t.Error(err)
+	}
+}
+
+// Istio splits a principal at its last slash, and a * of the subject is a pattern only at its end.
+func TestPrincipalsAreReadAsIstioDoes(t *testing.T) {
+	const head = `{apiVersion: security.istio.io/v1, kind: RequestAuthentication, spec: {
+  jwtRules: [{issuer: "https://a"}, {issuer: "https://a/b"}, {issuer: "https://c/"}]}}
+---
+{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, spec: {rules: [{from: [{source: {requestPrincipals: [%s]}}]%s}]}}
+`
+	const none, literal = "a principal that is not ISSUER/SUBJECT", "Istio takes all but a * at the end of the subject literally"
+	for _, test := range []struct{ principals, want, problem string }{
+		{`"*", "https://a/x"`, "", ""},
+		{`"https://a/x", "https://a/team-*"`, "iss [https://a] sub [x team-*]", ""},
+		{`"https://a/*"`, "iss [https://a]", ""},
+		{`"https://a/b/x"`, "iss [https://a/b] sub [x]", ""},
+		{`"https://c//x"`, "iss [https://c/] sub [x]", ""},
+		{`"https://c/x"`, "", none},
+		{`"https://a/team/x"`, "", none},
+		{`"https://a/"`, "", none},
+		{`"x"`, "", none},
+		{`"*/x"`, "", none},
+		{`"https://a/*x"`, "", literal},
+		{`"https://a/*x*"`, "", literal},
+		{`"https://a/x", "https://a/b/x"`, "", "principals of several issuers"},
+	} {
+		when := fmt.Sprintf(", when: [{key: request.auth.principal, values: [%s]}]", test.principals)
+		for _, text := range []string{fmt.Sprintf(head, test.principals, ""), fmt.Sprintf(head, `"*"`, when)} {
+			c, _, err := Import([]File{{Name: "in.yaml", Text: text}})
+			if test.problem != "" {
+				if err == nil || !strings.Contains(err.Error(), "in.yaml:4:") || !strings.Contains(err.Error(), test.problem) {
+					t.Errorf("%s: %v, want %s", test.principals, err, test.problem)
+				}
+				continue
+			}
+			if err != nil {
+				t.Errorf("%s: %v", test.principals, err)
+				continue
+			}
+			var got []string
+			for _, claim := range c.Authentication.Authorization.RequiredClaims {
+				got = append(got, fmt.Sprint(claim.Claim, " ", claim.Values))
+			}
+			if strings.Join(got, " ") != test.want {
+				t.Errorf("%s: %q, want %q", test.principals, got, test.want)
+			}
+		}
 	}
 }
 

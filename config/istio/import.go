@@ -352,42 +352,62 @@ func (i *importer) principals(from node) {
 		}
 		asked = append(asked, f["requestPrincipals"].items()...)
 	}
+	i.principalOf(from, asked)
+}
+
+// principalOf reads the principals of the field at, one of which must be that of the token.
+func (i *importer) principalOf(at node, asked []node) {
 	if slices.ContainsFunc(asked, func(n node) bool { return n.text() == "*" }) {
 		return
 	}
-	subjects := map[string][]string{}
+	var issuers, subjects []string
 	for _, n := range asked {
-		issuer, subject, ok := i.splitPrincipal(n.text())
-		if !ok {
-			n.problem("a principal that is not ISSUER/SUBJECT of an issuer in jwtRules",
-				"write *, or the issuer as in jwtRules, a slash, and a subject with at most one *")
-			continue
+		if issuer, subject, ok := i.splitPrincipal(n); ok {
+			issuers, subjects = append(issuers, issuer), append(subjects, subject)
 		}
-		subjects[issuer] = append(subjects[issuer], subject)
 	}
-	if len(subjects) > 1 {
-		from.problem("principals of several issuers", "the gateway has one list of claims for all issuers")
-		return
-	}
-	for issuer, values := range subjects {
-		i.claims = append(i.claims, config.RequiredClaim{Claim: "iss", Values: []config.ClaimValue{issuer}})
-		if !slices.Contains(values, "*") {
-			i.claims = append(i.claims, config.RequiredClaim{Claim: "sub", Values: claimValues(values)})
+	slices.Sort(issuers)
+	issuers = slices.Compact(issuers)
+	switch {
+	case len(issuers) == 0: // each is a problem already
+	case len(issuers) > 1:
+		at.problem("principals of several issuers", "the gateway has one list of claims for all issuers")
+	default:
+		i.claim(at, "iss", issuers[0])
+		if !slices.Contains(subjects, "*") {
+			i.claim(at, "sub", subjects...)
 		}
 	}
 }
 
-// splitPrincipal takes iss/sub apart. Both may hold slashes, so the issuers decide.
-func (i *importer) splitPrincipal(text string) (issuer, subject string, ok bool) {
-	for _, d := range i.authentications {
-		for _, rule := range d.get("spec").get("jwtRules").items() {
-			name := rule.get("issuer").text()
-			if rest, is := strings.CutPrefix(text, name+"/"); is && name != "" && rest != "" && len(name) > len(issuer) {
-				issuer, subject, ok = name, rest, true
-			}
-		}
+// claim adds a claim that the field n asks for.
+func (i *importer) claim(n node, name string, values ...string) {
+	i.places[fmt.Sprintf("authentication.authorization.requiredClaims[%d]", len(i.claims))] = n
+	i.claims = append(i.claims, config.RequiredClaim{Claim: name, Values: claimValues(values)})
+}
+
+// splitPrincipal takes iss/sub apart where Istio does, at the last slash: a subject with slashes
+// never matches there.
+func (i *importer) splitPrincipal(n node) (issuer, subject string, ok bool) {
+	text := n.text()
+	slash := max(0, strings.LastIndex(text, "/"))
+	issuer, subject = text[:slash], strings.TrimPrefix(text[slash:], "/")
+	named := func(rule node) bool { return rule.get("issuer").text() == issuer }
+	known := slices.ContainsFunc(i.authentications, func(d node) bool {
+		return slices.ContainsFunc(d.get("spec").get("jwtRules").items(), named)
+	})
+	switch {
+	case issuer == "" || subject == "" || !known:
+		n.problem("a principal that is not ISSUER/SUBJECT of an issuer in jwtRules",
+			"Istio takes the text before the last slash as the issuer; "+
+				"for a subject with slashes ask for request.auth.claims[sub] in when")
+	case strings.Contains(strings.TrimSuffix(subject, "*"), "*"):
+		n.problem("Istio takes all but a * at the end of the subject literally",
+			"for another pattern ask for request.auth.claims[sub] in when")
+	default:
+		return issuer, subject, true
 	}
-	return issuer, subject, ok
+	return "", "", false
 }
 
 // claimValues are texts as a rule of the gateway has them. Istio knows no others.
@@ -413,50 +433,25 @@ func (i *importer) when(n node) {
 			v.problem("Istio takes all but one * literally, at one end of the text", `write "abc*", "*abc", "*", or a value without *`)
 		}
 	}
-	claim := config.RequiredClaim{Values: claimValues(values.texts())}
-	key := f["key"].text()
+	key, claim := f["key"].text(), ""
 	switch m := claimKey.FindStringSubmatch(key); {
 	case m != nil:
-		claim.Claim = m[1]
+		claim = m[1]
 		if strings.Contains(m[1], ".") && !strings.Contains(m[1], "][") && !strings.Contains(m[1], "://") {
 			f["key"].note("Istio takes the name literally; the gateway also reads its dots as a path, if no claim has the name")
 		}
 	case key == "request.auth.audiences":
-		claim.Claim = "aud"
+		claim = "aud"
 	case key == "request.auth.presenter":
-		claim.Claim = "azp"
+		claim = "azp"
 	case key == "request.auth.principal":
-		i.principalIs(f["key"], values)
+		i.principalOf(values, values.items())
 		return
 	default:
 		f["key"].problem("a condition that is not on a claim",
 			"the gateway knows request.auth.claims[…], audiences, presenter and principal")
 	}
-	i.places[fmt.Sprintf("authentication.authorization.requiredClaims[%d]", len(i.claims))] = n
-	i.claims = append(i.claims, claim)
-}
-
-// principalIs reads a condition on the principal.
-func (i *importer) principalIs(key, values node) {
-	var issuers, subjects []string
-	for _, v := range values.items() {
-		if v.text() == "*" {
-			return
-		}
-		issuer, subject, ok := i.splitPrincipal(v.text())
-		if !ok {
-			v.problem("a principal that is not ISSUER/SUBJECT of an issuer in jwtRules",
-				"write the issuer as in jwtRules, a slash, and a subject with at most one *")
-			return
-		}
-		issuers, subjects = append(issuers, issuer), append(subjects, subject)
-	}
-	if slices.Sort(issuers); len(slices.Compact(issuers)) != 1 {
-		key.problem("principals of several issuers", "the gateway has one list of claims for all issuers")
-		return
-	}
-	i.claims = append(i.claims, config.RequiredClaim{Claim: "iss", Values: claimValues(issuers[:1])},
-		config.RequiredClaim{Claim: "sub", Values: claimValues(subjects)})
+	i.claim(n, claim, values.texts()...)
 }
 
 // deny reads the DENY policies and gives the paths that need no token: those of ALLOW that no
@@ -633,9 +628,10 @@ func (i *importer) patch(patch node) []string {
 	} else {
 		code = patch
 	}
-	operation := patch.get("patch").get("operation").text()
-	if !ok || patch.get("applyTo").text() != "HTTP_FILTER" || patch.get("match").get("context").text() != "SIDECAR_INBOUND" ||
-		operation != "INSERT_BEFORE" && operation != "INSERT_FIRST" {
+	operation, match := patch.get("patch").get("operation").text(), patch.get("match")
+	before := match.get("listener").get("filterChain").get("filter").get("subFilter").get("name").text()
+	if !ok || patch.get("applyTo").text() != "HTTP_FILTER" || match.get("context").text() != "SIDECAR_INBOUND" ||
+		operation != "INSERT_FIRST" && (operation != "INSERT_BEFORE" || before != "" && before != "envoy.filters.http.jwt_authn") {
 		code.problem("no filter that only removes a list of headers before the token is verified",
 			"the gateway knows the one of the Omnia chart and of istio export")
 	}
