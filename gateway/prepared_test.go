@@ -341,7 +341,7 @@ func TestOpenersEndWhenAWayIsGivenUp(t *testing.T) {
 		asked(func(c net.Conn, r *http.Request) { numbers(1, c, r) })(c)
 		io.Copy(io.Discard, c)
 	})
-	a := preparing(t, 1, time.Hour, time.Hour)
+	a := preparing(t, 1, 3*wstest.Patience, time.Hour)
 	got, err := a.handshake(t.Context(), agent.pass())
 	if err != nil {
 		t.Fatal(err)
