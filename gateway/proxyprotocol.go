@@ -109,7 +109,7 @@ func readProxyHeader(r io.Reader) (source net.Addr, err error) {
 	if !ok {
 		return nil, errors.New("the header names no TCP address")
 	}
-	if ip, ok := netip.AddrFromSlice(addr.IP); !ok || ip.IsUnspecified() {
+	if ip, ok := netip.AddrFromSlice(addr.IP); !ok || ip.Unmap().IsUnspecified() {
 		return nil, errors.New("the header names no client")
 	}
 	return addr, nil

@@ -59,6 +59,7 @@ func TestWrongProxyHeaderIsRefused(t *testing.T) {
 		"v1 without CR":        "PROXY TCP4 192.0.2.7 198.51.100.1 54321 443\n",
 		"v1 with a name":       "PROXY TCP4 localhost 198.51.100.1 54321 443\r\n",
 		"v1 of no client":      "PROXY TCP4 0.0.0.0 198.51.100.1 54321 443\r\n",
+		"v1 of none, mapped":   "PROXY TCP6 ::ffff:0.0.0.0 2001:db8::1 54321 443\r\n",
 		"v1 with port 70000":   "PROXY TCP4 192.0.2.7 198.51.100.1 70000 443\r\n",
 		"v1, UDP":              "PROXY UDP4 192.0.2.7 198.51.100.1 54321 443\r\n",
 		"v1, another word":     "PROXYING TCP4 192.0.2.7 198.51.100.1 54321 443\r\n",
