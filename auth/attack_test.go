@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/hmac"
 	"crypto/rand"
@@ -12,6 +13,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/pem"
 	"fmt"
 	"log/slog"
@@ -244,6 +246,33 @@ func TestA22WeakAndMonstrousRSAKeys(t *testing.T) {
 	for kid, want := range map[string]outcome.Reason{"rsa1024": outcome.WeakKey, "monster": outcome.UnknownKey, "one": outcome.UnknownKey} {
 		if got := reason(a, mint("rsa1024", object{"alg": "RS256", "kid": kid}, claims(nil))); got != want {
 			t.Errorf("%s: %q", kid, got)
+		}
+	}
+}
+
+// A signature by a key of small order is R = identity and S = 0, for a part of all texts that is at
+// least an eighth.
+func TestA22Ed25519KeyWithWhichAnyoneCanSign(t *testing.T) {
+	for _, text := range smallOrder {
+		for _, sign := range []byte{0, 0x80} {
+			key := must(hex.DecodeString(text))
+			key[31] |= sign
+			forged := append([]byte{1}, make([]byte, 63)...)
+			a := ready(t, set("rsa1", object{"kty": "OKP", "crv": "Ed25519", "kid": "small", "x": encode(key)}), nil)
+			for n := 0; ; n++ {
+				token := mint("ed25519", object{"alg": "EdDSA", "kid": "small"}, claims(object{"n": n}))
+				signed := token[:strings.LastIndexByte(token, '.')]
+				if n == 200 {
+					t.Fatalf("%x: nothing can be forged", key)
+				}
+				if !ed25519.Verify(key, []byte(signed), forged) {
+					continue
+				}
+				if got := reason(a, signed+"."+encode(forged)); got != outcome.UnknownKey {
+					t.Errorf("%x: %q", key, got)
+				}
+				break
+			}
 		}
 	}
 }

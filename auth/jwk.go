@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -106,11 +107,35 @@ func parseKey(raw []byte) (k jwk, err error) {
 		if pub.N.BitLen() < minRSA {
 			return k, errWeak
 		}
-	case *ecdsa.PublicKey, ed25519.PublicKey:
+	case ed25519.PublicKey:
+		if hasSmallOrder(pub) {
+			return k, errors.New("x is a point of small order, with which anyone can sign")
+		}
+	case *ecdsa.PublicKey:
 	default: // X25519 signs nothing
 		return k, fmt.Errorf("crv %s cannot verify", outcome.Brief(string(m.CRV)))
 	}
 	return k, nil
+}
+
+// smallOrder are the Ed25519 keys of order 1, 2, 4 and 8, also with y not reduced, without the sign
+// of x. No secret is needed to sign with them, and RFC 8032 has no word against them: an issuer
+// publishes one whose key was never written into its memory.
+var smallOrder = [...]string{
+	"0000000000000000000000000000000000000000000000000000000000000000",
+	"0100000000000000000000000000000000000000000000000000000000000000",
+	"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+	"edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+	"eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+	"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+	"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+}
+
+// hasSmallOrder reports whether a key is one of them.
+func hasSmallOrder(key ed25519.PublicKey) bool {
+	point := slices.Clone(key)
+	point[len(point)-1] &= 0x7f // without the sign
+	return slices.Contains(smallOrder[:], hex.EncodeToString(point))
 }
 
 // canonical returns the name by which an algorithm is known here: Ed25519 (RFC 9864) is EdDSA with
