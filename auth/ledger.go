@@ -102,7 +102,7 @@ func (l *ledger) add(v Revocation, r *Revocations) error {
 	if l == nil {
 		return nil
 	}
-	if l.torn || l.lines > 2*len(r.byID)+spareLines {
+	if l.torn || l.lines > 2*len(r.byID)+spareLines || l.gone() {
 		return l.rewrite(r)
 	}
 	line, err := json.Marshal(v)
@@ -116,6 +116,17 @@ func (l *ledger) add(v Revocation, r *Revocations) error {
 	}
 	l.torn = err != nil
 	return err
+}
+
+// gone reports whether another file, or none, has the ledger's name: a line that is added would
+// not be found there.
+func (l *ledger) gone() bool {
+	named, err := os.Stat(l.name)
+	if err != nil {
+		return true
+	}
+	open, err := l.f.Stat()
+	return err == nil && !os.SameFile(named, open)
 }
 
 // rewrite replaces the file by one that holds what r does, and goes on with that.

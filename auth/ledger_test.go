@@ -2,6 +2,7 @@ package auth
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -58,6 +59,41 @@ func TestRevocationsOutliveTheProcess(t *testing.T) {
 	text, err := os.ReadFile(name)
 	if err != nil || bytes.Contains(text, []byte("soon")) {
 		t.Errorf("%s, %v: what has ended is still there", text, err)
+	}
+}
+
+// A volume is cleaned up, or a backup is put back, while the gateway runs.
+func TestRevocationsAreKeptAlsoAfterTheirFileIsGone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "folder")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "revocations")
+	r := kept(t, name, 10)
+	bar := func(subject string) error {
+		_, err := r.Add(Revocation{Issuer: "i", Subject: subject, Until: time.Now().Add(time.Hour)})
+		return err
+	}
+	for n, change := range []func() error{
+		func() error { return nil },
+		func() error { return os.Remove(name) },
+		func() error { return os.Rename(name, name+".old") },
+		func() error {
+			return errors.Join(os.WriteFile(name+".new", nil, 0o600), os.Rename(name+".new", name))
+		},
+	} {
+		if err := errors.Join(change(), bar(fmt.Sprint(n))); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := ReadRevocations(name, 10); err != nil || len(again.List()) != n+1 {
+			t.Errorf("%d: %v, %v", n, again, err)
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if bar("lost") == nil {
+		t.Error("a revocation that is not kept is told to be")
 	}
 }
 
