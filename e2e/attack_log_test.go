@@ -114,3 +114,24 @@ func TestK12LogWhoseReaderHasDiedEndsNothing(t *testing.T) {
 	s.echoes("still here")
 	g.endsInTime(t, 5*time.Second)
 }
+
+// What an agent sends without being asked is no line of the log, and not in one.
+func TestBytesAfterAnAnswerAreNotInTheLog(t *testing.T) {
+	i, gone := newIssuer(t), make(chan struct{})
+	a := newAgent(t, func(v *visit) {
+		io.WriteString(v, "HTTP/1.1 204 No Content\r\n\r\nsecret")
+		io.Copy(io.Discard, v.br) // until the gateway gives the connection up, which it logs first
+		close(gone)
+	})
+	g := start(t, plain(i, a.URL))
+	g.one(t, 204, plainRequest("GET", "/my-agent/x", i.bearer(t)))
+	select {
+	case <-gone:
+	case <-time.After(patience):
+		t.Error("the connection is still kept")
+	}
+	g.stop()
+	if strings.Contains(g.log.text(), "secret") {
+		t.Errorf("%s", g.log.text())
+	}
+}

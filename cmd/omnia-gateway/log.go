@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	standard "log"
 	"log/slog"
 	"os/signal"
 	"sync/atomic"
@@ -41,6 +42,8 @@ const (
 // From then on a reader of out that has died is an error of a write, not the end of the process.
 func newLines(c config.Log, out io.Writer) *lines {
 	signal.Ignore(syscall.SIGPIPE)
+	// net/http writes there what an agent sends unasked, byte for byte, and waits for the reader.
+	standard.SetOutput(io.Discard)
 	l := &lines{out: out, log: newLog(c, out), queue: make(chan []byte, maxLines), over: make(chan struct{})}
 	l.logger = newLog(c, l)
 	go l.run()
