@@ -243,7 +243,7 @@ func (g *Gateway) dial(ctx context.Context, x *exchange, s *session.Session) (*a
 		if err == nil {
 			a.conn.Close()
 		}
-		return nil, outcome.Refuse(e.Reason, "while the agent was asked: "+e.Detail)
+		return nil, outcome.Refuse(e.Reason, strings.TrimSuffix("while the agent was asked: "+e.Detail, ": "))
 	}
 	return a, err
 }

@@ -670,6 +670,22 @@ func TestMaxDurationCutsAStreamOfEventsAndNoOtherAnswer(t *testing.T) {
 	wstest.Eventually(t, "logged", func() bool { return strings.Contains(r.log.String(), "the answer was cut: max-duration") })
 }
 
+func TestAgentThatDoesNotAnswerWithinMaxDuration(t *testing.T) {
+	i := wstest.NewIssuer(t)
+	c := i.Config(listening(t, func(c net.Conn) { io.Copy(io.Discard, c) }))
+	c.Session.MaxDuration = 50 * time.Millisecond
+	r := run(t, c)
+	e := r.dial()
+	e.Say([]byte(rawws.Request("gateway.test", "/my-agent/ws", "Authorization: Bearer "+i.Token())))
+	if got := e.Answer(); got.StatusCode != http.StatusServiceUnavailable || got.Header.Get("Retry-After") != "5" {
+		t.Errorf("got %s, Retry-After %q", got.Status, got.Header.Get("Retry-After"))
+	}
+	wstest.Eventually(t, "logged", func() bool { return len(r.log.lines(t, "refused")) == 1 })
+	if l := r.log.lines(t, "refused")[0]; l["reason"] != "max-duration" || l["err"] != "while the agent was asked" {
+		t.Errorf("logged %v", l)
+	}
+}
+
 // A stream of events is a session: it is listed, the agent and the client know its id, and a drain
 // ends it when its turn comes. Any other answer may come to its own end.
 func TestStreamOfEventsIsASession(t *testing.T) {

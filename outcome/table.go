@@ -72,7 +72,7 @@ const (
 )
 
 // What ends a session. Drain also refuses new ones, ClientLost also a handshake whose client went
-// away, Ended also a request that the agent has not answered yet.
+// away, Ended and MaxDuration also a request that the agent has not answered yet.
 const (
 	Drain         Reason = "drain"
 	MaxDuration   Reason = "max-duration"
@@ -188,7 +188,7 @@ var table = [...]row{
 	{reason: InternalError, status: 500, code: internalError},
 
 	{reason: Drain, status: 503, code: goingAway, retryAfter: 5},
-	{reason: MaxDuration, code: goingAway},
+	{reason: MaxDuration, status: 503, code: goingAway, retryAfter: 5},
 	{reason: MessageTooBig, code: tooBig},
 	{reason: ProtocolError, code: protocolError},
 	{reason: Idle, code: normal},
