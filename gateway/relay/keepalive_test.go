@@ -311,3 +311,66 @@ func TestSystemIsNotAskedAboutSidesThatOnlyGotPings(t *testing.T) {
 		t.Errorf("a client that is slow to take a message is given up: %+v", w.m.ending)
 	}
 }
+
+// A Ping may go to a side that is not read at the time, at the end of a frame that was under way.
+// Its answer is read later, and another Ping goes out before the side is given up.
+func TestAnswerThatIsReadLateIsNoSilence(t *testing.T) {
+	w, client, agent := newWorld(t, Rules{PingInterval: 25 * time.Second})
+	answers := func(f *fake) {
+		if f.to.asking && w.m.reads(f.from, w.now) {
+			f.say(rawws.Make(rawws.Fin|rawws.Pong, []byte(ownPing), f.masked))
+		}
+	}
+	long := client.text(strings.Repeat("x", 100))
+	client.say(long[:50])
+	w.passes(26 * time.Second) // a Ping to the agent waits for the end of the frame
+	client.room = 0
+	agent.say(agent.text(strings.Repeat("x", 2000)))
+	for range 10 {
+		w.passes(10 * time.Second)
+		client.takes(100)
+	}
+	client.say(long[50:])
+	if !w.m.up.asking {
+		t.Fatal("the agent has got no Ping")
+	}
+	for range 9 {
+		w.passes(10 * time.Second)
+		client.takes(100)
+		client.say(client.text("hello"))
+	}
+	client.takes(1 << 20)
+	for range 40 {
+		answers(agent)
+		answers(client)
+		w.passes(5 * time.Second)
+	}
+	if w.m.ending != nil {
+		t.Errorf("an agent that answers every Ping is given up: %+v", w.m.ending)
+	}
+}
+
+// A client that is not read, because the agent takes nothing, may have answered.
+func TestClientThatIsNotReadIsNotBlamedWhenTheAgentHangsUp(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		event func(w *world, agent *fake)
+	}{
+		{"while it is not read", func(*world, *fake) {}},
+		{"after it has taken all", func(_ *world, agent *fake) { agent.takes(1 << 20) }},
+		{"after a write has failed", func(w *world, agent *fake) { w.m.failed(agent.to, w.now) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w, client, agent := newWorld(t, Rules{PingInterval: 25 * time.Second})
+			agent.room = 0
+			client.say(client.text("hello"))
+			agent.say(rawws.Make(rawws.Fin|rawws.Ping, []byte("the agent's own"), false))
+			client.script = rawws.Make(rawws.Fin|rawws.Pong, []byte("the agent's own"), true)
+			w.passes(10 * time.Second)
+			tt.event(w, agent)
+			agent.hung = true
+			agent.comes(1)
+			w.ended(t, outcome.UpstreamLost, outcome.Neither, 1001, "")
+		})
+	}
+}

@@ -321,7 +321,7 @@ func (m *machine) lost(w *way, detail string) {
 	switch {
 	case m.first != nil:
 		m.unanswered(w, reason, " hung up instead of answering the Close")
-	case w.from == outcome.Agent && w.owes > 0 && !w.other.held && m.now-w.owes >= m.rules.patience():
+	case w.from == outcome.Agent && w.owes > 0 && !w.other.waits() && m.now-w.owes >= m.rules.patience():
 		m.endFor(outcome.Fault(outcome.DeadPeer, w.to,
 			fmt.Sprintf(" had left a Ping unanswered for %.0f s when the agent hung up", (m.now-w.owes).Seconds())))
 	default:
@@ -337,13 +337,21 @@ func (m *machine) took(w *way, left bool, now time.Duration) {
 		m.moved = now
 	}
 	if !left && w.full {
-		// The time in which the source was not read is no silence of its side.
-		w.full, w.bulk = false, false
-		w.heard += now - w.fullAt
-		w.other.pinged += now - w.fullAt
+		w.frees()
 		w.resume()
 	}
 	m.settle()
+}
+
+// frees lets the source be read again. The time in which it was not is no silence of its side.
+func (w *way) frees() {
+	passed := func(since time.Duration) time.Duration { return w.m.now - max(since, w.fullAt) }
+	w.heard += passed(w.heard)
+	w.other.pinged += passed(w.other.pinged)
+	if w.other.owes > 0 {
+		w.other.owes += passed(w.other.owes)
+	}
+	w.full, w.bulk = false, false
 }
 
 // failed takes note that a write to the sink has failed. What the side may still have to say, the
@@ -357,7 +365,9 @@ func (m *machine) failed(w *way, now time.Duration) {
 
 // fails gives the sink up.
 func (w *way) fails() {
-	w.dst, w.full = dead, false
+	if w.dst = dead; w.full {
+		w.frees()
+	}
 	w.m.hung(w.other, false, w.m.now)
 }
 
