@@ -477,10 +477,6 @@ func (r *ride) unsent(w *way) (acked, left int64) {
 	return s.sent - inside, left
 }
 
-// tooLate is how long after its time a look at a session has to take into account that the lane,
-// or the whole process, was kept from working.
-const tooLate = 100 * time.Millisecond
-
 // tick is called when the session's time has come, or late. What has come before then, and was not
 // read, is no silence.
 func (r *ride) tick(late time.Duration) {

@@ -32,6 +32,10 @@ const (
 // ones less (docs/performance.md).
 const long = 40 << 10
 
+// tooLate is how long after its time a look at a session has to take into account that its driver,
+// or the whole process, was kept from working.
+const tooLate = 100 * time.Millisecond
+
 // Farewell is how long a relay that has been ended takes at most until both sides are closed.
 const Farewell = closeGrace + linger
 

@@ -15,7 +15,9 @@ type threads struct {
 	mu     sync.Mutex
 	ends   [2]*thread // client, agent
 	timer  *time.Timer
-	left   int // goroutines
+	at     time.Duration // when it fires
+	put    time.Duration // until when the last look that came too late was put off
+	left   int           // goroutines
 	closed bool
 }
 
@@ -68,10 +70,17 @@ func (t *threads) begin() {
 	}
 }
 
+// tick is called when the session's time has come, or late. Then the process may have been stopped,
+// and what has come before is no silence: the goroutines that read it come first.
 func (t *threads) tick() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	defer t.mistake()
+	if now := t.now(); now-t.at > tooLate && t.at > t.put {
+		t.put = now + tooLate
+		t.after()
+		return
+	}
 	if !t.m.over {
 		for _, s := range t.ends {
 			if s.from.held {
@@ -103,7 +112,8 @@ func (t *threads) after() {
 			go s.link.conn.Close() // which ends the goroutines' reads and writes; TLS may wait a little for its goodbye
 		}
 	case next != never:
-		t.timer.Reset(max(next-t.now(), 0))
+		t.at = max(next, t.put)
+		t.timer.Reset(max(t.at-t.now(), 0))
 	}
 	for _, s := range t.ends {
 		s.stir.Broadcast()
