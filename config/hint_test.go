@@ -67,6 +67,8 @@ func TestHintsSayWhatWasMeant(t *testing.T) {
 		{`listen: "8080"`, `listen: not an address; write ":8080"`},
 		{"admin: { listen: 9090 }", `admin.listen: a number where text belongs; write "127.0.0.1:9090", or ":9090" for all interfaces`},
 		{"tls: { minVersion: 1.2 }", `tls.minVersion: a number where text belongs; write it in quotes: "1.2" or "1.3"`},
+		{"session: { drainDelay: 2562047h }", "session.drainDelay: longer than a century; at most 876000h"},
+		{"limits: { upstreamTimeout: 2562047h }", "limits.upstreamTimeout: longer than a century; at most 876000h"},
 		{"session: { idleTimeout: 1d }", "session.idleTimeout: not a duration; the largest unit is the hour: write a day as 24h"},
 		{"log: { level: INFO }", `log.level: unknown value; did you mean "info"?`},
 		{"authorization: {}", "authorization: unknown key; it is a key of authentication"},

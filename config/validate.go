@@ -849,9 +849,7 @@ func (k *checker) session(s Session) {
 func (k *checker) lifetime(key string, s Session) {
 	k.notNegative(key+".expiryGrace", s.ExpiryGrace)
 	k.notNegative(key+".pingInterval", s.PingInterval)
-	if s.StallTimeout <= 0 {
-		k.add(key+".stallTimeout", "0 or less", "a side that takes nothing must be given up; the default is 30s")
-	}
+	k.positive(key+".stallTimeout", s.StallTimeout, "a side that takes nothing must be given up; the default is 30s")
 	k.notNegative(key+".idleTimeout", s.IdleTimeout)
 	k.notNegative(key+".maxDuration", s.MaxDuration)
 }
@@ -873,9 +871,26 @@ func (k *checker) notice(key string, n ExpiryNotice) {
 	}
 }
 
+// longest is how long a time may be: several of them are added up.
+const longest = 100 * 365 * 24 * time.Hour
+
 func (k *checker) notNegative(key string, d time.Duration) {
 	if d < 0 {
 		k.add(key, "negative", "write a duration such as 30s, or 0s")
+	}
+	k.notTooLong(key, d)
+}
+
+func (k *checker) positive(key string, d time.Duration, hint string) {
+	if d <= 0 {
+		k.add(key, "0 or less", hint)
+	}
+	k.notTooLong(key, d)
+}
+
+func (k *checker) notTooLong(key string, d time.Duration) {
+	if d > longest {
+		k.add(key, "longer than a century", "at most "+short(longest))
 	}
 }
 
@@ -899,12 +914,8 @@ func (k *checker) limits(l Limits) {
 	k.bounds("limits", l)
 	k.unusedPace("limits", l.FromClient())
 	k.unusedPace("limits.fromAgent", l.FromAgent)
-	if l.HandshakeTimeout <= 0 {
-		k.add("limits.handshakeTimeout", "0 or less", "handshakes must be bounded; the default is 10s")
-	}
-	if l.UpstreamTimeout <= 0 {
-		k.add("limits.upstreamTimeout", "0 or less", "an agent's answer must be bounded; the default is 30s")
-	}
+	k.positive("limits.handshakeTimeout", l.HandshakeTimeout, "handshakes must be bounded; the default is 10s")
+	k.positive("limits.upstreamTimeout", l.UpstreamTimeout, "an agent's answer must be bounded; the default is 30s")
 	if l.MaxHeaderBytes < minHeaderBytes {
 		k.add("limits.maxHeaderBytes", "too little for a token and other headers",
 			fmt.Sprintf("at least %d; the default is 32768", minHeaderBytes))
