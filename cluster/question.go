@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -80,14 +81,15 @@ func (a *asked) await(id string, replicas []string) *inquiry {
 	return i
 }
 
-// over ends a question, and returns the answers and the replicas that gave none.
-func (a *asked) over(id string) (got []message, missing []string) {
+// over ends a question, and returns the answers and the replicas that gave none. Those are silent if
+// they had all the time to answer.
+func (a *asked) over(id string, timeout bool) (got []message, missing []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	i := a.waiting[id]
 	delete(a.waiting, id)
 	for _, name := range i.left {
-		if _, known := a.silent[name]; !known {
+		if _, known := a.silent[name]; !known && timeout {
 			a.silent[name] = time.Now()
 		}
 	}
@@ -118,7 +120,7 @@ func (c *Cluster) Ask(ctx context.Context, q Question) (answers []Answer, missin
 		case <-ctx.Done():
 		}
 	}
-	got, missing := c.asked.over(id)
+	got, missing := c.asked.over(id, err == nil && errors.Is(ctx.Err(), context.DeadlineExceeded))
 	for _, m := range got {
 		body := []byte(m.Body)
 		if m.Key != "" {

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -63,6 +64,17 @@ func TestReplicaThatDoesNotAnswerIsNamed(t *testing.T) {
 		answers, missing, err := a.Ask(t.Context(), Question{Kind: "short"})
 		return len(answers) == 2 && len(missing) == 0 && err == nil
 	})
+}
+
+func TestReplicasAreWaitedForAfterACallerThatHasLeft(t *testing.T) {
+	_, a, _, _ := three(t)
+	gone, leave := context.WithCancel(t.Context())
+	leave()
+	a.Ask(gone, Question{Kind: "short"})
+	answers, missing, err := a.Ask(t.Context(), Question{Kind: "short"})
+	if len(answers) != 2 || len(missing) > 0 || err != nil {
+		t.Errorf("%d answers, %q missing, %v", len(answers), missing, err)
+	}
 }
 
 func TestNoAnswersWhileRedisIsAway(t *testing.T) {
