@@ -127,16 +127,16 @@ func (c *changes) share(ch *Change, most int) bool {
 }
 
 // Once makes a change known, and reports whether it is the first of its kind and key, over all
-// replicas. While Redis is away only what this replica knows counts.
+// replicas. While Redis is away, or has no room, only what this replica knows counts.
 func (c *Cluster) Once(ctx context.Context, ch Change) (first bool) {
 	ch.Made = ch.Until // the same for all: a second one is not newer
 	if !c.changes.claim(ch) {
 		return false
 	}
-	stored, err := int64(0), errAway
+	stored, refused, err := int64(0), int64(0), errAway
 	if c.connected() {
 		short, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseTimeout)
-		stored, err = c.store(short, []Change{ch})
+		stored, refused, err = c.store(short, []Change{ch})
 		cancel()
 	}
 	c.changes.claimed(ch, err == nil)
@@ -144,7 +144,7 @@ func (c *Cluster) Once(ctx context.Context, ch Change) (first bool) {
 		c.rouse()
 		return true
 	}
-	return stored > 0
+	return stored+refused > 0
 }
 
 // claim keeps a change that is not known, and reports whether it was not.
@@ -231,13 +231,25 @@ func (c *Cluster) exchange(ctx context.Context) error {
 // batch is how many changes go over at once.
 const batch = 200
 
+// agreeScript is the beginning of the scripts that use values, order and untils. Redis may evict
+// one of them, or lose it otherwise. What is left is deleted then, and given back as after the loss
+// of all.
+//
+// KEYS: values, order, untils.
+const agreeScript = `
+local count = redis.call('HLEN', KEYS[1])
+if count ~= redis.call('ZCARD', KEYS[2]) or count ~= redis.call('ZCARD', KEYS[3]) then
+  for i = 1, 3 do redis.call('PEXPIRE', KEYS[i], 0) end
+end
+`
+
 // storeScript puts changes into Redis that are newer than those that are there, and tells the
 // replicas. The order grows by Redis' clock, which no replica can be ahead of. What is over is
 // forgotten, and all of it a while after the last change is over.
 //
 // KEYS: values, order, untils. ARGV: channel, most, then id, made, until and text of each. It
 // returns how many were stored, and how many were refused.
-var storeScript = redis.NewScript(`
+var storeScript = redis.NewScript(agreeScript + `
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
 local function text(n) return string.format('%.0f', n) end
@@ -254,13 +266,11 @@ for i = 3, #ARGV, 4 do
   local id, made, value = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 3]
   local old = redis.call('HGET', KEYS[1], id)
   local newer = true
-  if old then
-    local was = tonumber(string.match(old, '^%d+'))
-    if was == made then
-      newer = string.match(value, '^%d+ %d+ (.*)$') > string.match(old, '^%d+ %d+ (.*)$')
-    else
-      newer = made > was
-    end
+  local was, body = string.match(old or '', '^(%d+) %d+ (.*)$')
+  if was and tonumber(was) == made then
+    newer = string.match(value, '^%d+ %d+ (.*)$') > body
+  elseif was then
+    newer = made > tonumber(was)
   end
   if newer and not old and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[2]) then
     refused = refused + 1
@@ -282,15 +292,15 @@ end
 return {stored, refused}
 `)
 
-// store runs storeScript, and returns how many were stored.
-func (c *Cluster) store(ctx context.Context, all []Change) (stored int64, err error) {
+// store runs storeScript, and returns how many were stored, and for how many there was no room.
+func (c *Cluster) store(ctx context.Context, all []Change) (stored, refused int64, err error) {
 	args := []any{c.keys.channel, c.MaxChanges}
 	for _, ch := range all {
 		args = append(args, ch.id(), ch.Made.UnixMicro(), ch.Until.UnixMicro(), ch.text())
 	}
 	n, err := storeScript.Run(ctx, c.redis, []string{c.keys.values, c.keys.order, c.keys.untils}, args...).Int64Slice()
 	if err != nil {
-		return 0, fmt.Errorf("store changes: %w", err)
+		return 0, 0, fmt.Errorf("store changes: %w", err)
 	}
 	if n[1] > 0 {
 		c.Log.Error("changes not stored in redis: there are too many", "refused", n[1], "max", c.MaxChanges)
@@ -298,14 +308,14 @@ func (c *Cluster) store(ctx context.Context, all []Change) (stored int64, err er
 		c.changes.refused += uint64(n[1])
 		c.changes.mu.Unlock()
 	}
-	return n[0], nil
+	return n[0], n[1], nil
 }
 
 // push stores what is pending.
 func (c *Cluster) push(ctx context.Context) error {
 	for all := range slices.Chunk(c.changes.pending(), batch) {
 		ctx, cancel := within(ctx)
-		_, err := c.store(ctx, all)
+		_, _, err := c.store(ctx, all)
 		cancel()
 		if err != nil {
 			return err
@@ -348,7 +358,7 @@ func (c *changes) settle(e *entry) {
 func (c *changes) forget(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if now.Sub(c.swept) < look {
+	if now.Sub(c.swept).Abs() < look { // a clock may be set back
 		return false
 	}
 	c.swept = now
@@ -363,7 +373,7 @@ func (c *changes) forget(now time.Time) bool {
 // is there.
 //
 // KEYS: values, order, untils, replicas. ARGV: name, presence in microseconds, order, most.
-var readScript = redis.NewScript(`
+var readScript = redis.NewScript(agreeScript + `
 local t = redis.call('TIME')
 local now = t[1] * 1000000 + t[2]
 local function text(n) return string.format('%.0f', n) end

@@ -42,7 +42,7 @@ func TestNewestChangeWins(t *testing.T) {
 	c.Share(late)
 	a.learns(Revocation, "2", "new")
 	late.Made, late.Body = late.Made.Add(-time.Minute), []byte("old") // as from a replica that was away
-	if n, err := a.store(t.Context(), []Change{late}); n != 0 || err != nil {
+	if n, _, err := a.store(t.Context(), []Change{late}); n != 0 || err != nil {
 		t.Errorf("an older change was stored: %d, %v", n, err)
 	}
 }
@@ -142,6 +142,83 @@ func TestDataThatRedisHasLostIsGivenBack(t *testing.T) {
 	b.learns(Revocation, "1", "x")
 	s.Client(t).FlushAll(t.Context())
 	wstest.Eventually(t, "given back", func() bool { return s.Client(t).HLen(t.Context(), a.keys.values).Val() == 1 })
+}
+
+// A Redis that evicts keys takes one of them and leaves the others.
+func TestOneKeyThatRedisHasLostIsGivenBack(t *testing.T) {
+	for _, tt := range []struct {
+		lost string
+		key  func(keys) string
+	}{
+		{"values", func(k keys) string { return k.values }},
+		{"order", func(k keys) string { return k.order }},
+		{"untils", func(k keys) string { return k.untils }},
+	} {
+		t.Run(tt.lost, func(t *testing.T) {
+			t.Parallel()
+			s := redistest.Start(t)
+			a, b := join(t, "a", at(s.Addr)), join(t, "b", at(s.Addr))
+			ready(t, a, b)
+			a.Share(a.revocation("1", "x"))
+			b.learns(Revocation, "1", "x")
+			for n := range batch + 1 { // replicas do not keep these
+				a.Share(Change{Kind: Renewal, Key: fmt.Sprint(n), Made: a.Now(), Until: a.Now().Add(time.Hour), Body: []byte("claims")})
+			}
+			b.learns(Renewal, fmt.Sprint(batch), "claims")
+			s.Client(t).Del(t.Context(), tt.key(a.keys))
+			wstest.Eventually(t, "both are in Redis, whole", func() bool {
+				r := s.Client(t)
+				return r.HExists(t.Context(), a.keys.values, "revocation/1").Val() &&
+					r.ZScore(t.Context(), a.keys.order, "revocation/1").Val() > 0 &&
+					r.ZScore(t.Context(), a.keys.untils, "revocation/1").Val() > 0
+			})
+			a.Share(a.revocation("2", "y"))
+			c := join(t, "c", at(s.Addr))
+			c.learns(Revocation, "1", "x")
+			c.learns(Revocation, "2", "y")
+		})
+	}
+}
+
+func TestValueThatIsNoChangeIsReplaced(t *testing.T) {
+	s := redistest.Start(t)
+	a, b := join(t, "a", at(s.Addr)), join(t, "b", at(s.Addr))
+	ready(t, a, b)
+	a.Share(a.revocation("1", "x"))
+	b.learns(Revocation, "1", "x")
+	s.Client(t).HSet(t.Context(), a.keys.values, "revocation/1", "foreign")
+	a.Share(a.revocation("1", "y"))
+	b.learns(Revocation, "1", "y")
+	if st := a.State(); !st.Connected {
+		t.Errorf("%+v", st)
+	}
+}
+
+// A user who cannot be logged out for want of room in Redis would stay logged in.
+func TestOnceIsOnceWithoutRoom(t *testing.T) {
+	s := redistest.Start(t)
+	a := joinOf(t, "a", at(s.Addr), 1)
+	ready(t, a)
+	a.Share(a.revocation("1", "x"))
+	wstest.Eventually(t, "stored", func() bool { return a.State().Pending == 0 })
+	logout := Change{Kind: Logout, Key: "token", Until: a.Now().Add(time.Hour)}
+	if !a.Once(t.Context(), logout) {
+		t.Error("a token that was not used was refused")
+	}
+	if a.Once(t.Context(), logout) {
+		t.Error("a token was used twice")
+	}
+}
+
+func TestSweepGoesOnAfterTheClockWasSetBack(t *testing.T) {
+	c := changes{known: map[string]*entry{}, unsent: map[string]*entry{}}
+	now := time.Now()
+	if !c.forget(now) || c.forget(now.Add(look/2)) {
+		t.Error("not once in a while")
+	}
+	if !c.forget(now.Add(-time.Hour)) {
+		t.Error("nothing is swept until the clock shows the same time again")
+	}
 }
 
 func TestOnceIsOnceOverAllReplicas(t *testing.T) {

@@ -81,8 +81,8 @@ func (a *asked) await(id string, replicas []string) *inquiry {
 	return i
 }
 
-// over ends a question, and returns the answers and the replicas that gave none. Those are silent if
-// they had all the time to answer.
+// over ends a question, and returns the answers and the replicas that gave none. Those are silent
+// if they had all the time to answer.
 func (a *asked) over(id string, timeout bool) (got []message, missing []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
