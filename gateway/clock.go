@@ -23,7 +23,7 @@ func watchClock(ctx context.Context, ticks <-chan time.Time, wall func() time.Ti
 		nextDay, next := wall(), passed()
 		if slip := nextDay.Sub(day) - (next - before); slip.Abs() > clockSlip {
 			jumped()
+			day, before = nextDay, next // not sooner: small corrections add up
 		}
-		day, before = nextDay, next
 	}
 }

@@ -24,6 +24,9 @@ func TestClockThatIsSetIsNoticed(t *testing.T) {
 			{time.Hour, time.Second, 1},                          // the machine has slept, or the clock was set
 			{time.Second, time.Second, 1},                        // once
 			{-24 * time.Hour, time.Second, 2},                    // set back
+			{time.Second + 600*time.Millisecond, time.Second, 2}, // corrected
+			{time.Second + 600*time.Millisecond, time.Second, 3}, // corrected again and again, it adds up
+			{time.Second, time.Second, 3},
 		} {
 			synctest.Wait() // it waits for a tick
 			day, passed = day.Add(step.day), passed+step.passed
