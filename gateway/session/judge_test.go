@@ -87,6 +87,39 @@ func TestSecondJudgementDoesNotDelayTheFirst(t *testing.T) {
 	})
 }
 
+// A client key is taken away at once, also while a reload ends its session slowly.
+func TestSecondJudgementMayBeSooner(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, s := New(), caller(1)
+		l.Add(s, config.Limits{}, nil)
+		bad := map[string]bool{"1": true}
+		s.doomIn(time.Hour, refusing(bad))
+		l.Judge(refusing(bad), 0)
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		if r := endedFor(s); r != outcome.ClaimMismatch {
+			t.Errorf("ended for %q", r)
+		}
+	})
+}
+
+// The second judgement is made at its moment, and by its own judge; the first is not made any more.
+func TestSessionIsJudgedOnceAtTheSoonerMoment(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, s := New(), caller(1)
+		l.Add(s, config.Limits{}, nil)
+		asked := 0
+		good := func(policy.Case) *outcome.Refusal { asked++; return nil }
+		s.doomIn(time.Hour, good)
+		s.doomIn(time.Minute, good)
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		if asked != 1 || endedFor(s) != "" {
+			t.Errorf("asked %d times, ended for %q", asked, endedFor(s))
+		}
+	})
+}
+
 func TestSessionThatHasLeftIsNotEndedByAJudgement(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, s := New(), caller(1)

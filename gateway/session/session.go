@@ -92,6 +92,7 @@ type Session struct {
 	expiries int             // timers set for it so far
 	noticed  time.Time       // the deadline of which the client was told last
 	doom     *time.Timer     // will judge it once more, and end it
+	doomAt   time.Time       // when
 	over     bool            // it was removed: no timer is set any more
 
 	holds bool // a place under the limits; guarded by the registry's lock
@@ -287,13 +288,15 @@ func (s *Session) renew(fresh policy.Case, deadlineOf Deadline, judge Judge) (Re
 func sooner(a, b time.Time) bool { return !a.IsZero() && (b.IsZero() || a.Before(b)) }
 
 // doomIn has the session judged once more after a while, and ended if it is still refused. When
-// that is to happen already, nothing changes.
+// that is to happen already, the sooner moment counts.
 func (s *Session) doomIn(d time.Duration, judge Judge) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over || s.doom != nil {
+	at := time.Now().Add(d)
+	if s.over || s.doom != nil && (!at.Before(s.doomAt) || !s.doom.Stop()) {
 		return
 	}
+	s.doomAt = at
 	s.doom = time.AfterFunc(d, func() {
 		s.endFor(func() *outcome.Ending {
 			s.doom = nil // from here on, what changes has it judged anew
