@@ -29,6 +29,15 @@ const (
 // Redis that has lost it. Renewals are many and long, and a client soon makes another.
 func (k Kind) kept() bool { return k != Renewal }
 
+// room returns how many changes there may be, of all kinds, when one of this kind is added. Callers
+// make as many renewals as they like; these must not keep a revocation from the others.
+func (k Kind) room(most int) int {
+	if k == Renewal {
+		return most / 2
+	}
+	return most
+}
+
 // Change is one change that all replicas are to know. The newest of its kind and key counts.
 type Change struct {
 	Kind Kind
@@ -117,7 +126,7 @@ func (c *changes) share(ch *Change, most int) bool {
 	if known && ch.Made.UnixMicro() <= before.Made.UnixMicro() {
 		ch.Made = before.Made.Add(time.Microsecond)
 	}
-	if !known && len(c.known) >= most {
+	if !known && len(c.known) >= ch.Kind.room(most) {
 		c.refused++
 		return false
 	}
@@ -247,7 +256,7 @@ end
 // replicas. The order grows by Redis' clock, which no replica can be ahead of. What is over is
 // forgotten, and all of it a while after the last change is over.
 //
-// KEYS: values, order, untils. ARGV: channel, most, then id, made, until and text of each. It
+// KEYS: values, order, untils. ARGV: channel, then id, room, made, until and text of each. It
 // returns how many were stored, and how many were refused.
 var storeScript = redis.NewScript(agreeScript + `
 local t = redis.call('TIME')
@@ -262,8 +271,8 @@ local top = redis.call('ZREVRANGE', KEYS[2], 0, 0, 'WITHSCORES')
 local order = now
 if top[2] and tonumber(top[2]) >= order then order = tonumber(top[2]) + 1 end
 local stored, refused = 0, 0
-for i = 3, #ARGV, 4 do
-  local id, made, value = ARGV[i], tonumber(ARGV[i + 1]), ARGV[i + 3]
+for i = 2, #ARGV, 5 do
+  local id, room, made, ends, value = ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4]
   local old = redis.call('HGET', KEYS[1], id)
   local newer = true
   local was, body = string.match(old or '', '^(%d+) %d+ (.*)$')
@@ -272,12 +281,12 @@ for i = 3, #ARGV, 4 do
   elseif was then
     newer = made > tonumber(was)
   end
-  if newer and not old and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[2]) then
+  if newer and not old and redis.call('HLEN', KEYS[1]) >= room then
     refused = refused + 1
   elseif newer then
     redis.call('HSET', KEYS[1], id, value)
     redis.call('ZADD', KEYS[2], text(order), id)
-    redis.call('ZADD', KEYS[3], ARGV[i + 2], id)
+    redis.call('ZADD', KEYS[3], ends, id)
     order = order + 1
     stored = stored + 1
   end
@@ -294,9 +303,9 @@ return {stored, refused}
 
 // store runs storeScript, and returns how many were stored, and for how many there was no room.
 func (c *Cluster) store(ctx context.Context, all []Change) (stored, refused int64, err error) {
-	args := []any{c.keys.channel, c.MaxChanges}
+	args := []any{c.keys.channel}
 	for _, ch := range all {
-		args = append(args, ch.id(), ch.Made.UnixMicro(), ch.Until.UnixMicro(), ch.text())
+		args = append(args, ch.id(), ch.Kind.room(c.MaxChanges), ch.Made.UnixMicro(), ch.Until.UnixMicro(), ch.text())
 	}
 	n, err := storeScript.Run(ctx, c.redis, []string{c.keys.values, c.keys.order, c.keys.untils}, args...).Int64Slice()
 	if err != nil {

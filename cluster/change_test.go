@@ -277,6 +277,25 @@ func TestChangesAreBounded(t *testing.T) {
 	}
 }
 
+// A caller may renew as often as it likes, under names of its own.
+func TestManyRenewalsKeepNoRevocationFromTheOthers(t *testing.T) {
+	s := redistest.Start(t)
+	a, b, c := joinOf(t, "a", at(s.Addr), 8), joinOf(t, "b", at(s.Addr), 8), joinOf(t, "c", at(s.Addr), 8)
+	ready(t, a, b, c)
+	for n := range 5 {
+		for _, m := range []*member{a, b} {
+			now := m.Now()
+			m.Share(Change{Kind: Renewal, Key: m.Name + fmt.Sprint(n), Made: now, Until: now.Add(time.Hour), Body: []byte("claims")})
+		}
+	}
+	wstest.Eventually(t, "no renewal is pending", func() bool { return a.State().Pending+b.State().Pending == 0 })
+	if n := s.Client(t).HLen(t.Context(), a.keys.values).Val(); n != 4 {
+		t.Errorf("%d renewals in Redis, want 4", n)
+	}
+	a.Share(a.revocation("1", "x"))
+	c.learns(Revocation, "1", "x")
+}
+
 func TestNothingIsLeftInRedisForGood(t *testing.T) {
 	s, a, b, _ := three(t)
 	a.Share(a.revocation("1", "x"))
@@ -323,7 +342,7 @@ func TestLeavingReplicaIsNotWaitedFor(t *testing.T) {
 func TestManyRenewalsCostLittle(t *testing.T) {
 	const many = 5000
 	s := redistest.Start(t)
-	a, b, c := joinOf(t, "a", at(s.Addr), 2*many), joinOf(t, "b", at(s.Addr), 2*many), joinOf(t, "c", at(s.Addr), 2*many)
+	a, b, c := joinOf(t, "a", at(s.Addr), 3*many), joinOf(t, "b", at(s.Addr), 3*many), joinOf(t, "c", at(s.Addr), 3*many)
 	ready(t, a, b, c)
 	claims := bytes.Repeat([]byte("x"), 1000)
 	began := time.Now()

@@ -57,7 +57,7 @@ type Options struct {
 	Name string
 	// Log takes one line when Redis is lost and one when it is back.
 	Log *slog.Logger
-	// MaxChanges is how many changes there may be.
+	// MaxChanges is how many changes there may be. Renewals have half of the room.
 	MaxChanges int
 	// Apply takes a change that another replica has made, and is called by one goroutine.
 	Apply func(Change)
