@@ -26,9 +26,10 @@ type exchange struct {
 	start   time.Time
 	policy  *policy.Policy // for all of it
 	pass    *policy.Pass
-	session string     // the id, once it is a session
-	code    int        // the status of the agent's answer to plain HTTP; 0 while there is none
-	body    *agentBody // of that answer
+	session string       // the id, once it is a session
+	upload  *stallReader // the body on its way to the agent; nil before
+	code    int          // the status of the agent's answer to plain HTTP; 0 while there is none
+	body    *agentBody   // of that answer
 }
 
 // newExchange prepares a request, which p will judge.

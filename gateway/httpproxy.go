@@ -134,7 +134,11 @@ func (g *Gateway) forward(x *exchange) {
 			return
 		}
 		reason := x.pass.Reason
-		if x.body.err != nil && end() == nil && r.Context().Err() == nil {
+		switch {
+		case end() != nil || detail == "":
+		case x.upload.broke():
+			detail = "the body of the request broke off while the agent answered"
+		case x.body.err != nil && r.Context().Err() == nil:
 			reason, detail = outcome.UpstreamLost, "the agent hung up while it answered: "+outcome.Line(x.body.err)
 		}
 		g.free(s)
@@ -164,6 +168,7 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 	}
 	w := &countingWriter{ResponseWriter: x.w, n: &t.out}
 	body := &stallReader{ReadCloser: r.Body, rc: t.rc, stall: g.stall, n: &t.in}
+	x.upload = body
 	proxy := *agents.proxy
 	proxy.Rewrite = func(pr *httputil.ProxyRequest) {
 		out := pr.Out
@@ -187,15 +192,21 @@ func (g *Gateway) roundTrip(x *exchange, t *transfer) (err error) {
 		x.code = resp.StatusCode
 		x.body = &agentBody{ReadCloser: resp.Body}
 		resp.Body = x.body
+		if r.ContentLength != 0 && !body.answers() {
+			// Before it writes an answer net/http reads what is left of the body, and the agent
+			// would not get it. What comes after the answer is no request.
+			t.rc.EnableFullDuplex()
+			resp.Header["Connection"] = []string{"close"}
+		}
 		return nil
 	}
 	proxy.ErrorHandler = func(_ http.ResponseWriter, req *http.Request, e error) {
 		switch {
 		case errors.As(e, new(*outcome.Refusal)):
 			err = e
-		case body.broken.Load() && clientOf(r).reads():
+		case body.broke() && clientOf(r).reads():
 			err = outcome.Refuse(outcome.BadBody, "the body of the request is not well-formed")
-		case body.broken.Load():
+		case body.broke():
 			err = outcome.Refuse(outcome.ClientLost, "the body of the request broke off")
 		default:
 			err = refusedBy(r.Context(), e, faultOf(e))
@@ -294,21 +305,79 @@ func (w *answerWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // must not hold its agent for ever.
 type stallReader struct {
 	io.ReadCloser
-	rc     *http.ResponseController
-	stall  time.Duration
-	n      *atomic.Uint64 // bytes so far
-	broken atomic.Bool    // the body has ended, and not as it should
+	rc    *http.ResponseController
+	stall time.Duration
+	n     *atomic.Uint64 // bytes so far
+
+	mu       sync.Mutex
+	answered bool // the agent's answer has begun
+	closed   bool // no read follows: the deadline is net/http's again
+	whole    bool // all of the body was read
+	broken   bool // it has ended, and not as it should
 }
 
 func (r *stallReader) Read(b []byte) (int, error) {
-	r.rc.SetReadDeadline(time.Now().Add(r.stall))
+	if !r.begin() {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	n, err := r.ReadCloser.Read(b)
 	r.n.Add(uint64(n))
 	if err != nil {
-		r.broken.Store(err != io.EOF && err != http.ErrBodyReadAfterClose) // which net/http may read as it gives an agent up
-		r.rc.SetReadDeadline(time.Time{})                                  // net/http reads on by itself, to notice a client that goes away
+		r.end(err)
 	}
 	return n, err
+}
+
+// begin gives a read its deadline. It reports whether there may be one.
+func (r *stallReader) begin() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed {
+		r.rc.SetReadDeadline(time.Now().Add(r.stall))
+	}
+	return !r.closed
+}
+
+// end is told that a read was the last.
+func (r *stallReader) end(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.whole = r.whole || err == io.EOF
+	r.broken = !r.closed && err != io.EOF && err != http.ErrBodyReadAfterClose // which net/http may read as it gives an agent up
+	switch {
+	case r.broken: // and net/http must not wait for what is left of it
+		r.rc.SetReadDeadline(time.Unix(1, 0))
+	case !r.closed || r.whole:
+		r.rc.SetReadDeadline(time.Time{}) // net/http reads on by itself, to notice a client that goes away
+	}
+}
+
+// answers is told that the agent's answer begins. It reports whether the body was read to its end
+// before that.
+func (r *stallReader) answers() (whole bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.answered = true
+	return r.whole
+}
+
+// broke reports whether the body has ended in a way that it should not.
+func (r *stallReader) broke() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.broken
+}
+
+// Close ends a read that is under way if the agent has answered: its answer is over, and the client
+// need not send the rest to be told so.
+func (r *stallReader) Close() error {
+	r.mu.Lock()
+	if r.answered && !r.whole && !r.closed {
+		r.rc.SetReadDeadline(time.Unix(1, 0))
+	}
+	r.closed = r.closed || r.answered
+	r.mu.Unlock()
+	return r.ReadCloser.Close()
 }
 
 // quiet is where net/http and httputil write what they have no other way to say.

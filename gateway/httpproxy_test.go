@@ -305,3 +305,90 @@ func TestWordForAnAgentThatGivesNoAnswerToPlainHTTP(t *testing.T) {
 		}
 	}
 }
+
+// What net/http does by default is to read the rest of a body before it writes an answer: an agent
+// that answers as it reads would lose that part of the body, and its client would wait.
+func TestAgentThatAnswersBeforeItHasReadTheBodyGetsAllOfIt(t *testing.T) {
+	r := run(t, open(listening(t, asked(func(c net.Conn, r *http.Request) {
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nbegun \r\n")
+		n, err := io.Copy(io.Discard, r.Body)
+		told := fmt.Sprintf("%d bytes, %v", n, err)
+		fmt.Fprintf(c, "%x\r\n%s\r\n0\r\n\r\n", len(told), told)
+	}))))
+	for name, body := range map[string][2]string{
+		"Content-Length: 8":          {"half", "half"},
+		"Transfer-Encoding: chunked": {"4\r\nhalf\r\n", "4\r\nhalf\r\n0\r\n\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := r.dial()
+			e.Say([]byte("POST /x HTTP/1.1\r\nHost: gateway.test\r\n" + name + "\r\n\r\n" + body[0]))
+			resp := e.Answer()
+			begun := make([]byte, len("begun "))
+			if _, err := io.ReadFull(resp.Body, begun); err != nil {
+				t.Fatal(err)
+			}
+			e.Say([]byte(body[1]))
+			rest, err := io.ReadAll(resp.Body)
+			if string(rest) != "8 bytes, <nil>" || err != nil {
+				t.Errorf("got %q, %v", rest, err)
+			}
+			if !resp.Close {
+				t.Error("the connection is kept, and what comes on it may be the rest of a body")
+			}
+		})
+	}
+}
+
+func TestAnswerIsWholeForAClientThatPausesItsBody(t *testing.T) {
+	inTime(t, func(c net.Conn, _ *bufio.Reader) {
+		io.WriteString(c, "HTTP/1.1 413 Content Too Large\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nmuch\r\n0\r\n\r\n")
+		time.Sleep(time.Hour)
+	}, func(t *testing.T, client net.Conn) {
+		io.WriteString(client, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+		began := time.Now()
+		r, err := http.ReadResponse(bufio.NewReader(client), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(r.Body)
+		if r.StatusCode != 413 || string(b) != "much" || err != nil || !r.Close {
+			t.Errorf("got %s, %q, %v, close %v", r.Status, b, err, r.Close)
+		}
+		if took := time.Since(began); took > time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+func TestClientThatPausesItsBodyForTooLongIsToldSo(t *testing.T) {
+	inTime(t, func(c net.Conn, br *bufio.Reader) {
+		io.Copy(io.Discard, br)
+	}, func(t *testing.T, client net.Conn) {
+		io.WriteString(client, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+		began := time.Now()
+		r, err := http.ReadResponse(bufio.NewReader(client), nil)
+		took := time.Since(began)
+		if err != nil || r.StatusCode != 499 || !r.Close {
+			t.Errorf("got %v, %v", r, err)
+		}
+		if took > bodyStall+time.Second {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+func TestBodyThatBreaksOffWhileTheAgentAnswersIsNotTheAgentsFault(t *testing.T) {
+	r := run(t, open(listening(t, asked(func(c net.Conn, r *http.Request) {
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nbegun \r\n")
+		io.Copy(io.Discard, r.Body)
+	}))))
+	e := r.dial()
+	e.Say([]byte("POST /x HTTP/1.1\r\nHost: gateway.test\r\nContent-Length: 8\r\n\r\nhalf"))
+	e.Answer()
+	e.Conn.(*net.TCPConn).CloseWrite()
+	wstest.Eventually(t, "a line in the log", func() bool { return len(r.log.lines(t, "answered")) > 0 })
+	if l := r.log.lines(t, "answered")[0]; l["reason"] != "auth-disabled" ||
+		l["err"] != "the body of the request broke off while the agent answered" {
+		t.Errorf("%v", l)
+	}
+}
