@@ -34,11 +34,11 @@ type exchange struct {
 
 // newExchange prepares a request, which p will judge.
 func newExchange(w http.ResponseWriter, r *http.Request, p *policy.Policy) *exchange {
-	answer := &answerWriter{ResponseWriter: w}
+	answer := &answerWriter{ResponseWriter: w, old: !r.ProtoAtLeast(1, 1)}
 	// Of a request in HTTP/1.0 net/http has forgotten the Transfer-Encoding, and what another
 	// server on the way made of it is unknown (RFC 9112 §6.1). And a client that asked for a
 	// tunnel may go on as if it had one (RFC 9931). So nothing that follows is read as a request.
-	answer.last = r.ProtoMajor != 1 || r.ProtoMinor == 0 || wantsTunnel(r)
+	answer.last = r.ProtoMajor != 1 || answer.old || wantsTunnel(r)
 	client := clientOf(r)
 	if client != nil {
 		client.tell(r)

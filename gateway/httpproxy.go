@@ -272,6 +272,7 @@ func (w *countingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter 
 // answerWriter keeps from the client what ends at the gateway.
 type answerWriter struct {
 	http.ResponseWriter
+	old     bool        // the client speaks HTTP/1.0, which has no interim answers
 	last    bool        // the connection is closed after this answer
 	chunked *clientConn // it is closed as well if the framing on it was not clear; nil: not asked
 }
@@ -281,6 +282,9 @@ func (w *answerWriter) WriteHeader(code int) {
 	h := w.Header()
 	handshake.Spell(h) // an agent may answer plain HTTP with the version that it wants
 	if code < 200 {    // httputil passes an agent's interim answers on as they are
+		if w.old { // it would take the first one for the answer (RFC 9110 §15.2)
+			return
+		}
 		keep := policy.EndToEnd(h)
 		maps.DeleteFunc(h, func(name string, _ []string) bool { return keep[name] == nil })
 		w.ResponseWriter.WriteHeader(code)

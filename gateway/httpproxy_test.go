@@ -392,3 +392,19 @@ func TestBodyThatBreaksOffWhileTheAgentAnswersIsNotTheAgentsFault(t *testing.T) 
 		t.Errorf("%v", l)
 	}
 }
+
+// A client of HTTP/1.0 takes the first head for that of the answer (RFC 9110 §15.2).
+func TestClientOfHTTP10GetsNoInterimAnswer(t *testing.T) {
+	r := run(t, open(listening(t, asked(func(c net.Conn, _ *http.Request) {
+		io.WriteString(c, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"+
+			"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+	}))))
+	for version, want := range map[string]int{"1.0": 1, "1.1": 3} {
+		e := r.dial()
+		e.Say([]byte("GET /x HTTP/" + version + "\r\nHost: gateway.test\r\nConnection: close\r\n\r\n"))
+		all, err := io.ReadAll(e.Reader)
+		if heads := strings.Count(string(all), "\r\n\r\n"); heads != want || !strings.HasSuffix(string(all), "\r\n\r\nok") || err != nil {
+			t.Errorf("HTTP/%s: %q, %v", version, all, err)
+		}
+	}
+}
