@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/altairalabs/omnia-gateway/config"
@@ -46,9 +47,10 @@ func (g *Gateway) adminHandler() http.Handler {
 // metricsHandler serves probes and Prometheus: nothing that changes state, and no client's name.
 func (g *Gateway) metricsHandler() chi.Router {
 	r := chi.NewRouter()
+	r.Use(middleware.GetHead) // RFC 9110 §9.1; a load balancer may probe so
 	r.Get("/healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok\n") })
 	r.Get("/readyz", g.answerReady)
-	r.Handle("/metrics", promhttp.HandlerFor(g.metrics.registry, promhttp.HandlerOpts{}))
+	r.Method(http.MethodGet, "/metrics", promhttp.HandlerFor(g.metrics.registry, promhttp.HandlerOpts{}))
 	return r
 }
 

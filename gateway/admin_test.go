@@ -99,3 +99,23 @@ func TestReloadIsCountedWhenSomethingHasChanged(t *testing.T) {
 		t.Errorf("%d lines about the bad one", n)
 	}
 }
+
+// What can be read can be asked for by HEAD (RFC 9110 §9.1), and by nothing else.
+func TestOperatorsMayAskByHead(t *testing.T) {
+	r := run(t, open("agent.invalid"))
+	for path, want := range map[string]int{
+		"HEAD /healthz": 200, "HEAD /readyz": 200, "HEAD /metrics": 200, "HEAD /sessions": 200, "HEAD /revocations": 200,
+		"HEAD /nothing": 404, "HEAD /reload": 405, "POST /metrics": 405, "TRACE /metrics": 405, "POST /healthz": 405,
+	} {
+		method, path, _ := strings.Cut(path, " ")
+		request, _ := http.NewRequest(method, "http://"+r.AdminAddr().String()+path, nil)
+		answer, err := http.DefaultClient.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+		if answer.StatusCode != want {
+			t.Errorf("%s %s: %s", method, path, answer.Status)
+		}
+	}
+}
