@@ -341,21 +341,37 @@ func (r *Revocations) get(id string) (Revocation, bool) {
 	return Revocation{}, false
 }
 
+// HasRoom reports whether Add would find room for v.
+func (r *Revocations) HasRoom(v Revocation) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.makeRoom(v.id())
+}
+
+// makeRoom forgets what must go before a revocation is put, and reports whether there is room.
+// r.mu is held.
+func (r *Revocations) makeRoom(id string) bool {
+	if now := r.now(); !now.Before(r.next) {
+		r.forget(func(old *Revocation) bool { return !now.Before(old.Until) })
+	}
+	if r.byID[id] != nil {
+		return true
+	}
+	if len(r.byID) >= r.max && int(r.live.Load()) < len(r.byID) {
+		r.forget(func(old *Revocation) bool { return old.Lifted }) // a new one is worth more than the memory of these
+	}
+	return len(r.byID) < r.max
+}
+
 // put adds v or replaces it, and reports whether there was room.
 func (r *Revocations) put(v Revocation) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if now := r.now(); !now.Before(r.next) {
-		r.forget(func(old *Revocation) bool { return !now.Before(old.Until) })
+	if !r.makeRoom(v.ID) {
+		return false
 	}
 	old := r.byID[v.ID]
 	if old == nil {
-		if len(r.byID) >= r.max && int(r.live.Load()) < len(r.byID) {
-			r.forget(func(old *Revocation) bool { return old.Lifted }) // a new one is worth more than the memory of these
-		}
-		if len(r.byID) >= r.max {
-			return false
-		}
 		old = &Revocation{Lifted: true} // it does not count yet
 		r.byID[v.ID] = old
 		r.lookup[v.target()] = append(r.lookup[v.target()], old)

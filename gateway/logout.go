@@ -55,10 +55,17 @@ func (g *Gateway) logout(x *exchange) (ended int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if !g.spent.Use(l) || !g.firstUse(x.r.Context(), l) {
-		return 0, outcome.Refuse(outcome.BadLogout, "the logout token was used before")
+	usedBefore := outcome.Refuse(outcome.BadLogout, "the logout token was used before")
+	if !g.spent.Use(l) {
+		return 0, usedBefore
 	}
-	_, ended, err = g.revoke(l.Revocation)
+	err = auth.ErrTooManyRevocations
+	if g.revoked.HasRoom(l.Revocation) { // asked first, because the other replicas do not forget a use
+		if !g.firstUse(x.r.Context(), l) {
+			return 0, usedBefore
+		}
+		_, ended, err = g.revoke(l.Revocation)
+	}
 	if errors.Is(err, auth.ErrTooManyRevocations) {
 		g.spent.Forget(l)
 		return 0, &outcome.Refusal{Reason: outcome.TooManyRevocations, Err: err}

@@ -143,9 +143,22 @@ func TestAWrongLogoutTokenEndsNothing(t *testing.T) {
 
 // What could not be followed may be sent again.
 func TestALogoutThatFindsNoRoomCanBeRepeated(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		addresses []string
+	}{
+		{"alone", nil},
+		{"with replicas", []string{"127.0.0.1:1"}}, // a use is remembered for them also while Redis is away
+	} {
+		t.Run(tt.name, func(t *testing.T) { logoutWithoutRoom(t, tt.addresses) })
+	}
+}
+
+func logoutWithoutRoom(t *testing.T, redis []string) {
 	i := wstest.NewIssuer(t)
 	c := i.Config(listening(t, echoing))
 	c.Revocations.Max = 1
+	c.Cluster.Redis.Addresses = redis
 	r := run(t, c)
 	v := r.revokes(`{"issuer":"` + wstest.IssuerName + `","subject":"bob"}`)
 	token := form(logoutTokenOf(i))
