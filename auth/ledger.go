@@ -36,6 +36,9 @@ func ReadRevocations(name string, max int) (*Revocations, error) {
 		return r, nil
 	}
 	text, err := os.ReadFile(name)
+	if written := bytes.TrimRight(text, "\x00"); len(written) > 0 { // power was lost: the file was made longer, and not written
+		text = written
+	}
 	if errors.Is(err, fs.ErrNotExist) { // serve makes it, but not its folder
 		_, err = os.Stat(filepath.Dir(name))
 	}

@@ -132,6 +132,26 @@ func TestALastLineThatIsCutOffIsDropped(t *testing.T) {
 	}
 }
 
+// After a loss of power a file system may have made a file longer without having written it.
+func TestALastLineThatWasNeverWrittenIsDropped(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "revocations")
+	r := kept(t, name, 10)
+	r.Add(Revocation{Issuer: "i", Subject: "first", Until: time.Now().Add(time.Hour)})
+	whole, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tail := range []string{"\x00", strings.Repeat("\x00", 4096), `{"id":"8c2f` + strings.Repeat("\x00", 90)} {
+		if err := os.WriteFile(name, append(whole, tail...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		again, err := ReadRevocations(name, 10)
+		if err != nil || len(again.List()) != 1 {
+			t.Errorf("%.20q: %v", tail, err)
+		}
+	}
+}
+
 func TestABadFileOfRevocationsIsAnError(t *testing.T) {
 	r, _ := revocationsOf(10)
 	good := string(lineOf(t, r, Revocation{Issuer: "i", Subject: "s", Until: time.Now().Add(time.Hour)}))
