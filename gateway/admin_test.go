@@ -1,12 +1,15 @@
 package gateway
 
 import (
+	"bufio"
 	"encoding/json"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/altairalabs/omnia-gateway/internal/wstest"
@@ -117,5 +120,31 @@ func TestOperatorsMayAskByHead(t *testing.T) {
 		if answer.StatusCode != want {
 			t.Errorf("%s %s: %s", method, path, answer.Status)
 		}
+	}
+}
+
+func TestBodyThatAnOperatorDoesNotSendIsNotWaitedForForever(t *testing.T) {
+	for _, request := range []string{"GET /metrics", "POST /check", "POST /nothing"} {
+		synctest.Test(t, func(t *testing.T) {
+			c := open("agent.invalid")
+			g, err := New(c, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			g.admin = make(pipes)
+			clients := make(pipes)
+			server := g.operatorServer(t.Context(), g.adminHandler())
+			go server.Serve(clients)
+			client, _ := clients.dial(t.Context(), "", "")
+			io.WriteString(client, request+" HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n")
+			began := time.Now()
+			answer, err := http.ReadResponse(bufio.NewReader(client), nil)
+			if took := time.Since(began); err != nil || !answer.Close || took > operatorBody {
+				t.Errorf("%s: %v, %v after %v", request, answer, err, took)
+			}
+			client.Close()
+			server.Close()
+			time.Sleep(time.Hour) // until the last goroutine has gone
+		})
 	}
 }

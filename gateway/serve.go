@@ -169,10 +169,19 @@ func (g *Gateway) publicServer(ctx context.Context) *http.Server {
 	}
 }
 
+// operatorBody is how long an operator, a probe or Prometheus may take to send a request's body.
+const operatorBody = 30 * time.Second
+
 // operatorServer serves operators, probes and Prometheus.
 func (g *Gateway) operatorServer(ctx context.Context, h http.Handler) *http.Server {
+	timely := func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength != 0 { // else net/http would wait for it for ever, even if no handler wants it
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(operatorBody))
+		}
+		h.ServeHTTP(w, r)
+	}
 	return &http.Server{
-		Handler:           h,
+		Handler:           http.HandlerFunc(timely),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       60 * time.Second,
