@@ -70,7 +70,8 @@ func ParseRevocation(text string, now time.Time) (Revocation, error) {
 			*name = value
 			return nil
 		}
-		if *date, err = time.Parse(time.RFC3339, value); err != nil {
+		t, err := time.Parse(time.RFC3339, value)
+		if *date = t.UTC(); err != nil || date.Year() < 0 || date.Year() > 9999 { // by its offset; JSON has no text for it
 			return fmt.Errorf("%s is not a time of RFC 3339, such as %s", m.name, now.UTC().Format(time.RFC3339))
 		}
 		return nil

@@ -405,3 +405,16 @@ func BenchmarkBarring(b *testing.B) {
 		r.Barring(id)
 	}
 }
+
+// A time that JSON cannot say would make every list of revocations fail.
+func TestARevocationOfAYearWithoutATextIsRefused(t *testing.T) {
+	for _, dates := range []string{
+		`"until": "9999-12-31T23:59:59-23:59"`,
+		`"issuedBefore": "0000-01-01T00:00:00+23:59"`,
+	} {
+		v, err := ParseRevocation(`{"issuer": "i", "subject": "s", `+dates+`}`, time.Now())
+		if err == nil || !strings.Contains(err.Error(), "is not a time of RFC 3339") {
+			t.Errorf("%s: %+v, %v", dates, v, err)
+		}
+	}
+}
