@@ -117,9 +117,13 @@ func noCommand(c *cobra.Command, args []string) error {
 
 // emptyFlag refuses a flag that is given without text, as a shell does where a variable is not set.
 // Taken as a flag that is not given, an empty --config would drop a file with its rules, and an
-// empty --subject would make a revocation one of all users.
+// empty --subject would make a revocation one of all users. An empty --token of explain is judged,
+// as a gateway would: there is none.
 func emptyFlag(flags *pflag.FlagSet) (err error) {
 	flags.Visit(func(f *pflag.Flag) {
+		if f.Name == "token" {
+			return
+		}
 		values := []string{f.Value.String()}
 		if list, ok := f.Value.(pflag.SliceValue); ok {
 			values = list.GetSlice()

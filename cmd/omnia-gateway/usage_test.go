@@ -16,7 +16,7 @@ func TestEmptyFlagIsNotTakenAsOneThatIsMissing(t *testing.T) {
 		{"config", []string{"serve", "--config="}},
 		{"config", []string{"health", "-c", ""}},
 		{"values", []string{"check", "--values", "values.yaml", "--values", ""}},
-		{"token", []string{"explain", "--path", "/a", "--token", ""}},
+		{"path", []string{"explain", "--path", "", "--token", ""}},
 		{"subject", []string{"revoke", "--issuer", "https://a", "--subject", "", "--issued-before", "now"}},
 		{"subject", []string{"sessions", "end", "--route", "/a", "--subject", ""}},
 		{"admin", []string{"drain", "--admin", ""}},
