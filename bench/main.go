@@ -386,10 +386,8 @@ func (b *bench) ready(ctx context.Context, p *proxy) error {
 		if err == nil {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		if pause(ctx, 50*time.Millisecond) != nil {
 			return p.failed(err)
-		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }

@@ -361,10 +361,8 @@ func (p *proxy) settledRSS(ctx context.Context, still, limit time.Duration) (int
 		if time.Since(since) >= still || time.Now().After(end) {
 			return now, nil
 		}
-		select {
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		case <-time.After(100 * time.Millisecond):
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return 0, err
 		}
 	}
 }

@@ -54,10 +54,8 @@ func (b *bench) scaled(ctx context.Context, p *proxy, n int) ([]float64, error) 
 		return nil, err
 	}
 	begin := time.Now()
-	select {
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case <-time.After(pingRounds):
+	if err := pause(ctx, pingRounds); err != nil {
+		return nil, err
 	}
 	after, err := p.threads()
 	if err != nil {
