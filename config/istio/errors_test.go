@@ -133,19 +133,30 @@ spec: {jwtRules: [{issuer: "https://a"}]}
 		{"no rule, then one", policy() + policy(spares("/a")), "", "a DENY policy without rules refuses nothing"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c, _, err := Import([]File{{Name: "in.yaml", Text: head + test.policies}})
-			switch {
-			case test.problem != "":
-				if err == nil || !strings.Contains(err.Error(), test.problem) {
-					t.Errorf("error:\n%v\nwant: %s", err, test.problem)
-				}
-			case err != nil:
-				t.Error(err)
-			case strings.Join(c.Authentication.Authorization.ExcludePaths, " ") != test.want:
+			c := imported(t, head+test.policies, test.problem)
+			if c != nil && strings.Join(c.Authentication.Authorization.ExcludePaths, " ") != test.want {
 				t.Errorf("open: %q, want %q", c.Authentication.Authorization.ExcludePaths, test.want)
 			}
 		})
 	}
+}
+
+// imported returns the configuration of a text, or nil if there is to be a problem. It checks that
+// there is that one, or none.
+func imported(t *testing.T, text, problem string) *config.Config {
+	t.Helper()
+	c, _, err := Import([]File{{Name: "in.yaml", Text: text}})
+	if problem == "" {
+		if err != nil {
+			t.Error(err)
+			return nil
+		}
+		return c
+	}
+	if err == nil || !strings.Contains(err.Error(), problem) {
+		t.Errorf("error:\n%v\nwant: %s", err, problem)
+	}
+	return nil
 }
 
 // To Istio, [] and null are the same as a field that is not there.
@@ -164,15 +175,8 @@ func TestEmptyListsSayNothing(t *testing.T) {
 		{"no paths", "", principal + ", {to: [{operation: {paths: []}}]}", "an operation without paths"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			c, _, err := Import([]File{{Name: "in.yaml", Text: fmt.Sprintf(head, test.places, test.rules)}})
-			switch {
-			case test.problem != "":
-				if err == nil || !strings.Contains(err.Error(), test.problem) {
-					t.Errorf("error:\n%v\nwant: %s", err, test.problem)
-				}
-			case err != nil:
-				t.Error(err)
-			case !standard(c.Authentication.JWT):
+			c := imported(t, fmt.Sprintf(head, test.places, test.rules), test.problem)
+			if c != nil && !standard(c.Authentication.JWT) {
 				t.Errorf("tokens are looked for in %v %v %v, and in Istio in its default places", c.Authentication.JWT.FromHeaders,
 					c.Authentication.JWT.FromParams, c.Authentication.JWT.FromCookies)
 			}
